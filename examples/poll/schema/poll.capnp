@@ -1,0 +1,14 @@
+@0xe1f0a7c36b2d9845;
+
+interface Poll {
+  # One question, and the votes for each answer.
+  vote @0 (choice :Text) -> (votes :UInt64);
+  # Counts one vote for `choice`, and tells how many it has now.
+
+  standing @1 () -> (choices :List(Choice));
+
+  struct Choice {
+    name @0 :Text;
+    votes @1 :UInt64;
+  }
+}

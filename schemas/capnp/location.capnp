@@ -1,0 +1,94 @@
+@0xb8e4c90d17f3a562;
+# The location service: what a location server offers to everyone who dials it.
+#
+# Records are BEP44 signed packets (`signature 64 | timestamp 8 | dns`) and verify themselves, so neither
+# side trusts the other: the server checks what it is given, the client checks what it is told.
+
+interface LocationService {
+  register @0 (id :Data, packet :Data, expected :Expected) -> (outcome :Outcome);
+  # Stores the packet for `id`, or renews the lease of a bit-identical one. Anyone may forward a packet:
+  # only the vat can have signed it. The answer is sent only after the record is durable.
+
+  lookup @1 (id :Data) -> (answer :Answer);
+  # What the server knows of exactly this 32-byte id. There is no call that lists ids.
+
+  lookupMany @2 (ids :List(Data)) -> (answers :List(Answer));
+  # One answer per id, in the same order. At most 256 ids.
+
+  now @3 () -> (time :UInt64, address :Text);
+  # The server's clock in microseconds since 1970, and the address from which it sees this caller.
+}
+
+struct Expected {
+  # Compare-and-swap: the order of the record that the caller believes to be current.
+  union {
+    anything @0 :Void;
+    # No expectation.
+
+    absent @1 :Void;
+    # There must be no record, live or expired.
+
+    order @2 :Order;
+    # The current record must have exactly this order.
+  }
+}
+
+struct Order {
+  # The full order of a record: (epoch, timestamp, bytes). The digest stands for the bytes.
+  epoch @0 :UInt64;
+  timestamp @1 :UInt64;
+  digest @2 :Data;
+  # SHA-256 of the packet.
+}
+
+struct Outcome {
+  union {
+    stored @0 :Lease;
+    # A higher record than any before.
+
+    refreshed @1 :Lease;
+    # Bit-identical to the current record: its lease begins anew.
+
+    stale @2 :Data;
+    # Refused: the server holds this higher packet, or its high-water mark is higher (then empty).
+
+    conflict @3 :Data;
+    # Refused: same order, different bytes. The packet that the server holds; it keeps both as evidence.
+
+    unexpected @4 :Data;
+    # Refused: the current record is not the expected one. The packet that the server holds; empty if none.
+
+    refused @5 :Refusal;
+    # Refused for what the packet is, or for how many came.
+  }
+}
+
+struct Lease {
+  seconds @0 :UInt32;
+  # How long the record will be answered without a renewal.
+}
+
+struct Refusal {
+  code @0 :Text;
+  # A stable error code, such as `record.future`.
+
+  message @1 :Text;
+
+  serverTime @2 :UInt64;
+  # The server's clock in microseconds since 1970, so that a peer with a wrong clock can tell.
+
+  retryAfter @3 :UInt32;
+  # Seconds after which it is worth trying again; 0: never with this packet.
+}
+
+struct Answer {
+  packet @0 :Data;
+  # The current packet; empty if the server knows none.
+
+  age @1 :UInt32;
+  # Seconds since the vat last registered or renewed it.
+
+  expired @2 :Bool;
+  # The lease has ended. Such a packet says where the vat was, and still proves which (epoch, turn) it had
+  # reached, but is no statement of where it is.
+}

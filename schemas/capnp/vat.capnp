@@ -1,0 +1,74 @@
+@0xf0c1a86e2d4b7935;
+# What a vat offers: to everyone who dials it (Vat), and to its owner on the same machine (Owner).
+
+interface Vat {
+  # The bootstrap capability of every session. It gives no authority: whoever knows no secret reaches no object.
+
+  restore @0 (secret :Data) -> (capability :Capability, interfaceId :UInt64);
+  # Exchanges the 32-byte secret of a sturdyref for the object that it was granted for.
+  # A secret that was never granted, was revoked or has expired: `ref.denied`, always the same answer.
+
+  schema @1 (interfaceId :UInt64) -> (request :Data);
+  # A CodeGeneratorRequest (capnp/schema.capnp) that describes the interface with everything it mentions,
+  # so that a caller can form calls at run time. Interfaces are not secret; objects are.
+}
+
+interface Owner {
+  # Offered only on the vat's local socket, whose peer the kernel proves to be the same user.
+
+  status @0 () -> (status :Status);
+  share @1 (label :Text, expires :UInt64, parent :UInt64) -> (secret :Data);
+  # A new grant of the root object. `expires` in seconds since 1970; 0: never. `parent`: the number of the
+  # grant with which it shall die; 0: none.
+
+  grants @2 () -> (grants :List(Grant));
+  revoke @3 (number :UInt64) -> ();
+  root @4 () -> (capability :Capability, interfaceId :UInt64);
+  # The vat's root object itself, without a sturdyref.
+
+  vat @5 () -> (vat :Vat);
+  sleep @6 () -> ();
+  # Publishes a dormant record and ends the process, as Ctrl-C does.
+}
+
+struct Status {
+  id @0 :Data;
+  object @1 :Text;
+  epoch @2 :UInt64;
+  turn @3 :UInt64;
+  durableTurn @4 :UInt64;
+  processId @5 :UInt32;
+  addresses @6 :List(Text);
+  registrations @7 :List(Registration);
+  journalBytes @8 :UInt64;
+  baseBytes @9 :UInt64;
+  sessions @10 :UInt32;
+  objects @11 :UInt64;
+  grants @12 :UInt64;
+  startedAt @13 :UInt64;
+  # Seconds since 1970.
+}
+
+struct Registration {
+  # How one search path entry stands.
+  entry @0 :Text;
+  lastSuccess @1 :UInt64;
+  # Seconds since 1970; 0: never.
+
+  code @2 :Text;
+  # Why the last attempt failed; empty if it succeeded.
+
+  message @3 :Text;
+}
+
+struct Grant {
+  number @0 :UInt64;
+  label @1 :Text;
+  createdAt @2 :UInt64;
+  expires @3 :UInt64;
+  hash @4 :Text;
+  # The first six characters of the secret's hash, as logs show it.
+
+  parent @5 :UInt64;
+  # The number of the grant with which it dies; 0: none.
+}
