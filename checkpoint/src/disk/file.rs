@@ -1,0 +1,124 @@
+//! The real [`Disk`]: files of the operating system, private to their owner.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{Disk, DiskFile, FileAccess, LockAttempt, LockGuard};
+use crate::limits::MAX_LOCK_TEXT_BYTES;
+
+const PRIVATE_FILE: u32 = 0o600;
+const PRIVATE_DIRECTORY: u32 = 0o700;
+
+/// The file system of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileDisk;
+
+impl Disk for FileDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
+        Ok(Arc::new(OpenFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OpenFile(OpenOptions::new().read(true).write(true).open(path)?)))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OpenFile(File::open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // A link, unlike a rename, refuses to replace, on every file system and in one step.
+        fs::hard_link(from, to)?;
+        fs::remove_file(from)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().mode(PRIVATE_DIRECTORY).create(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn try_lock(&self, path: &Path, text: &str) -> io::Result<LockAttempt> {
+        // Not truncated on opening: the text in it may be that of a holder.
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                file.set_len(0)?;
+                file.write_all(text.as_bytes())?;
+                Ok(LockAttempt::Acquired(Box::new(LockedFile { _file: file })))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut found = Vec::new();
+                file.take(MAX_LOCK_TEXT_BYTES).read_to_end(&mut found)?;
+                Ok(LockAttempt::Held(String::from_utf8_lossy(&found).into_owned()))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// The lock belongs to the open file: it ends when this is dropped, and with the process at the latest.
+#[derive(Debug)]
+struct LockedFile {
+    _file: File,
+}
+
+impl LockGuard for LockedFile {}
+
+#[derive(Debug)]
+struct OpenFile(File);
+
+impl DiskFile for OpenFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn access(&self) -> io::Result<FileAccess> {
+        let metadata = self.0.metadata()?;
+        let owner = metadata.uid();
+        Ok(FileAccess { mode: metadata.mode() & 0o7777, owner, own: owner == rustix::process::geteuid().as_raw() })
+    }
+}

@@ -1,0 +1,375 @@
+//! What can go wrong with a store, each with its stable code (DESIGN §10).
+//!
+//! An error names the file and, for a damaged frame, the offset and the sequence number. It never carries
+//! key bytes, names or values of rows.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use schemas::{Coded, ErrorCode, Timestamp};
+
+/// Why a store could not be created, opened, read or written.
+///
+/// Cheap to clone: the error that poisons a store is kept and shown to every later caller.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process, or another part of this one, has the store open.
+    #[error("the store {} is open already{}", directory.display(), Holder(holder.as_ref()))]
+    Locked {
+        /// The store.
+        directory: PathBuf,
+        /// Who says to hold it, if the lock file could be read.
+        holder: Option<LockHolder>,
+    },
+    /// `create` was asked for a folder that holds a store, or something else, already.
+    #[error("{} is not empty: {found} is in it", directory.display())]
+    Occupied {
+        /// The folder.
+        directory: PathBuf,
+        /// One of the names in it.
+        found: String,
+    },
+    /// A file or folder that belongs to the store is not there.
+    #[error("{} is not there", path.display())]
+    Missing {
+        /// What is missing.
+        path: PathBuf,
+    },
+    /// A stored byte is not what was written.
+    #[error("{} is damaged at byte {offset}{}: {damage}", path.display(), Frame(*sequence))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file the damaged part begins, in bytes; 0 where the file is not read by offset.
+        offset: u64,
+        /// The sequence number of the frame that should be there, for a journal segment.
+        sequence: Option<u64>,
+        /// What does not fit.
+        damage: Damage,
+    },
+    /// The base database reports that its own structure is broken.
+    #[error("{} is damaged: {source}", path.display())]
+    Base {
+        /// The file.
+        path: PathBuf,
+        /// The database's own words.
+        source: Arc<redb::Error>,
+    },
+    /// Written by a program that is newer than this one.
+    #[error("{} has format {found}, this program knows {known}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version, or the kind of frame, that was found.
+        found: u16,
+        /// The newest one that this program knows.
+        known: u16,
+    },
+    /// A file belongs to another store, or the store to another vat.
+    #[error("{} belongs to another vat or another store", path.display())]
+    WrongVat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk, or the quota of this user, is full.
+    #[error("no room left to {action} {}: {source}", path.display())]
+    DiskFull {
+        /// What was to be done.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// The operating system refused an operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Disk {
+        /// What was to be done.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// One turn changes more than one frame holds. Nothing was queued.
+    #[error("turn {turn} changes {bytes} bytes, one turn can change {limit}")]
+    TurnTooLarge {
+        /// The turn.
+        turn: u64,
+        /// What it would take, in bytes.
+        bytes: usize,
+        /// The most that a turn can take, in bytes.
+        limit: usize,
+    },
+    /// The key file is not there.
+    #[error("the key file {} is not there", path.display())]
+    KeyMissing {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The key file can be read or written by others.
+    #[error("the key file {} has mode {mode:04o}, so others can use it", path.display())]
+    KeyMode {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The key file belongs to another user.
+    #[error("the key file {} belongs to user {owner}", path.display())]
+    KeyOwner {
+        /// The key file.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+    },
+    /// The file is not a key file.
+    #[error("the key file {} has {found} bytes, a key has 32", path.display())]
+    KeyLength {
+        /// The key file.
+        path: PathBuf,
+        /// Its length, in bytes.
+        found: u64,
+    },
+    /// The key does not unlock this store.
+    #[error("{} does not unlock {}", key.display(), path.display())]
+    KeyWrong {
+        /// The key file.
+        key: PathBuf,
+        /// The keyslots file.
+        path: PathBuf,
+    },
+    /// The store is sealed and no key was given, or it is not sealed and a key was given.
+    #[error(
+        "the store {} is {}, and was to be opened as one that is {}",
+        directory.display(), sealed_or_not(*sealed), sealed_or_not(!*sealed)
+    )]
+    Protection {
+        /// The store.
+        directory: PathBuf,
+        /// Whether the store is sealed.
+        sealed: bool,
+    },
+    /// The operating system gave no random numbers.
+    #[error("the operating system gave no random numbers: {source}")]
+    Random {
+        /// What it said.
+        source: getrandom::Error,
+    },
+    /// The store met an error before and does nothing any more (R5).
+    #[error("the store has stopped: {cause}")]
+    Poisoned {
+        /// The first error.
+        cause: Arc<StoreError>,
+    },
+    /// The caller skipped or repeated a turn.
+    #[error("turn {found} was submitted, {expected} is the next one")]
+    TurnOrder {
+        /// The turn that comes next.
+        expected: u64,
+        /// The turn that came.
+        found: u64,
+    },
+    /// The caller asked for an epoch that is not higher than the current one.
+    #[error("epoch {requested} cannot follow epoch {current}")]
+    EpochOrder {
+        /// The current epoch.
+        current: u64,
+        /// The epoch that was asked for.
+        requested: u64,
+    },
+    /// The caller waits for a turn that nobody submitted.
+    #[error("turn {turn} was never submitted, the newest one is {newest}")]
+    NotSubmitted {
+        /// The turn.
+        turn: u64,
+        /// The newest one that was submitted.
+        newest: u64,
+    },
+    /// The limits that the caller set make no sense.
+    #[error("the option {option} cannot be {value}")]
+    Option {
+        /// The field of [`StoreOptions`](crate::StoreOptions).
+        option: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// A thread of the store could not be started.
+    #[error("cannot start the {thread} thread: {source}")]
+    Thread {
+        /// Which one.
+        thread: &'static str,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// A thread of the store ended in a panic, which is a defect of this program.
+    #[error("the {thread} thread of the store panicked")]
+    Panicked {
+        /// Which one.
+        thread: &'static str,
+    },
+}
+
+impl StoreError {
+    /// What the operating system said about `path`, sorted into "full" and everything else.
+    pub(crate) fn disk(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let (path, kind, source) = (path.to_owned(), source.kind(), Arc::new(source));
+        match kind {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path, source },
+            io::ErrorKind::NotFound => Self::Missing { path },
+            _ => Self::Disk { action, path, source },
+        }
+    }
+
+    /// Damage in a file that is not made of frames.
+    pub(crate) fn damaged(path: &Path, damage: Damage) -> Self {
+        Self::Damaged { path: path.to_owned(), offset: 0, sequence: None, damage }
+    }
+}
+
+impl From<getrandom::Error> for StoreError {
+    fn from(source: getrandom::Error) -> Self {
+        Self::Random { source }
+    }
+}
+
+impl Coded for StoreError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Locked { .. } => ErrorCode::VatRunning,
+            Self::Occupied { .. } => ErrorCode::VatExists,
+            Self::Missing { .. } => ErrorCode::CheckpointMissing,
+            Self::Damaged { .. } | Self::Base { .. } => ErrorCode::CheckpointDamaged,
+            Self::Version { .. } => ErrorCode::CheckpointVersion,
+            Self::WrongVat { .. } => ErrorCode::CheckpointWrongVat,
+            Self::DiskFull { .. } => ErrorCode::CheckpointDiskFull,
+            Self::Disk { .. } => ErrorCode::CheckpointDisk,
+            Self::TurnTooLarge { .. } => ErrorCode::CheckpointTooLarge,
+            Self::KeyMissing { .. } => ErrorCode::KeyMissing,
+            Self::KeyMode { .. } | Self::KeyOwner { .. } => ErrorCode::KeyMode,
+            Self::KeyLength { .. } | Self::KeyWrong { .. } | Self::Protection { .. } => ErrorCode::KeyWrong,
+            Self::Random { .. } => ErrorCode::SystemRandom,
+            Self::Poisoned { .. } => ErrorCode::VatPoisoned,
+            Self::Thread { .. } => ErrorCode::SystemIo,
+            Self::TurnOrder { .. }
+            | Self::EpochOrder { .. }
+            | Self::NotSubmitted { .. }
+            | Self::Option { .. }
+            | Self::Panicked { .. } => ErrorCode::Internal,
+        }
+    }
+
+    fn next(&self) -> Option<String> {
+        match self {
+            Self::Locked { holder: Some(holder), .. } => {
+                Some(format!("Talk to the running one, or end process {}.", holder.process_id))
+            }
+            Self::KeyMode { path, .. } => {
+                Some(format!("chmod 600 {}, and consider whether it was read.", path.display()))
+            }
+            Self::Poisoned { cause } => Some(cause.next().unwrap_or_else(|| cause.code().next().to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// What does not fit in a damaged file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The header of a frame is not one that this store wrote.
+    #[error("the header of the frame is not what was written")]
+    Header,
+    /// A frame says that it ends after its segment.
+    #[error("the frame would end after its segment")]
+    Extent,
+    /// The body of a frame, or its place after the frame before it, is not what was written.
+    #[error("the frame, or the one before it, is not what was written")]
+    Body,
+    /// An authentic frame stands where another one belongs.
+    #[error("frame {found} is in the place of this one")]
+    Sequence {
+        /// The sequence number that was found.
+        found: u64,
+    },
+    /// An authentic frame contradicts the frames before it.
+    #[error("the frame contradicts the ones before it")]
+    Order,
+    /// What an authentic frame or row contains cannot be understood.
+    #[error("its contents cannot be understood")]
+    Contents,
+    /// There are frames, or traces of some, after a place where none should follow.
+    #[error("frames are missing here: there is more data after this place")]
+    Gap,
+    /// The file is longer or shorter than any of its kind.
+    #[error("its length of {found} bytes is impossible")]
+    Length {
+        /// The length.
+        found: u64,
+    },
+    /// The base has turns that the journal has lost.
+    #[error("the journal ends with turn {journal}, the base has turn {base}")]
+    BehindBase {
+        /// The last turn of the journal.
+        journal: u64,
+        /// The turn of the base.
+        base: u64,
+    },
+    /// A row of the base is not what was written, or stands in the place of another one.
+    #[error("a row is not what was written")]
+    Row,
+    /// The base does not say which part of the journal it contains.
+    #[error("the journal position is not in it")]
+    Position,
+    /// A fold that was just made reads back differently.
+    #[error("what was just written reads back differently")]
+    ReadBack,
+    /// The database panicked: nothing that it wrote itself makes it do so.
+    #[error("the database could not make sense of it")]
+    BasePanicked,
+    /// The checksum of the keyslots file does not fit.
+    #[error("its checksum does not fit")]
+    Checksum,
+}
+
+/// Who holds a store, as its lock file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockHolder {
+    /// The process.
+    pub process_id: u32,
+    /// The file name of its program.
+    pub program: String,
+    /// When it opened the store.
+    pub since: Timestamp,
+}
+
+/// `, by process 12 (vat) since …`, or nothing.
+struct Holder<'a>(Option<&'a LockHolder>);
+
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(holder) => {
+                write!(f, " in process {} ({}), since {}", holder.process_id, holder.program, holder.since)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// `, frame 7`, or nothing.
+struct Frame(Option<u64>);
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |sequence| write!(f, ", frame {sequence}"))
+    }
+}
+
+fn sealed_or_not(sealed: bool) -> &'static str {
+    if sealed { "sealed" } else { "not sealed" }
+}

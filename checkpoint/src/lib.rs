@@ -1,0 +1,42 @@
+//! Durable sealed state: the checkpoint of a vat (DESIGN §7 R2–R5, §8).
+//!
+//! A [`Store`] keeps rows. Turns change them: each [`TurnDelta`] is atomic, is given a place in one sealed,
+//! chained frame of an append-only journal, and is durable after one `fdatasync` that it may share with
+//! others ([group commit](crate::limits)). In the background the journal is folded into a redb database. After
+//! a crash at any point a store opens to exactly the state after some turn that is not older than the last
+//! one that was reported durable.
+//!
+//! ```text
+//! <store>/lock                 who has it open
+//! <store>/keyslots             the root key, wrapped; the store's id and version
+//! <store>/journal/*.segment    frames: what happened since the last fold
+//! <store>/base.redb            rows as of the last fold
+//! ```
+//!
+//! Nothing here knows a network or an async runtime. The clock is read for two things that decide nothing:
+//! when to fold, and the time in a lock file. The disk is a parameter ([`Disk`]); [`simulated`] has one that
+//! fails in every way that the engine has to survive.
+//!
+//! What a reader should know first: [`Store`] and its threads in `store`, what the journal's bytes mean after a
+//! crash in `journal`, the frame in `frame`, the cryptography in `keys`.
+
+mod base;
+mod disk;
+mod error;
+mod frame;
+mod journal;
+mod key_file;
+mod keys;
+mod keyslots;
+pub mod limits;
+mod overlay;
+mod payload;
+mod random;
+pub mod simulated;
+mod store;
+#[cfg(test)]
+mod vectors;
+
+pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};
+pub use error::{Damage, LockHolder, StoreError};
+pub use store::{Change, Durable, Position, Protection, RowKey, Sizes, Store, StoreOptions, TurnDelta};

@@ -1,0 +1,63 @@
+//! Every size, count and delay of this crate, each with its reason (one place; DESIGN §8).
+
+use std::time::Duration;
+
+/// The unit in which a disk writes or loses data, in bytes. A write that did not finish is assumed to have
+/// replaced each such aligned unit wholly or not at all; drives with larger sectors tear in multiples of it.
+pub const SECTOR_BYTES: usize = 512;
+
+/// Length of a journal segment, in bytes. Long enough that a switch is rare, short enough that opening a
+/// store, which reads the last one whole, takes a few milliseconds.
+pub const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// The shortest segment that can be asked for: tests switch segments often with it.
+pub const MIN_SEGMENT_BYTES: u64 = 4 << 10;
+
+/// The longest segment that is believed when one is read: a segment is made longer than
+/// [`SEGMENT_BYTES`] only for a single frame that would not fit otherwise.
+pub const MAX_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// The most bytes that one turn may encode to. It must fit one frame, be held in memory several times over,
+/// and be written at once; a turn of this size takes a fraction of a second on a slow disk.
+pub const MAX_TURN_BYTES: usize = 16 << 20;
+
+/// The most turns that one group, and so the queue before it, takes. At 100 bytes each this is about one
+/// mebibyte: a larger group would gain no rate and only lengthen the wait of its first turn.
+pub const GROUP_TURNS: usize = 8192;
+
+/// A group is closed once its turns encode to this many bytes. One turn may be larger; it then goes alone or
+/// last.
+pub const GROUP_BYTES: usize = 4 << 20;
+
+/// The most that a group can be told to take, in bytes: with one more turn of [`MAX_TURN_BYTES`] it has to fit
+/// a segment of [`MAX_SEGMENT_BYTES`].
+pub const MAX_GROUP_BYTES: usize = 32 << 20;
+
+/// Frames up to this size are padded to a whole number of sectors only; above, to lengths with few
+/// significant bits, so that a length tells little about its contents.
+pub const FINE_PADDING_BYTES: usize = 8 << 10;
+
+/// A fold begins once this many bytes of frames are not in the base yet (DESIGN §8).
+pub const FOLD_BYTES: u64 = 8 << 20;
+
+/// A fold begins at the latest this long after the first commit that is not in the base yet (DESIGN §8).
+pub const FOLD_AFTER: Duration = Duration::from_secs(5);
+
+/// Submitting waits while more than this many bytes of frames are not in the base yet: writers that stay
+/// faster than folds would otherwise fill the memory and the disk.
+pub const MAX_UNFOLDED_BYTES: u64 = 256 << 20;
+
+/// Cache of the base, in bytes. redb would take a gibibyte; rows that are in use are cached by the vat.
+pub const BASE_CACHE_BYTES: usize = 4 << 20;
+
+/// The plaintext of a row is padded to a multiple of this many bytes.
+pub const ROW_PADDING_BYTES: usize = 64;
+
+/// The longest keyslots file that is read, in bytes: about two hundred slots.
+pub const MAX_KEYSLOTS_BYTES: u64 = 64 << 10;
+
+/// The longest text of a lock file that is read, in bytes.
+pub const MAX_LOCK_TEXT_BYTES: u64 = 1 << 10;
+
+/// The longest program name that a lock file gives, in characters.
+pub const MAX_PROGRAM_CHARACTERS: usize = 64;

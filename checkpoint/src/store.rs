@@ -1,0 +1,418 @@
+//! The store: what a vat, or a location server, keeps its state in.
+//!
+//! Three threads meet here. The caller's thread submits turns: it encodes them into a queue and applies them
+//! to the overlay, in memory, so that they can be read at once. The **committer** takes the whole queue, makes
+//! one frame of it, writes and syncs it, and tells everybody; what is submitted meanwhile is the next group
+//! (R4). The **background** thread folds the overlay into the base and makes segments ahead of need, so that
+//! neither redb nor the filling of files with zeros is ever waited for.
+//!
+//! The first error of a write, a sync or a read poisons the store for good (R5): every later call fails, and
+//! nothing that is not durable is reported as such. Opening the store again is the only way on.
+
+mod background;
+mod committer;
+mod lifecycle;
+mod state;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use self::state::Shared;
+use crate::{
+    base::Base,
+    disk::{Disk, DiskFile, LockGuard},
+    error::StoreError,
+    journal::Boundary,
+    limits, payload,
+};
+
+/// Whether a store is sealed, and with which key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Protection {
+    /// Not sealed: for data that is public anyway. Chain, checks and group commit are the same.
+    Plain,
+    /// Sealed under a random root key that this key file unlocks: 32 random bytes for their owner only
+    /// (mode 0600), outside of the store. `create` makes it if it is not there.
+    KeyFile(PathBuf),
+}
+
+/// Names a row.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowKey {
+    /// The kind of row; a space can be listed.
+    pub space: u64,
+    /// The name within the space, any bytes.
+    pub name: Vec<u8>,
+}
+
+/// One row that a turn sets or removes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The row.
+    pub key: RowKey,
+    /// Its new value; `None` removes it.
+    pub value: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Change {
+    /// Without the value, which may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.value.as_ref().map(Vec::len);
+        f.debug_struct("Change").field("key", &self.key).field("value_bytes", &length).finish()
+    }
+}
+
+/// Everything that one turn changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnDelta {
+    /// The number of the turn: that of the turn before plus 1.
+    pub turn: u64,
+    /// The changes, in order: a later one of the same row wins.
+    pub changes: Vec<Change>,
+}
+
+/// How far a store has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The last turn.
+    pub turn: u64,
+    /// The epoch.
+    pub epoch: u64,
+    /// The last durable frame.
+    pub sequence: u64,
+    /// The tag of that frame, which depends on all frames before it.
+    pub chain_head: [u8; 16],
+}
+
+/// What the committer reports after each group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durable {
+    /// Everything up to this turn is durable.
+    Turn(u64),
+    /// The store has stopped for good; nothing after the last reported turn may be shown. Reported once, and
+    /// nothing after it.
+    Poisoned,
+}
+
+/// How much room a store takes on its disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Lengths of the journal's segments, used or not.
+    pub journal_bytes: u64,
+    /// Frames in the journal that the base does not contain yet.
+    pub unfolded_bytes: u64,
+    /// Length of the base.
+    pub base_bytes: u64,
+}
+
+/// How a store behaves. The defaults are right for a vat; see [`limits`] for the reasons.
+pub struct StoreOptions {
+    /// Called on the committer's thread after each group. It must be quick, and must not call the store.
+    pub on_durable: Option<Box<dyn Fn(Durable) + Send>>,
+    /// The most turns in a group, and so in the queue; at least 1.
+    pub group_turns: usize,
+    /// A group, and so the queue, is closed once it has this many bytes; at least 1, at most 32 MiB.
+    pub group_bytes: usize,
+    /// Length of the journal's segments, in bytes; 4 KiB to 64 MiB.
+    pub segment_bytes: u64,
+    /// Fold once the base lacks this many bytes of frames; at least 1.
+    pub fold_bytes: u64,
+    /// Fold this long after the first commit that the base lacks.
+    pub fold_after: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            on_durable: None,
+            group_turns: limits::GROUP_TURNS,
+            group_bytes: limits::GROUP_BYTES,
+            segment_bytes: limits::SEGMENT_BYTES,
+            fold_bytes: limits::FOLD_BYTES,
+            fold_after: limits::FOLD_AFTER,
+        }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("on_durable", &self.on_durable.is_some())
+            .field("group_turns", &self.group_turns)
+            .field("group_bytes", &self.group_bytes)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("fold_bytes", &self.fold_bytes)
+            .field("fold_after", &self.fold_after)
+            .finish()
+    }
+}
+
+/// An open store, locked against every other opener. Dropping it closes it, as [`Store::close`] does.
+///
+/// All methods can be called from any thread. Those that block say so.
+pub struct Store {
+    shared: Arc<Shared>,
+    directory: PathBuf,
+    base_file: Arc<dyn DiskFile>,
+    base_path: PathBuf,
+    committer: Option<JoinHandle<()>>,
+    background: Option<JoinHandle<Base>>,
+    /// The last thing to go: until then nobody else may open the store.
+    _lock: Box<dyn LockGuard>,
+}
+
+impl Store {
+    /// Makes a new store, for one vat, in a folder that is empty or does not exist yet (its parent must), and
+    /// opens it: epoch 0, turn 0. Blocks on the disk.
+    ///
+    /// What an earlier `create` left behind that did not finish is removed first.
+    ///
+    /// # Errors
+    /// [`StoreError::Occupied`] if there is anything in the folder; [`StoreError::Locked`]; errors of the key
+    /// file (`key.*`), of the disk, and of the random source.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        vat: &[u8; 32],
+        protection: &Protection,
+        options: StoreOptions,
+    ) -> Result<Self, StoreError> {
+        lifecycle::create(disk, directory, vat, protection, options)
+    }
+
+    /// Opens an existing store: locks it, reads and verifies the journal from the last fold on, and removes
+    /// the traces of a write that did not finish. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] with the holder; [`StoreError::Missing`], also for a store whose `create` did not
+    /// finish; [`StoreError::Damaged`] and [`StoreError::Base`], with nothing changed; [`StoreError::Version`];
+    /// [`StoreError::WrongVat`]; [`StoreError::Protection`]; errors of the key file and of the disk.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        vat: &[u8; 32],
+        protection: &Protection,
+        options: StoreOptions,
+    ) -> Result<Self, StoreError> {
+        lifecycle::open(disk, directory, vat, protection, options)
+    }
+
+    /// The newest submitted turn. Epoch, sequence and chain head are those of the last durable frame, since a
+    /// turn has none before it is in one.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let state = self.shared.lock();
+        Position { turn: state.submitted, ..position(&state.durable) }
+    }
+
+    /// The newest durable turn.
+    #[must_use]
+    pub fn durable(&self) -> Position {
+        position(&self.shared.lock().durable)
+    }
+
+    /// The incarnation that [`Store::begin_epoch`] last made durable; zeros in epoch 0.
+    #[must_use]
+    pub fn incarnation(&self) -> [u8; 16] {
+        self.shared.lock().durable.incarnation
+    }
+
+    /// The value of a row after the newest submitted turn, durable or not. Blocks on the disk for a row that is
+    /// in the base only.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`]; damage or a disk error in the base, which poison the store.
+    pub fn get(&self, key: &RowKey) -> Result<Option<Vec<u8>>, StoreError> {
+        let base = {
+            let state = self.shared.lock();
+            state.check()?;
+            if let Some(value) = state.changed(key.space, &key.name) {
+                return Ok(value.clone());
+            }
+            Arc::clone(&state.base)
+        };
+        base.get(&self.shared.keys, key.space, &key.name).map_err(|error| self.shared.poison(error))
+    }
+
+    /// All rows of a space after the newest submitted turn, in order of their names. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn scan(&self, space: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        // Base, frozen and upper layer of one moment: a fold that ends meanwhile would move rows from one to
+        // the other.
+        let (base, frozen, upper) = {
+            let state = self.shared.lock();
+            state.check()?;
+            (Arc::clone(&state.base), state.frozen.clone(), state.upper.space(space).cloned().unwrap_or_default())
+        };
+        let rows = base.scan(&self.shared.keys, space).map_err(|error| self.shared.poison(error))?;
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = rows.into_iter().collect();
+        let frozen = frozen.as_ref().and_then(|frozen| frozen.space(space)).into_iter().flatten();
+        for (name, value) in frozen.chain(&upper) {
+            match value {
+                Some(value) => rows.insert(name.clone(), value.clone()),
+                None => rows.remove(name),
+            };
+        }
+        Ok(rows.into_iter().collect())
+    }
+
+    /// Queues a turn and returns; it is durable once [`StoreOptions::on_durable`] or [`Store::wait_durable`]
+    /// says so. Reads see it at once.
+    ///
+    /// The queue holds one group. When it is full, because turns come faster than the disk syncs, this waits
+    /// until the committer takes it, which is when the group before is durable; and likewise while an epoch
+    /// begins, and while folds are hopelessly behind ([`limits::MAX_UNFOLDED_BYTES`]).
+    ///
+    /// # Errors
+    /// [`StoreError::TurnTooLarge`] and [`StoreError::TurnOrder`], with nothing changed;
+    /// [`StoreError::Poisoned`].
+    pub fn submit(&self, delta: TurnDelta) -> Result<(), StoreError> {
+        let mut state = self.shared.lock();
+        loop {
+            state.check()?;
+            if delta.turn != state.submitted + 1 {
+                return Err(StoreError::TurnOrder { expected: state.submitted + 1, found: delta.turn });
+            }
+            if state.has_room(&self.shared.limits) {
+                break;
+            }
+            state = self.shared.wait_for_change(state);
+        }
+        payload::append_turn(&mut state.queue.bytes, &delta).map_err(|bytes| StoreError::TurnTooLarge {
+            turn: delta.turn,
+            bytes,
+            limit: limits::MAX_TURN_BYTES,
+        })?;
+        state.queue.turns += 1;
+        state.submitted = delta.turn;
+        for change in delta.changes {
+            state.upper.set(change.key.space, change.key.name, change.value);
+        }
+        drop(state);
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// Waits until a submitted turn is durable. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::NotSubmitted`]; [`StoreError::Poisoned`] if it was not durable before the first error.
+    pub fn wait_durable(&self, turn: u64) -> Result<(), StoreError> {
+        let mut state = self.shared.lock();
+        loop {
+            if state.durable.turn >= turn {
+                return Ok(());
+            }
+            state.check()?;
+            if turn > state.submitted {
+                return Err(StoreError::NotSubmitted { turn, newest: state.submitted });
+            }
+            state = self.shared.wait_for_change(state);
+        }
+    }
+
+    /// Begins a higher epoch, as a vat does when it wakes (R7): after all turns that were submitted before, and
+    /// durable when this returns. `incarnation` is random. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::EpochOrder`]; [`StoreError::Poisoned`].
+    pub fn begin_epoch(&self, epoch: u64, incarnation: [u8; 16]) -> Result<(), StoreError> {
+        let mut state = self.shared.lock();
+        while state.epoch_request.is_some() {
+            state.check()?;
+            state = self.shared.wait_for_change(state);
+        }
+        state.check()?;
+        if epoch <= state.durable.epoch {
+            return Err(StoreError::EpochOrder { current: state.durable.epoch, requested: epoch });
+        }
+        state.epoch_request = Some((epoch, incarnation));
+        self.shared.work.notify_one();
+        while state.durable.epoch < epoch {
+            state.check()?;
+            state = self.shared.wait_for_change(state);
+        }
+        Ok(())
+    }
+
+    /// Folds everything that is submitted now into the base and waits for it. Nothing needs it: folds happen
+    /// by themselves, and opening needs none. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`].
+    pub fn fold(&self) -> Result<(), StoreError> {
+        let mut state = self.shared.lock();
+        state.check()?;
+        state.fold.requested += 1;
+        let ticket = state.fold.requested;
+        self.shared.background.notify_one();
+        while state.fold.completed < ticket {
+            state.check()?;
+            state = self.shared.wait_for_change(state);
+        }
+        Ok(())
+    }
+
+    /// How much room the store takes.
+    ///
+    /// # Errors
+    /// When the disk does not say.
+    pub fn sizes(&self) -> Result<Sizes, StoreError> {
+        let unfolded_bytes = self.shared.lock().fold.unfolded();
+        let base_bytes = self.base_file.len().map_err(|e| StoreError::disk("read", &self.base_path, e))?;
+        Ok(Sizes { journal_bytes: self.shared.journal.bytes()?, unfolded_bytes, base_bytes })
+    }
+
+    /// The error that has stopped the store, if one has.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<Arc<StoreError>> {
+        self.shared.lock().poison.clone()
+    }
+
+    /// Makes everything that was submitted durable, ends the threads and unlocks the store. Does not fold.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`]; an error of the base's last writes, which nothing depends on.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<(), StoreError> {
+        let Some(committer) = self.committer.take() else { return Ok(()) };
+        self.shared.lock().closing = true;
+        self.shared.work.notify_one();
+        // Both threads catch their panics and poison the store with them, so a failed join has been reported.
+        let _ = committer.join();
+        let base = self.background.take().and_then(|thread| thread.join().ok());
+        let closed = base.map_or(Ok(()), Base::close);
+        self.shared.lock().check()?;
+        closed
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            tracing::warn!(store = %self.directory.display(), %error, "the store was closed after an error");
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("directory", &self.directory).field("position", &self.position()).finish()
+    }
+}
+
+fn position(at: &Boundary) -> Position {
+    Position { turn: at.turn, epoch: at.epoch, sequence: at.sequence, chain_head: at.chain }
+}

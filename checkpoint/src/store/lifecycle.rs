@@ -1,0 +1,294 @@
+//! How a store comes into being and is opened again.
+//!
+//! `create` writes the keyslots file under another name first and gives it its real name last. So a folder
+//! with `keyslots` is a whole store; one with `keyslots.new` only is what an unfinished `create` left, and the
+//! next one starts over; and a folder with frames but neither of them was damaged by somebody else, and is left
+//! alone.
+
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Instant, SystemTime},
+};
+
+use schemas::Timestamp;
+
+use super::{
+    Protection, Store, StoreOptions, background, committer,
+    state::{Fold, Limits, Queue, Shared, Spare, State},
+};
+use crate::{
+    base::{Base, BasePosition, Snapshot},
+    disk::{Disk, LockAttempt, LockGuard, read_small},
+    error::{Damage, LockHolder, StoreError},
+    frame::Kind,
+    journal::{Append, Boundary, Journal, Replayed, Writer, replay},
+    key_file,
+    keys::{Keys, Root, SecretBytes},
+    keyslots::Keyslots,
+    limits::{MAX_KEYSLOTS_BYTES, MAX_PROGRAM_CHARACTERS},
+    overlay::Overlay,
+    payload::{self, Genesis},
+    random,
+};
+
+const LOCK: &str = "lock";
+const KEYSLOTS: &str = "keyslots";
+const KEYSLOTS_NEW: &str = "keyslots.new";
+const BASE: &str = "base.redb";
+const JOURNAL: &str = "journal";
+
+pub(super) fn create(
+    disk: Arc<dyn Disk>,
+    directory: &Path,
+    vat: &[u8; 32],
+    protection: &Protection,
+    options: StoreOptions,
+) -> Result<Store, StoreError> {
+    let limits = Limits::of(&options)?;
+    create_directory(disk.as_ref(), directory)?;
+    let lock = lock(disk.as_ref(), directory)?;
+    let journal = Journal::new(Arc::clone(&disk), directory);
+    clear_unfinished(disk.as_ref(), directory, &journal)?;
+
+    let (keyslots, root) = new_keyslots(disk.as_ref(), protection)?;
+    let keys = Arc::new(Keys::new(root, keyslots.store, *vat));
+    let keyslots_new = directory.join(KEYSLOTS_NEW);
+    write_new(disk.as_ref(), &keyslots_new, &keyslots.encode())?;
+    sync_directory(disk.as_ref(), directory)?;
+
+    create_directory(disk.as_ref(), journal.directory())?;
+    let segment = journal.create(0, limits.segment_bytes)?;
+    let mut writer = Writer::new(Arc::clone(&keys), segment, Boundary::START);
+    let genesis = Append { kind: Kind::Genesis, turn: 0, epoch: 0, incarnation: [0; 16] };
+    let no_switch = |number, length: u64| journal.create(number, limits.segment_bytes.max(length));
+    let from = writer.append(&genesis, |frame| payload::append(frame, &Genesis { vat: *vat }), no_switch)?;
+    let position = BasePosition { vat: *vat, turn: 0, from };
+    let base = Base::create(disk.as_ref(), &directory.join(BASE), &keys, &position)?;
+    sync_directory(disk.as_ref(), directory)?;
+
+    let keyslots_path = directory.join(KEYSLOTS);
+    disk.rename(&keyslots_new, &keyslots_path).map_err(|e| StoreError::disk("rename", &keyslots_new, e))?;
+    sync_directory(disk.as_ref(), directory)?;
+    let snapshot = base.snapshot(&keys)?;
+    let overlay = Overlay::default();
+    Opened { keys, journal, limits, lock, base, snapshot, writer, overlay, unfolded: 0 }.start(directory, options)
+}
+
+pub(super) fn open(
+    disk: Arc<dyn Disk>,
+    directory: &Path,
+    vat: &[u8; 32],
+    protection: &Protection,
+    options: StoreOptions,
+) -> Result<Store, StoreError> {
+    let limits = Limits::of(&options)?;
+    // Before locking, which would leave a lock file in whatever folder somebody names by mistake.
+    let keyslots = directory.join(KEYSLOTS);
+    drop(disk.open_to_read(&keyslots).map_err(|e| StoreError::disk("open", &keyslots, e))?);
+    let lock = lock(disk.as_ref(), directory)?;
+    let (store, root) = read_keyslots(disk.as_ref(), directory, protection)?;
+    let keys = Arc::new(Keys::new(root, store, *vat));
+
+    let base = Base::open(disk.as_ref(), &directory.join(BASE))?;
+    let snapshot = base.snapshot(&keys)?;
+    let position = snapshot.position();
+    let journal = Journal::new(disk, directory);
+    let mut overlay = Overlay::default();
+    let replayed = replay(&journal, &keys, &position.from, &mut |turn| {
+        // A base may end in the middle of a group.
+        if turn.turn > position.turn {
+            for change in &turn.changes {
+                overlay.set(change.space, change.name.0.to_vec(), change.value.map(|value| value.0.to_vec()));
+            }
+        }
+    })?;
+    if replayed.at.turn < position.turn {
+        let damage = Damage::BehindBase { journal: replayed.at.turn, base: position.turn };
+        return Err(StoreError::damaged(journal.directory(), damage));
+    }
+    replayed.settle(&journal)?;
+    let Replayed { at, segment, bytes: unfolded, .. } = replayed;
+    let writer = Writer::new(Arc::clone(&keys), segment, at);
+    Opened { keys, journal, limits, lock, base, snapshot, writer, overlay, unfolded }.start(directory, options)
+}
+
+/// A store whose files are in order and whose threads are not running yet.
+struct Opened {
+    keys: Arc<Keys>,
+    journal: Journal,
+    limits: Limits,
+    lock: Box<dyn LockGuard>,
+    base: Base,
+    snapshot: Snapshot,
+    writer: Writer,
+    /// What the journal changes after the base, and how many bytes of frames that are.
+    overlay: Overlay,
+    unfolded: u64,
+}
+
+impl Opened {
+    fn start(self, directory: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        let durable = self.writer.at();
+        let first_unfolded = (self.unfolded > 0).then(Instant::now);
+        let state = State {
+            queue: Queue::default(),
+            epoch_request: None,
+            submitted: durable.turn,
+            upper: self.overlay,
+            frozen: None,
+            base: Arc::new(self.snapshot),
+            durable,
+            poison: None,
+            closing: false,
+            committer_ended: false,
+            spare: Spare::None,
+            fold: Fold { written: self.unfolded, first_unfolded, ..Fold::default() },
+        };
+        let shared = Arc::new(Shared::new(self.keys, self.journal, self.limits, state));
+        let (base_path, base_file) = (self.base.file().0.to_owned(), self.base.file().1);
+        let mut store = Store {
+            shared: Arc::clone(&shared),
+            directory: directory.to_owned(),
+            base_file,
+            base_path,
+            committer: None,
+            background: None,
+            _lock: self.lock,
+        };
+        let (for_committer, writer, base) = (Arc::clone(&shared), self.writer, self.base);
+        let run = move || committer::run(&for_committer, writer, options.on_durable);
+        store.committer = Some(spawn("committer", run)?);
+        // If this fails, the store is dropped, and the committer ends.
+        store.background = Some(spawn("background", move || background::run(&shared, base))?);
+        Ok(store)
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    thread: &'static str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>, StoreError> {
+    let builder = thread::Builder::new().name(format!("checkpoint-{thread}"));
+    builder.spawn(run).map_err(|source| StoreError::Thread { thread, source: Arc::new(source) })
+}
+
+/// Locks the store, or says who has it.
+fn lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn LockGuard>, StoreError> {
+    let path = directory.join(LOCK);
+    match disk.try_lock(&path, &lock_text()).map_err(|e| StoreError::disk("lock", &path, e))? {
+        LockAttempt::Acquired(lock) => Ok(lock),
+        LockAttempt::Held(text) => {
+            Err(StoreError::Locked { directory: directory.to_owned(), holder: parse_lock_text(&text) })
+        }
+    }
+}
+
+/// What the next one who wants the lock is told.
+fn lock_text() -> String {
+    let program = std::env::current_exe().ok();
+    let program = program.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let program: String = program.chars().filter(|c| !c.is_control()).take(MAX_PROGRAM_CHARACTERS).collect();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("process {}\nprogram {program}\nsince {since}\n", std::process::id())
+}
+
+/// `None` if the holder has not written it yet.
+fn parse_lock_text(text: &str) -> Option<LockHolder> {
+    let value = |name| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Some(LockHolder {
+        process_id: value("process")?.parse().ok()?,
+        program: value("program")?.chars().filter(|c| !c.is_control()).take(MAX_PROGRAM_CHARACTERS).collect(),
+        since: Timestamp::from_seconds(value("since")?.parse().ok()?),
+    })
+}
+
+/// Makes sure that there is nothing in the folder but the lock and what an unfinished `create` left, and
+/// removes that.
+fn clear_unfinished(disk: &dyn Disk, directory: &Path, journal: &Journal) -> Result<(), StoreError> {
+    let names = disk.list(directory).map_err(|e| StoreError::disk("list", directory, e))?;
+    let has = |name| names.iter().any(|found| found == name);
+    let segments = if has(JOURNAL) { journal.numbers()? } else { Vec::new() };
+    let unfinished = has(KEYSLOTS_NEW) && !has(KEYSLOTS);
+    let ours = |name: &str| {
+        name == LOCK
+            || (name == JOURNAL && segments.is_empty())
+            || (unfinished && [KEYSLOTS_NEW, BASE, JOURNAL].contains(&name))
+    };
+    if let Some(found) = names.iter().find(|name| !ours(name)) {
+        return Err(StoreError::Occupied { directory: directory.to_owned(), found: found.clone() });
+    }
+    if !unfinished {
+        return Ok(());
+    }
+    // The name that says "unfinished" goes last.
+    journal.remove(&segments)?;
+    for name in [BASE, KEYSLOTS_NEW].into_iter().filter(|name| has(name)) {
+        let path = directory.join(name);
+        disk.remove(&path).map_err(|e| StoreError::disk("remove", &path, e))?;
+        sync_directory(disk, directory)?;
+    }
+    Ok(())
+}
+
+/// The keyslots of a new store, and its root key.
+fn new_keyslots(disk: &dyn Disk, protection: &Protection) -> Result<(Keyslots, Root), StoreError> {
+    let mut store = [0; 16];
+    random::fill(&mut store)?;
+    match protection {
+        Protection::Plain => Ok((Keyslots::plain(store), Root::Plain)),
+        Protection::KeyFile(path) => {
+            let key_file = key_file::load_or_create(disk, path)?;
+            let mut root = SecretBytes::default();
+            random::fill(root.as_mut())?;
+            let keyslots = Keyslots::with_key_file(store, &root, &key_file, &random::salt()?);
+            Ok((keyslots, Root::Sealed(root)))
+        }
+    }
+}
+
+/// The id and the root key of an existing store.
+fn read_keyslots(disk: &dyn Disk, directory: &Path, protection: &Protection) -> Result<([u8; 16], Root), StoreError> {
+    let path = directory.join(KEYSLOTS);
+    let failed = |error| StoreError::disk("read", &path, error);
+    let file = disk.open_to_read(&path).map_err(failed)?;
+    let Some(bytes) = read_small(file.as_ref(), MAX_KEYSLOTS_BYTES).map_err(failed)? else {
+        return Err(StoreError::damaged(&path, Damage::Length { found: file.len().map_err(failed)? }));
+    };
+    let keyslots = Keyslots::decode(&path, &bytes)?;
+    let root = match protection {
+        // Never guess: a sealed store that somebody has replaced by a plain one must not be taken for it.
+        Protection::KeyFile(_) if !keyslots.is_sealed() => None,
+        Protection::Plain if keyslots.is_sealed() => None,
+        Protection::Plain => Some(Root::Plain),
+        Protection::KeyFile(key) => {
+            let key_file = key_file::load(disk, key)?;
+            let wrong = || StoreError::KeyWrong { key: key.clone(), path: path.clone() };
+            Some(keyslots.unwrap_with_key_file(&key_file).ok_or_else(wrong)?)
+        }
+    };
+    let mismatch = || StoreError::Protection { directory: directory.to_owned(), sealed: keyslots.is_sealed() };
+    Ok((keyslots.store, root.ok_or_else(mismatch)?))
+}
+
+/// Makes a folder, durable with its name, if it is not there yet.
+fn create_directory(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    match disk.create_directory(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::disk("create", path, error)),
+        // Also when it is there: the process that made it may have been killed before it was durable.
+        _ => sync_directory(disk, key_file::parent(path)),
+    }
+}
+
+fn sync_directory(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    disk.sync_directory(path).map_err(|e| StoreError::disk("sync", path, e))
+}
+
+fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let failed = |error| StoreError::disk("write", path, error);
+    let file = disk.create(path).map_err(failed)?;
+    file.write_all_at(0, bytes).map_err(failed)?;
+    file.sync_data().map_err(failed)
+}

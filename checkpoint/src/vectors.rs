@@ -1,0 +1,123 @@
+//! The committed test vectors: every byte of a frame, a row and a keyslots file, as an independent
+//! implementation writes them (`tests/vectors/generate.py`). They keep the formats final.
+
+use std::{collections::BTreeMap, path::Path};
+
+use crate::{
+    frame::{self, HEADER_LENGTH, Header, Kind},
+    keys::{Keys, Root, SecretBytes},
+    keyslots::Keyslots,
+    payload::{self, Bytes, Row},
+};
+
+struct Vector<'a> {
+    kind: &'a str,
+    fields: BTreeMap<&'a str, &'a str>,
+}
+
+impl Vector<'_> {
+    fn bytes(&self, field: &str) -> Vec<u8> {
+        let digits = self.fields[field];
+        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn array<const N: usize>(&self, field: &str) -> [u8; N] {
+        self.bytes(field).try_into().unwrap()
+    }
+
+    fn number(&self, field: &str) -> u64 {
+        self.fields[field].parse().unwrap()
+    }
+
+    fn root(&self) -> Root {
+        if self.fields["root"].is_empty() { Root::Plain } else { Root::Sealed(SecretBytes::new(self.array("root"))) }
+    }
+
+    fn keys(&self) -> Keys {
+        Keys::new(self.root(), self.array("store"), self.array("vat"))
+    }
+}
+
+fn vectors(kind: &str) -> Vec<Vector<'static>> {
+    let mut vectors: Vec<Vector<'static>> = Vec::new();
+    for line in include_str!("../tests/vectors/vectors.txt").lines() {
+        if let Some(kind) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            vectors.push(Vector { kind, fields: BTreeMap::new() });
+        } else if let (Some(vector), Some((name, value))) = (vectors.last_mut(), line.split_once(" =")) {
+            vector.fields.insert(name, value.trim());
+        }
+    }
+    vectors.retain(|vector| vector.kind == kind);
+    vectors
+}
+
+#[test]
+fn frames() {
+    let vectors = vectors("frame");
+    assert_eq!(vectors.len(), 10);
+    for vector in vectors {
+        let keys = vector.keys();
+        let header = Header {
+            kind: match vector.number("kind") {
+                1 => Kind::Genesis,
+                2 => Kind::Epoch,
+                _ => Kind::Turns,
+            },
+            group: vector.number("group"),
+            sequence: vector.number("sequence"),
+            epoch: vector.number("epoch"),
+            incarnation: vector.array("incarnation"),
+        };
+        let payload = vector.bytes("payload");
+        let mut sealed = vec![0; HEADER_LENGTH];
+        sealed.extend_from_slice(&payload);
+        let tag = frame::seal(&keys, &header, &vector.array("previous"), &vector.array("salt"), &mut sealed);
+        assert!(sealed == vector.bytes("frame"));
+
+        let authentic = frame::parse(&keys, &sealed).ok().unwrap();
+        assert_eq!(authentic.header, header);
+        let (opened, found) = authentic.open(&vector.array("previous"), &mut sealed).unwrap();
+        assert_eq!((&opened[..payload.len()], found), (payload.as_slice(), tag));
+        match header.kind {
+            Kind::Genesis => assert!(payload::decode::<payload::Genesis>(opened).is_some()),
+            Kind::Epoch => assert!(payload::decode::<payload::Epoch>(opened).is_some()),
+            Kind::Turns => assert!(payload::decode::<payload::Turns<'_>>(opened).is_some()),
+        }
+    }
+}
+
+#[test]
+fn rows() {
+    let vectors = vectors("row");
+    assert_eq!(vectors.len(), 6);
+    for vector in vectors {
+        let keys = vector.keys();
+        let (space, name, value) = (vector.number("space"), vector.bytes("name"), vector.bytes("value"));
+        let key = keys.row_key(space, &name);
+        assert_eq!(key.to_vec(), vector.bytes("key"));
+        let mut plain = Vec::new();
+        payload::append(&mut plain, &Row { space, name: Bytes(&name), value: Bytes(&value) });
+        plain.resize(frame::pad(plain.len().next_multiple_of(64)), 0);
+        let mut sealed = keys.seal_row(&key, &vector.array("salt"), &plain);
+        assert!(sealed == vector.bytes("sealed"));
+
+        let row: Row<'_> = payload::decode(keys.open_row(&key, &mut sealed).unwrap()).unwrap();
+        assert_eq!((row.space, row.name.0, row.value.0), (space, name.as_slice(), value.as_slice()));
+    }
+}
+
+#[test]
+fn keyslots() {
+    let vectors = vectors("keyslots");
+    assert_eq!(vectors.len(), 2);
+    for vector in vectors {
+        let (store, key_file) = (vector.array("store"), SecretBytes::new(vector.array("key_file")));
+        let written = match vector.root() {
+            Root::Plain => Keyslots::plain(store),
+            Root::Sealed(root) => Keyslots::with_key_file(store, &root, &key_file, &vector.array("salt")),
+        };
+        assert_eq!(written.encode(), vector.bytes("keyslots"));
+        let read = Keyslots::decode(Path::new("keyslots"), &vector.bytes("keyslots")).unwrap();
+        assert_eq!(read.unwrap_with_key_file(&key_file).is_some(), vector.root().is_sealed());
+    }
+}

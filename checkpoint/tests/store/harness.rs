@@ -1,0 +1,175 @@
+//! What the tests share: small stores on simulated disks, random turns, and a model to compare with.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use checkpoint::{
+    Change, Durable, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta, simulated::SimulatedDisk,
+};
+
+pub(crate) const VAT: [u8; 32] = [7; 32];
+pub(crate) const SPACES: u64 = 3;
+
+/// All rows, by space and name.
+pub(crate) type Rows = BTreeMap<(u64, Vec<u8>), Vec<u8>>;
+
+pub(crate) fn directory() -> &'static Path {
+    Path::new("/store")
+}
+
+pub(crate) fn sealed() -> Protection {
+    Protection::KeyFile("/key".into())
+}
+
+/// Short segments, and no fold that a test does not ask for.
+pub(crate) fn no_folds() -> StoreOptions {
+    StoreOptions {
+        segment_bytes: 8 << 10,
+        fold_bytes: u64::MAX,
+        fold_after: Duration::from_secs(1 << 30),
+        ..StoreOptions::default()
+    }
+}
+
+/// Segments that these tests do not fill.
+pub(crate) fn large_segments() -> StoreOptions {
+    StoreOptions { segment_bytes: 1 << 20, ..no_folds() }
+}
+
+/// Folds whenever a few frames have been written.
+pub(crate) fn many_folds() -> StoreOptions {
+    StoreOptions { fold_bytes: 10 << 10, ..no_folds() }
+}
+
+pub(crate) fn create(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Result<Store, StoreError> {
+    Store::create(disk.clone(), directory(), &VAT, &sealed(), options)
+}
+
+pub(crate) fn open(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Result<Store, StoreError> {
+    Store::open(disk.clone(), directory(), &VAT, &sealed(), options)
+}
+
+pub(crate) fn set(space: u64, name: &[u8], value: &[u8]) -> Change {
+    Change { key: RowKey { space, name: name.to_vec() }, value: Some(value.to_vec()) }
+}
+
+pub(crate) fn remove(space: u64, name: &[u8]) -> Change {
+    Change { key: RowKey { space, name: name.to_vec() }, value: None }
+}
+
+pub(crate) fn get(store: &Store, space: u64, name: &[u8]) -> Option<Vec<u8>> {
+    store.get(&RowKey { space, name: name.to_vec() }).unwrap()
+}
+
+/// Submits the next turn, with these changes.
+pub(crate) fn turn(store: &Store, changes: Vec<Change>) -> Result<u64, StoreError> {
+    let turn = store.position().turn + 1;
+    store.submit(TurnDelta { turn, changes })?;
+    Ok(turn)
+}
+
+/// The same, and waits until it is durable.
+pub(crate) fn durable_turn(store: &Store, changes: Vec<Change>) -> Result<u64, StoreError> {
+    let turn = turn(store, changes)?;
+    store.wait_durable(turn)?;
+    Ok(turn)
+}
+
+pub(crate) fn apply(rows: &mut Rows, changes: &[Change]) {
+    for change in changes {
+        let key = (change.key.space, change.key.name.clone());
+        match &change.value {
+            Some(value) => rows.insert(key, value.clone()),
+            None => rows.remove(&key),
+        };
+    }
+}
+
+/// Everything that a store has.
+pub(crate) fn contents(store: &Store) -> Result<Rows, StoreError> {
+    let mut rows = Rows::new();
+    for space in 0..SPACES {
+        let found = store.scan(space)?;
+        assert!(found.is_sorted_by(|(one, _), (two, _)| one < two), "in order of name");
+        rows.extend(found.into_iter().map(|(name, value)| ((space, name), value)));
+    }
+    Ok(rows)
+}
+
+/// Marks in a disk's history: what was submitted, and what was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Created,
+    Submitted(u64),
+    Durable(u64),
+    Epoch(u64),
+}
+
+impl Mark {
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Created => 0,
+            Self::Submitted(turn) => turn << 2 | 1,
+            Self::Durable(turn) => turn << 2 | 2,
+            Self::Epoch(epoch) => epoch << 2 | 3,
+        }
+    }
+
+    pub(crate) fn from_number(number: u64) -> Self {
+        match number & 3 {
+            1 => Self::Submitted(number >> 2),
+            2 => Self::Durable(number >> 2),
+            3 => Self::Epoch(number >> 2),
+            _ => Self::Created,
+        }
+    }
+}
+
+/// Options whose callback marks in the disk's history what is reported durable.
+pub(crate) fn marking(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> StoreOptions {
+    let disk = Arc::clone(disk);
+    let on_durable = move |durable| {
+        if let Durable::Turn(turn) = durable {
+            disk.mark(Mark::Durable(turn).number());
+        }
+    };
+    StoreOptions { on_durable: Some(Box::new(on_durable)), ..options }
+}
+
+/// SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+
+    /// A few changes of few names, so that the same rows change and go often.
+    pub(crate) fn changes(&mut self) -> Vec<Change> {
+        (0..self.below(5))
+            .map(|_| {
+                let (space, name) = (self.below(SPACES), vec![b'n'; self.below(9) as usize]);
+                let length = match self.below(12) {
+                    0 => 12_000,
+                    1..=3 => 2_000,
+                    _ => 40,
+                };
+                match self.below(4) {
+                    0 => remove(space, &name),
+                    _ => set(space, &name, &self.bytes(length)),
+                }
+            })
+            .collect()
+    }
+}

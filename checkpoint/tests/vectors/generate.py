@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Writes vectors.txt: frames, rows and a keyslots file from fixed keys and salts.
+
+A second, independent implementation of the formats, from their description alone (HMAC from the standard
+library, AES-GCM from pyca/cryptography). The Rust tests compare every byte with what it wrote. The formats
+are final: the output never changes, it is only added to.
+"""
+import hashlib
+import hmac
+import struct
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+SECTOR = 512
+
+
+def hkdf(secret, salt, info, length):
+    prk = hmac.new(salt, secret, hashlib.sha256).digest()
+    block, out, i = b"", b"", 1
+    while len(out) < length:
+        block = hmac.new(prk, block + info + bytes([i]), hashlib.sha256).digest()
+        out, i = out + block, i + 1
+    return out[:length]
+
+
+def aes(key, associated, body):
+    sealed = AESGCM(key).encrypt(bytes(12), body, associated)
+    return sealed[:-16], sealed[-16:]
+
+
+def names_key(root, store):
+    return hkdf(root or bytes(32), store, b"vat checkpoint names 1\0", 32)
+
+
+def name(root, store, kind, data):
+    return hmac.new(names_key(root, store), bytes([kind]) + data, hashlib.sha256).digest()[:16]
+
+
+def varint(n):
+    out = b""
+    while n >= 0x80:
+        out, n = out + bytes([n & 0x7F | 0x80]), n >> 7
+    return out + bytes([n])
+
+
+def data(b):
+    return varint(len(b)) + b
+
+
+def turns(list_of_turns):
+    out = varint(len(list_of_turns))
+    for turn, changes in list_of_turns:
+        out += varint(turn) + varint(len(changes))
+        for space, key, value in changes:
+            out += varint(space) + data(key) + (b"\0" if value is None else b"\1" + data(value))
+    return out
+
+
+def pad(length):
+    if length <= 8192:
+        return length
+    exponent = length.bit_length() - 1
+    low = exponent - exponent.bit_length()
+    return (length + (1 << low) - 1) >> low << low
+
+
+def frame(root, store, vat, kind, group, sequence, epoch, incarnation, previous, salt, payload):
+    extent = SECTOR
+    while True:
+        sectors = extent // SECTOR
+        room = extent - 160 - 16 - (0 if root else sectors - 1)
+        if room >= len(payload) and pad(extent) == extent:
+            break
+        extent += SECTOR
+    plain = payload + bytes(room - len(payload))
+    header = b"vatframe" + struct.pack("<HBBIQQQ", 1, kind, 1 if root else 2, extent, group, sequence, epoch)
+    header += bytes(8) + store + name(root, store, 1, vat) + incarnation + salt
+    assert len(header) == 128
+    if root:
+        material = hkdf(root, salt, b"vat checkpoint frame 1\0" + header, 64)
+        header += material[32:]
+        body, tag = aes(material[:32], header + previous, plain)
+    else:
+        header += hashlib.sha256(b"vat checkpoint frame commitment 1\0" + header).digest()
+        body, rest = plain[:352], plain[352:]
+        while rest:
+            body, rest = body + b"\xff" + rest[:511], rest[511:]
+        tag = hashlib.sha256(b"vat checkpoint frame tag 1\0" + header + previous + body).digest()[:16]
+    whole = header + body + tag
+    assert len(whole) == extent
+    return whole
+
+
+def row(root, store, vat, space, key, value, salt):
+    row_key = name(root, store, 1, vat) + name(root, store, 2, struct.pack("<Q", space)) + name(root, store, 3, key)
+    plain = varint(space) + data(key) + data(value)
+    plain += bytes(pad(-(-len(plain) // 64) * 64) - len(plain))
+    context = b"vat checkpoint row 1\0" + store + name(root, store, 1, vat) + row_key
+    if root:
+        body, tag = aes(hkdf(root, salt, context, 32), context, plain)
+        return row_key, b"\1" + salt + body + tag
+    return row_key, b"\2" + plain + hashlib.sha256(context + b"\2" + plain).digest()[:16]
+
+
+def keyslots(root, store, key_file, salt):
+    head = b"vatslots" + struct.pack("<HBB", 1, 1 if root else 2, 0) + store
+    head += hkdf(root, store, b"vat checkpoint root key check 1\0", 32) if root else bytes(32)
+    slots = b""
+    if root:
+        key = hkdf(key_file, salt, b"vat checkpoint keyslot 1\0" + store + struct.pack("<H", 1), 32)
+        wrapped, tag = aes(key, head + struct.pack("<H", 1), root)
+        slots = struct.pack("<HI", 1, 80) + salt + wrapped + tag
+    whole = head + struct.pack("<H", 1 if root else 0) + slots
+    return whole + hashlib.sha256(whole).digest()
+
+
+def write(kind, fields):
+    print(f"\n[{kind}]")
+    for key, value in fields.items():
+        print(f"{key} = {value.hex() if isinstance(value, bytes) else value}")
+
+
+def main():
+    print("# Written by generate.py, an independent implementation. Numbers decimal, bytes hexadecimal.")
+    root, store, vat = bytes(range(32)), bytes(range(64, 80)), bytes(range(96, 128))
+    incarnation, previous, salt = bytes([0xC3] * 16), bytes([0xD4] * 16), bytes(range(160, 192))
+    small = turns([(1, [(7, b"name", b"value")])])
+    large = turns([(300, [(1 << 40, b"", bytes(i % 251 for i in range(9000))), (2, b"gone", None)]), (301, [])])
+    middle = turns([(2, [(7, bytes(i % 7 for i in range(700)), bytes(600))])])
+    for secret in (root, b""):
+        cases = [(1, 1, 1, 0, bytes(16), bytes(16), vat), (2, 2, 2, 1, incarnation, previous, varint(0) + varint(300))]
+        cases += [(3, 3, 3, 1, incarnation, previous, payload) for payload in (small, middle, large)]
+        for kind, group, sequence, epoch, inc, prev, payload in cases:
+            fields = dict(root=secret, store=store, vat=vat, kind=kind, group=group, sequence=sequence, epoch=epoch)
+            fields |= dict(incarnation=inc, previous=prev, salt=salt, payload=payload)
+            whole = frame(secret, store, vat, kind, group, sequence, epoch, inc, prev, salt, payload)
+            write("frame", fields | dict(frame=whole))
+        for value in (b"", b"value", bytes(i % 251 for i in range(9000))):
+            key, sealed = row(secret, store, vat, 7, b"name", value, salt)
+            fields = dict(root=secret, store=store, vat=vat, space=7, name=b"name", value=value, salt=salt)
+            write("row", fields | dict(key=key, sealed=sealed))
+        fields = dict(root=secret, store=store, key_file=bytes(range(200, 232)), salt=salt)
+        write("keyslots", fields | dict(keyslots=keyslots(secret, store, fields["key_file"], salt)))
+
+
+main()
