@@ -1,0 +1,454 @@
+//! Our own connection below capnp-rpc's public traits (DESIGN §6): where the output gate sits and where a
+//! hostile peer meets its limits.
+//!
+//! capnp-rpc trusts its peer and its application: its stock connection allocates what is announced, queues
+//! without bound, and writes a message the moment it exists. Nothing of it is forked here; it is only given
+//! another `VatNetwork`. Between it and the stream stands [`Wire`]:
+//!
+//! * **out**: every message is tagged with the newest turn and waits in the [`Outbox`] until the gate has
+//!   released that turn (R3). A message that the peer would refuse is answered here instead of being sent;
+//! * **in**: bytes become messages under limits ([`FrameDecoder`]), and each message is screened
+//!   ([`screen`]) before capnp-rpc sees it. While many answers wait for the peer, nothing more is read from it;
+//! * **end**: the first reason wins, and everything that waits fails with that reason.
+//!
+//! Who polls it all is the driver in [`session`](crate::session).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use capnp::{
+    capability::Promise,
+    message::{Builder, HeapAllocator},
+};
+use capnp_rpc::{
+    IncomingMessage, OutgoingMessage, VatNetwork,
+    rpc_capnp::{exception, message, return_},
+};
+use schemas::ErrorCode;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::{
+    OutputGate, SessionLimits,
+    frames::{self, Frame, FrameDecoder, FrameError, FrameLimits},
+    limits,
+    session::{SessionEnd, Violation, steps::StepWaker},
+};
+
+pub(crate) use outbox::Outbox;
+
+mod calls;
+mod outbox;
+mod screen;
+
+/// How a failed read or write is explained: a QUIC connection knows more than the error says.
+pub(crate) type Explain = Box<dyn Fn(std::io::Error) -> SessionEnd>;
+
+/// One session's stream, between capnp-rpc and the driver.
+pub(crate) struct Wire {
+    pub(crate) limits: SessionLimits,
+    pub(crate) gate: OutputGate,
+    pub(crate) outbox: RefCell<Outbox>,
+    inbound: RefCell<Inbound>,
+    calls: RefCell<calls::CallLedger>,
+    /// Why the session ended; the first reason stays.
+    end: RefCell<Option<SessionEnd>>,
+    /// Whether capnp-rpc has let go of the connection.
+    released_by_rpc: Cell<bool>,
+    /// Woken when `receive` may have something: capnp-rpc polls it only then.
+    receiver: RefCell<Option<Waker>>,
+    /// Woken when there is something to write, or the session ended.
+    driver: Arc<StepWaker>,
+    explain: Explain,
+}
+
+struct Inbound {
+    input: Box<dyn AsyncRead + Unpin>,
+    decoder: FrameDecoder,
+    /// Complete messages that capnp-rpc has not asked for yet.
+    frames: VecDeque<Frame>,
+    /// Messages of our own making for capnp-rpc: answers to calls that were not sent.
+    local: VecDeque<Builder<HeapAllocator>>,
+    /// The stream cannot be read further; comes to light behind `frames`.
+    failure: Option<SessionEnd>,
+}
+
+impl Wire {
+    pub(crate) fn new(
+        input: Box<dyn AsyncRead + Unpin>,
+        gate: OutputGate,
+        limits: SessionLimits,
+        driver: Arc<StepWaker>,
+        explain: Explain,
+    ) -> Rc<Self> {
+        let decoder = FrameDecoder::new(FrameLimits { message_bytes: limits.message_bytes, segments: limits.segments });
+        Rc::new(Self {
+            outbox: RefCell::new(Outbox::new(gate.clone())),
+            inbound: RefCell::new(Inbound {
+                input,
+                decoder,
+                frames: VecDeque::new(),
+                local: VecDeque::new(),
+                failure: None,
+            }),
+            calls: RefCell::new(calls::CallLedger::default()),
+            end: RefCell::new(None),
+            released_by_rpc: Cell::new(false),
+            receiver: RefCell::new(None),
+            limits,
+            gate,
+            driver,
+            explain,
+        })
+    }
+
+    // ---- the end
+
+    /// Ends the session with `reason`, unless it has ended already.
+    pub(crate) fn finish(&self, reason: SessionEnd) {
+        {
+            let mut end = self.end.borrow_mut();
+            if end.is_some() {
+                return;
+            }
+            *end = Some(reason);
+        }
+        self.wake_receiver();
+        self.driver.wake_by_ref();
+    }
+
+    pub(crate) fn end(&self) -> Option<SessionEnd> {
+        self.end.borrow().clone()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
+    /// Whether capnp-rpc has failed everything that waited and let go of the connection.
+    pub(crate) fn is_released_by_rpc(&self) -> bool {
+        self.released_by_rpc.get()
+    }
+
+    pub(crate) fn explain(&self, error: std::io::Error) -> SessionEnd {
+        (self.explain)(error)
+    }
+
+    // ---- out
+
+    /// Queues what capnp-rpc sends, or what stands for it.
+    fn send(&self, message: &Builder<HeapAllocator>) {
+        let kind = message.get_root_as_reader::<message::Reader<'_>>().map(message::Reader::which);
+        match kind {
+            Ok(Ok(message::Abort(reason))) => {
+                // capnp-rpc gave up by itself: the reason is in the message. If we ended the session, what the
+                // peer is told comes from us.
+                self.finish(SessionEnd::Violation(Violation::Rpc(exception_text(reason))));
+                if let Some((code, text)) = self.end().and_then(|end| end.told()) {
+                    self.queue(&abort(code, &text), false);
+                }
+            }
+            // capnp-rpc sends nothing but the Abort once a connection has ended; this is for ours.
+            _ if self.has_ended() => {}
+            Ok(Ok(message::Call(Ok(call)))) => match self.check_outgoing_call(message) {
+                Ok(()) => self.queue(message, false),
+                Err((code, text)) => self.deliver_locally(refusal(call.get_question_id(), code, &text)),
+            },
+            Ok(Ok(message::Return(Ok(answer)))) => {
+                let id = answer.get_answer_id();
+                self.calls.borrow_mut().remove(id);
+                match self.check_size(message) {
+                    Ok(()) => self.queue(message, true),
+                    Err((code, text)) => self.queue(&refusal(id, code, &text), true),
+                }
+            }
+            Ok(Ok(message::Bootstrap(_) | message::Finish(_) | message::Release(_))) => self.queue(message, false),
+            _ => self.queue(message, true),
+        }
+    }
+
+    fn queue(&self, message: &Builder<HeapAllocator>, is_answer: bool) {
+        self.outbox.borrow_mut().push(&message.get_segments_for_output(), is_answer);
+        self.driver.wake_by_ref();
+    }
+
+    fn check_size(&self, message: &Builder<HeapAllocator>) -> Result<(), (ErrorCode, String)> {
+        let bytes = frames::encoded_len(&message.get_segments_for_output());
+        if bytes <= self.limits.message_bytes {
+            return Ok(());
+        }
+        let error = FrameError::TooLarge { announced: bytes as u64, limit: self.limits.message_bytes };
+        Err((ErrorCode::SessionMessageTooLarge, format!("not sent: {error}")))
+    }
+
+    fn check_outgoing_call(&self, message: &Builder<HeapAllocator>) -> Result<(), (ErrorCode, String)> {
+        let waiting = self.outbox.borrow().waiting_bytes();
+        if waiting >= self.limits.waiting_bytes {
+            return Err((ErrorCode::SessionTooManyCalls, format!("not sent: {waiting} bytes wait for the peer")));
+        }
+        self.check_size(message)
+    }
+
+    /// Has capnp-rpc receive a message that no peer sent.
+    fn deliver_locally(&self, message: Builder<HeapAllocator>) {
+        self.inbound.borrow_mut().local.push_back(message);
+        self.wake_receiver();
+        self.driver.wake_by_ref();
+    }
+
+    // ---- in
+
+    /// Whether we have stopped reading until the peer takes more of its answers.
+    pub(crate) fn is_reading_paused(&self) -> bool {
+        self.outbox.borrow().answer_bytes() > self.limits.waiting_answer_bytes
+    }
+
+    /// Has `receive` look again.
+    pub(crate) fn wake_receiver(&self) {
+        if let Some(waker) = self.receiver.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_receive(&self, context: &mut Context<'_>) -> Poll<capnp::Result<Box<dyn IncomingMessage>>> {
+        loop {
+            if let Some(end) = &*self.end.borrow() {
+                return Poll::Ready(Err(end.to_exception()));
+            }
+            let local = self.inbound.borrow_mut().local.pop_front();
+            if let Some(message) = local {
+                return Poll::Ready(Ok(Box::new(Incoming::Local(message))));
+            }
+            // Bound to this poll: whoever changes one of the conditions wakes it.
+            self.receiver.borrow_mut().replace(context.waker().clone());
+            if self.is_reading_paused() {
+                return Poll::Pending;
+            }
+            let Some(frame) = self.next_frame(context)? else { return Poll::Pending };
+            if let Some(message) = self.screen(frame) {
+                return Poll::Ready(Ok(Box::new(message)));
+            }
+        }
+    }
+
+    /// The next complete message of the peer; `None` when none has arrived. The error is the end.
+    fn next_frame(&self, context: &mut Context<'_>) -> capnp::Result<Option<Frame>> {
+        let failure = {
+            let inbound = &mut *self.inbound.borrow_mut();
+            while inbound.frames.is_empty() && inbound.failure.is_none() {
+                if inbound.read(context, &self.explain).is_pending() {
+                    return Ok(None);
+                }
+            }
+            if let Some(frame) = inbound.frames.pop_front() {
+                return Ok(Some(frame));
+            }
+            inbound.failure.take()
+        };
+        // Proof of the default: the loop ends only with a frame or a failure.
+        let failure = failure.unwrap_or(SessionEnd::Violation(Violation::Truncated));
+        self.finish(failure.clone());
+        Err(failure.to_exception())
+    }
+}
+
+impl Inbound {
+    /// Reads once, and takes apart what came.
+    fn read(&mut self, context: &mut Context<'_>, explain: &Explain) -> Poll<()> {
+        // On the stack and never cleared, so an idle session holds nothing and a busy one wastes nothing.
+        let mut space = [std::mem::MaybeUninit::<u8>::uninit(); limits::READ_AHEAD_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        match std::pin::Pin::new(&mut self.input).poll_read(context, &mut buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => self.failure = Some(explain(error)),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                self.failure = Some(if self.decoder.is_between_messages() {
+                    SessionEnd::Peer(crate::peer_connection::remote_error(b""))
+                } else {
+                    SessionEnd::Violation(Violation::Truncated)
+                });
+            }
+            Poll::Ready(Ok(())) => {
+                let mut bytes = buffer.filled();
+                while !bytes.is_empty() {
+                    match self.decoder.push(&mut bytes) {
+                        Ok(Some(frame)) => self.frames.push_back(frame),
+                        Ok(None) => {}
+                        Err(error) => {
+                            self.failure = Some(SessionEnd::Violation(error.into()));
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+// ---- capnp-rpc's traits
+
+/// The one peer of a session, as capnp-rpc names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OtherEnd;
+
+/// The network that capnp-rpc sees: one peer, connected already.
+pub(crate) struct Network {
+    wire: Rc<Wire>,
+    accepted: bool,
+}
+
+impl Network {
+    pub(crate) fn new(wire: Rc<Wire>) -> Self {
+        Self { wire, accepted: false }
+    }
+}
+
+impl VatNetwork<OtherEnd> for Network {
+    fn connect(&mut self, _host: OtherEnd) -> Option<Box<dyn capnp_rpc::Connection<OtherEnd>>> {
+        Some(Box::new(Connection { wire: self.wire.clone() }))
+    }
+
+    fn accept(&mut self) -> Promise<Box<dyn capnp_rpc::Connection<OtherEnd>>, capnp::Error> {
+        if std::mem::replace(&mut self.accepted, true) {
+            return Promise::from_future(futures::future::pending());
+        }
+        Promise::ok(Box::new(Connection { wire: self.wire.clone() }))
+    }
+
+    /// The driver decides when the system is dropped, after everyone who waited was told.
+    fn drive_until_shutdown(&mut self) -> Promise<(), capnp::Error> {
+        Promise::from_future(futures::future::pending())
+    }
+}
+
+struct Connection {
+    wire: Rc<Wire>,
+}
+
+impl capnp_rpc::Connection<OtherEnd> for Connection {
+    fn get_peer_vat_id(&self) -> OtherEnd {
+        OtherEnd
+    }
+
+    fn new_outgoing_message(&mut self, first_segment_words: u32) -> Box<dyn OutgoingMessage> {
+        let words = first_segment_words.clamp(limits::SMALLEST_SEGMENT_WORDS, limits::FIRST_SEGMENT_WORDS);
+        let message = Builder::new(HeapAllocator::new().first_segment_words(words));
+        Box::new(Outgoing { message, wire: self.wire.clone() })
+    }
+
+    fn receive_incoming_message(&mut self) -> Promise<Option<Box<dyn IncomingMessage>>, capnp::Error> {
+        let wire = self.wire.clone();
+        Promise::from_future(futures::future::poll_fn(move |context| {
+            wire.poll_receive(context).map(|received| received.map(Some))
+        }))
+    }
+
+    /// Never fails: capnp-rpc would print the failure to standard output.
+    fn shutdown(&mut self, result: capnp::Result<()>) -> Promise<(), capnp::Error> {
+        // No Abort was sent before only if capnp-rpc could not form one.
+        self.wire.finish(match result {
+            Ok(()) => SessionEnd::Local,
+            Err(error) => SessionEnd::Violation(Violation::Rpc(error.extra)),
+        });
+        self.wire.released_by_rpc.set(true);
+        self.wire.driver.wake_by_ref();
+        Promise::ok(())
+    }
+}
+
+struct Outgoing {
+    message: Builder<HeapAllocator>,
+    wire: Rc<Wire>,
+}
+
+impl OutgoingMessage for Outgoing {
+    fn get_body(&mut self) -> capnp::Result<capnp::any_pointer::Builder<'_>> {
+        self.message.get_root()
+    }
+
+    fn get_body_as_reader(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
+        self.message.get_root_as_reader()
+    }
+
+    /// The promise is ready at once: capnp-rpc never looks at it, and order is kept by the queue.
+    fn send(self: Box<Self>) -> (Promise<(), capnp::Error>, Rc<Builder<HeapAllocator>>) {
+        self.wire.send(&self.message);
+        (Promise::ok(()), Rc::new(self.message))
+    }
+
+    fn take(self: Box<Self>) -> Builder<HeapAllocator> {
+        self.message
+    }
+
+    fn size_in_words(&self) -> usize {
+        self.message.size_in_words()
+    }
+}
+
+/// A message for capnp-rpc.
+enum Incoming {
+    /// From the peer.
+    Remote(capnp::message::Reader<Frame>),
+    /// Of our own making.
+    Local(Builder<HeapAllocator>),
+}
+
+impl IncomingMessage for Incoming {
+    fn get_body(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
+        match self {
+            Self::Remote(message) => message.get_root(),
+            Self::Local(message) => message.get_root_as_reader(),
+        }
+    }
+}
+
+// ---- messages of our own
+
+fn small_message() -> Builder<HeapAllocator> {
+    Builder::new(HeapAllocator::new().first_segment_words(limits::FIRST_SEGMENT_WORDS))
+}
+
+fn abort(code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
+    let mut message = small_message();
+    let mut reason = message.init_root::<message::Builder<'_>>().init_abort();
+    reason.set_type(exception::Type::Disconnected);
+    reason.set_reason(code.to_wire(text));
+    message
+}
+
+/// The answer to a call that was not carried out. It asks for no Finish, since there is nothing to forget.
+fn refusal(question: u32, code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
+    let mut message = small_message();
+    let mut answer = message.init_root::<message::Builder<'_>>().init_return();
+    answer.set_answer_id(question);
+    answer.set_no_finish_needed(true);
+    refuse(answer.init_exception(), exception::Type::Overloaded, code, text);
+    message
+}
+
+fn refuse(mut reason: exception::Builder<'_>, kind: exception::Type, code: ErrorCode, text: &str) {
+    reason.set_type(kind);
+    reason.set_reason(code.to_wire(text));
+}
+
+fn exception_text(exception: capnp::Result<exception::Reader<'_>>) -> String {
+    exception
+        .and_then(|exception| Ok(String::from_utf8_lossy(exception.get_reason()?.as_bytes()).into_owned()))
+        .unwrap_or_default()
+}
+
+/// `Return` with nothing but an exception in place of one that capnp-rpc does not understand.
+fn failed_return(question: &return_::Reader<'_>, code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
+    let mut message = small_message();
+    let mut answer = message.init_root::<message::Builder<'_>>().init_return();
+    answer.set_answer_id(question.get_answer_id());
+    answer.set_release_param_caps(question.get_release_param_caps());
+    answer.set_no_finish_needed(question.get_no_finish_needed());
+    refuse(answer.init_exception(), exception::Type::Failed, code, text);
+    message
+}

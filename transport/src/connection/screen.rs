@@ -1,0 +1,213 @@
+//! Every message of a peer is looked at before capnp-rpc sees it.
+//!
+//! What capnp-rpc 0.27 does with a few legal messages is not survivable for the side that receives them. Those
+//! are turned into legal ones that mean the same to us:
+//!
+//! * `senderPromise` becomes `senderHosted`, and every `Resolve` is answered with `unimplemented`. The peer
+//!   goes on to host what it promised, calls go through it in order, and no chain of promises can be built
+//!   here that leads to itself and hangs the thread. Cap'n Proto allows a receiver to know nothing of promises;
+//! * `thirdPartyHosted` becomes its vine: the capability that the peer itself hosts as a stand-in;
+//! * `Return.canceled`, which would leave the caller waiting for ever, becomes an exception.
+//!
+//! The two changes of capability descriptors are made in place. A hostile message may have overlapping
+//! pointers, so that one change undoes another; therefore the result is looked at again and refused if
+//! anything is left to change.
+
+use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
+use capnp_rpc::rpc_capnp::{cap_descriptor, message, payload, resolve, return_};
+use schemas::ErrorCode;
+
+use super::{Incoming, Wire, exception_text, failed_return, refusal, small_message};
+use crate::{
+    frames::Frame,
+    limits,
+    peer_connection::remote_error_text,
+    session::{SessionEnd, Violation},
+};
+
+/// What to do with a message.
+enum Verdict {
+    /// Give it to capnp-rpc.
+    Deliver,
+    /// The same, and count it.
+    Call { question: u32 },
+    /// The same, and stop counting it.
+    Finish { question: u32 },
+    /// Give this one to capnp-rpc instead.
+    Replace(Builder<HeapAllocator>),
+    /// Answer the peer with this one; capnp-rpc does not see it.
+    Answer(Builder<HeapAllocator>),
+    /// The session ends.
+    End(SessionEnd),
+}
+
+/// A capability descriptor to change, by the position of its bytes in the frame.
+struct Change {
+    position: usize,
+    /// Set for a third party's capability: the export that stands in for it.
+    vine: Option<u32>,
+}
+
+/// `CapDescriptor` in `rpc.capnp`: the union's tag is the first 16 bits of the data section, the export id the
+/// second 32; `senderHosted` has tag 1.
+const SENDER_HOSTED: [u8; 2] = 1_u16.to_le_bytes();
+const EXPORT_ID: std::ops::Range<usize> = 4..8;
+
+impl Wire {
+    /// Judges a message of the peer; returns what capnp-rpc shall see of it, if anything.
+    pub(super) fn screen(&self, frame: Frame) -> Option<Incoming> {
+        let bytes = frame.bytes();
+        let (message, verdict) = judge(frame, self.limits.capabilities_per_message);
+        match verdict {
+            Verdict::Deliver => Some(Incoming::Remote(message)),
+            Verdict::Call { question } => {
+                if self.calls.borrow_mut().admit(question, bytes, &self.limits) {
+                    return Some(Incoming::Remote(message));
+                }
+                let text = "not carried out: too many calls of yours are under way";
+                self.queue(&refusal(question, ErrorCode::SessionTooManyCalls, text), true);
+                None
+            }
+            Verdict::Finish { question } => {
+                self.calls.borrow_mut().remove(question);
+                Some(Incoming::Remote(message))
+            }
+            Verdict::Replace(message) => Some(Incoming::Local(message)),
+            Verdict::Answer(answer) => {
+                self.queue(&answer, true);
+                None
+            }
+            Verdict::End(end) => {
+                self.finish(end);
+                None
+            }
+        }
+    }
+}
+
+/// Reads a message under its limits, changes what must be changed, and says what to do with it.
+fn judge(frame: Frame, capabilities: usize) -> (Reader<Frame>, Verdict) {
+    let options = reader_options(frame.bytes());
+    let message = Reader::new(frame, options);
+    let (verdict, changes) = inspect_or_end(&message, capabilities);
+    if changes.is_empty() {
+        return (message, verdict);
+    }
+    let mut frame = message.into_segments();
+    let changed = changes.iter().all(|change| change.apply(frame.as_bytes_mut()).is_some());
+    let message = Reader::new(frame, options);
+    let (verdict, left) = inspect_or_end(&message, capabilities);
+    if changed && left.is_empty() {
+        return (message, verdict);
+    }
+    let violation = Violation::Rpc("the capabilities of a message overlap with something else".to_owned());
+    (message, Verdict::End(SessionEnd::Violation(violation)))
+}
+
+fn reader_options(bytes: usize) -> ReaderOptions {
+    let words = (bytes / 8 * limits::TRAVERSAL_FACTOR).max(limits::TRAVERSAL_FLOOR_WORDS);
+    let mut options = ReaderOptions::new();
+    options.traversal_limit_in_words(Some(words)).nesting_limit(limits::NESTING);
+    options
+}
+
+fn inspect_or_end(message: &Reader<Frame>, capabilities: usize) -> (Verdict, Vec<Change>) {
+    let mut changes = Vec::new();
+    let verdict = inspect(message, capabilities, &mut changes)
+        .unwrap_or_else(|error| Verdict::End(SessionEnd::Violation(Violation::Malformed(error))));
+    (verdict, changes)
+}
+
+fn inspect(message: &Reader<Frame>, capabilities: usize, changes: &mut Vec<Change>) -> capnp::Result<Verdict> {
+    let mut table = |payload: payload::Reader<'_>| inspect_capabilities(message, payload, capabilities, changes);
+    Ok(match message.get_root::<message::Reader<'_>>()?.which() {
+        Ok(message::Call(call)) => {
+            let call = call?;
+            table(call.get_params()?)?.unwrap_or(Verdict::Call { question: call.get_question_id() })
+        }
+        Ok(message::Return(answer)) => {
+            let answer = answer?;
+            match answer.which() {
+                Ok(return_::Results(results)) => table(results?)?.unwrap_or(Verdict::Deliver),
+                Ok(return_::Canceled(())) => Verdict::Replace(failed_return(
+                    &answer,
+                    ErrorCode::SessionClosed,
+                    "the peer gave the call up; whether it was carried out is not known",
+                )),
+                _ => Verdict::Deliver,
+            }
+        }
+        Ok(message::Finish(finish)) => Verdict::Finish { question: finish?.get_question_id() },
+        Ok(message::Resolve(resolve)) => Verdict::Answer(unimplemented_resolve(resolve?)?),
+        Ok(message::Abort(reason)) => Verdict::End(SessionEnd::Peer(remote_error_text(&exception_text(reason)))),
+        _ => Verdict::Deliver,
+    })
+}
+
+/// Looks through the capability table of a call or of results. A verdict only if the session must end.
+fn inspect_capabilities(
+    message: &Reader<Frame>,
+    payload: payload::Reader<'_>,
+    capabilities: usize,
+    changes: &mut Vec<Change>,
+) -> capnp::Result<Option<Verdict>> {
+    let table = payload.get_cap_table()?;
+    if table.len() as usize > capabilities {
+        let violation = Violation::Capabilities { found: table.len(), limit: capabilities };
+        return Ok(Some(Verdict::End(SessionEnd::Violation(violation))));
+    }
+    for descriptor in table {
+        let vine = match descriptor.which() {
+            Ok(cap_descriptor::SenderPromise(_)) => None,
+            Ok(cap_descriptor::ThirdPartyHosted(third_party)) => Some(third_party?.get_vine_id()),
+            _ => continue,
+        };
+        let position = position_in(message, capnp::raw::get_struct_data_section(descriptor));
+        changes.push(Change { position, vine });
+    }
+    Ok(None)
+}
+
+/// Where `part`, which was read from `message`, lies in the bytes of its frame.
+fn position_in(message: &Reader<Frame>, part: &[u8]) -> usize {
+    // Segment 0 begins where the frame begins; the others follow it in the same allocation.
+    let frame = message.get_segments().as_bytes();
+    (part.as_ptr() as usize).wrapping_sub(frame.as_ptr() as usize)
+}
+
+impl Change {
+    /// Makes the change; `None` if the descriptor is too short to be changed.
+    fn apply(&self, frame: &mut [u8]) -> Option<()> {
+        let descriptor = frame.get_mut(self.position..)?;
+        if let Some(vine) = self.vine {
+            descriptor.get_mut(EXPORT_ID)?.copy_from_slice(&vine.to_le_bytes());
+        }
+        descriptor.get_mut(..SENDER_HOSTED.len())?.copy_from_slice(&SENDER_HOSTED);
+        Some(())
+    }
+}
+
+/// `unimplemented` for a `Resolve`, with as much of it as the peer needs to take its capability back.
+fn unimplemented_resolve(resolve: resolve::Reader<'_>) -> capnp::Result<Builder<HeapAllocator>> {
+    let mut message = small_message();
+    let mut echo = message.init_root::<message::Builder<'_>>().init_unimplemented().init_resolve();
+    echo.set_promise_id(resolve.get_promise_id());
+    match resolve.which() {
+        Ok(resolve::Cap(descriptor)) => {
+            let mut echo = echo.init_cap();
+            match descriptor?.which() {
+                Ok(cap_descriptor::SenderHosted(id)) => echo.set_sender_hosted(id),
+                Ok(cap_descriptor::SenderPromise(id)) => echo.set_sender_promise(id),
+                Ok(cap_descriptor::ReceiverHosted(id)) => echo.set_receiver_hosted(id),
+                Ok(cap_descriptor::ThirdPartyHosted(third_party)) => {
+                    echo.init_third_party_hosted().set_vine_id(third_party?.get_vine_id());
+                }
+                _ => echo.set_none(()),
+            }
+        }
+        _ => {
+            echo.init_exception();
+        }
+    }
+    Ok(message)
+}

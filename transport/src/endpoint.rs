@@ -1,0 +1,302 @@
+//! One UDP socket, one identity, both directions: the endpoint that dials and accepts (DESIGN §6).
+//!
+//! quinn does the QUIC; this module decides what is spent on a stranger. Windows, streams, buffers and waiting
+//! handshakes have small bounds (see [`limits`](crate::limits)), diallers must prove their address once many
+//! connections are open, and every connection either proves the key that was expected or does not exist.
+//!
+//! The QUIC bit is never greased: on a location server's port, datagrams whose fixed bit is clear are lookups
+//! (DESIGN §5), so no QUIC packet may have it clear.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use quinn::{AsyncUdpSocket, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use schemas::{ErrorCode, IdentityKey, VatId};
+
+pub use error::{AcceptError, BindError, DialError};
+
+use crate::{
+    limits,
+    peer_connection::{PeerConnection, close_code, close_reason},
+    tls::{self, TlsIdentity},
+};
+
+mod error;
+mod socket;
+
+/// How an endpoint treats those who dial it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EndpointConfig {
+    /// Connections beyond which new ones are refused ([`limits::CONNECTIONS`]).
+    pub connections: usize,
+    /// Connections beyond which a dialler must prove its address first ([`limits::CONNECTIONS_BEFORE_RETRY`]).
+    pub connections_before_retry: usize,
+    /// How often a quiet connection sends a packet ([`limits::KEEP_ALIVE`]).
+    pub keep_alive: Duration,
+    /// After how long without the peer a connection is dead ([`limits::IDLE_TIMEOUT`]). QUIC can say at most
+    /// 2⁶² milliseconds; a longer time means never.
+    pub idle_timeout: Duration,
+    /// How long an accepted connection may take to prove its key ([`limits::HANDSHAKE_DEADLINE`]).
+    pub handshake_deadline: Duration,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            connections: limits::CONNECTIONS,
+            connections_before_retry: limits::CONNECTIONS_BEFORE_RETRY,
+            keep_alive: limits::KEEP_ALIVE,
+            idle_timeout: limits::IDLE_TIMEOUT,
+            handshake_deadline: limits::HANDSHAKE_DEADLINE,
+        }
+    }
+}
+
+/// One UDP socket with one identity. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Endpoint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    quinn: quinn::Endpoint,
+    id: VatId,
+    tls: TlsIdentity,
+    transport: Arc<TransportConfig>,
+    local_address: SocketAddr,
+    accepts: bool,
+    config: EndpointConfig,
+}
+
+impl Endpoint {
+    /// Listens on `listen` (UDP), and dials from the same socket.
+    ///
+    /// `[::]` takes IPv4 too where the machine can; on a machine without IPv6 it becomes `0.0.0.0`. Port 0
+    /// takes a free port, which [`local_address`](Self::local_address) tells.
+    ///
+    /// # Errors
+    /// [`BindError`]. Must be called inside a tokio runtime.
+    pub fn bind(key: &IdentityKey, listen: SocketAddr, config: EndpointConfig) -> Result<Self, BindError> {
+        let socket = socket::bind(listen)?;
+        let runtime = Self::runtime()?;
+        let socket = runtime.wrap_udp_socket(socket).map_err(|source| BindError::address(listen, source))?;
+        Self::start(key, socket, runtime, true, config)
+    }
+
+    /// Dials only. Reaches IPv4 and IPv6 where the machine has both.
+    ///
+    /// # Errors
+    /// [`BindError`]. Must be called inside a tokio runtime.
+    pub fn client(key: &IdentityKey) -> Result<Self, BindError> {
+        let any = SocketAddr::from(([0_u16; 8], 0));
+        let socket = socket::bind(any)?;
+        let runtime = Self::runtime()?;
+        let socket = runtime.wrap_udp_socket(socket).map_err(|source| BindError::address(any, source))?;
+        Self::start(key, socket, runtime, false, EndpointConfig::default())
+    }
+
+    /// The same on a socket and a clock of the caller's: for simulated networks, and for a port that carries
+    /// other datagrams beside QUIC.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn with_socket(
+        key: &IdentityKey,
+        socket: Arc<dyn AsyncUdpSocket>,
+        runtime: Arc<dyn Runtime>,
+        config: EndpointConfig,
+    ) -> Result<Self, BindError> {
+        Self::start(key, socket, runtime, true, config)
+    }
+
+    fn runtime() -> Result<Arc<dyn Runtime>, BindError> {
+        tokio::runtime::Handle::try_current().map_err(|_| BindError::NoRuntime)?;
+        Ok(Arc::new(TokioRuntime))
+    }
+
+    fn start(
+        key: &IdentityKey,
+        socket: Arc<dyn AsyncUdpSocket>,
+        runtime: Arc<dyn Runtime>,
+        accepts: bool,
+        config: EndpointConfig,
+    ) -> Result<Self, BindError> {
+        let tls = TlsIdentity::new(key);
+        let transport = Arc::new(transport_config(&config));
+        let server = if accepts { Some(server_config(&tls, &transport)?) } else { None };
+        let mut endpoint_config = quinn::EndpointConfig::default();
+        endpoint_config.grease_quic_bit(false);
+        let local_address = socket.local_addr().map_err(BindError::Socket)?;
+        let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, socket, runtime)
+            .map_err(BindError::Socket)?;
+        let inner = Inner { quinn, id: key.id(), tls, transport, local_address, accepts, config };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The address that the socket is bound to, with the real port.
+    #[must_use]
+    pub fn local_address(&self) -> SocketAddr {
+        self.inner.local_address
+    }
+
+    /// The id that this endpoint proves to every peer.
+    #[must_use]
+    pub fn id(&self) -> VatId {
+        self.inner.id
+    }
+
+    /// How many connections are open, those still shaking hands or closing included.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.inner.quinn.open_connections()
+    }
+
+    /// Dials `address` and accepts only a peer that proves to be `id`.
+    ///
+    /// # Errors
+    /// [`DialError`]; [`DialError::Timeout`] after `deadline`.
+    pub async fn dial(&self, id: VatId, address: SocketAddr, deadline: Duration) -> Result<PeerConnection, DialError> {
+        let found = Arc::new(OnceLock::new());
+        self.check_reachable(address)?;
+        let crypto = self.inner.tls.client(id, found.clone()).map_err(DialError::Setup)?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.inner.transport.clone());
+        let connecting = self
+            .inner
+            .quinn
+            .connect_with(config, address, &tls::server_name(&id))
+            .map_err(|source| DialError::from_connect(address, source))?;
+        match tokio::time::timeout(deadline, connecting).await {
+            Err(_) => Err(DialError::Timeout { address, after: deadline }),
+            Ok(Err(error)) => Err(DialError::from_handshake(id, found.get().copied(), address, deadline, error)),
+            Ok(Ok(connection)) => match tls::peer_id(&connection) {
+                // The verifier has refused every other id already; what is used is what the library reports.
+                Some(peer) if peer == id => Ok(PeerConnection::new(connection, peer)),
+                peer => {
+                    let (code, reason) = (ErrorCode::SessionWrongPeer, "not the id that was dialled");
+                    connection.close(close_code(code), &close_reason(code, reason));
+                    Err(DialError::WrongPeer { expected: id, found: peer, address })
+                }
+            },
+        }
+    }
+
+    /// A socket bound to one address has one family; sending to the other would only wait for the deadline.
+    fn check_reachable(&self, address: SocketAddr) -> Result<(), DialError> {
+        let local = self.inner.local_address;
+        let possible = match (local.ip(), address.ip()) {
+            (IpAddr::V4(_), IpAddr::V6(remote)) => remote.to_ipv4_mapped().is_some(),
+            (IpAddr::V6(local), IpAddr::V4(_)) => local.is_unspecified() || local.to_ipv4_mapped().is_some(),
+            _ => true,
+        };
+        if possible { Ok(()) } else { Err(DialError::Family { address, local }) }
+    }
+
+    /// Waits for the next connection attempt; `None` when the endpoint is closed or only dials.
+    ///
+    /// Attempts beyond the limits are refused here and not returned.
+    pub async fn accept(&self) -> Option<Incoming> {
+        if !self.inner.accepts {
+            return None;
+        }
+        loop {
+            let attempt = self.inner.quinn.accept().await?;
+            let open = self.inner.quinn.open_connections();
+            if open >= self.inner.config.connections {
+                attempt.refuse();
+            } else if open >= self.inner.config.connections_before_retry && attempt.may_retry() {
+                // Cannot fail: `may_retry` was just asked. A failure would only drop the attempt.
+                let _ = attempt.retry();
+            } else {
+                return Some(Incoming { attempt, deadline: self.inner.config.handshake_deadline });
+            }
+        }
+    }
+
+    /// Refuses new connections, tells every peer, and waits (at most [`limits::ENDPOINT_CLOSE_DEADLINE`]) until
+    /// it was sent. Sessions are best closed before, so that what they still hold is delivered.
+    pub async fn close(&self) {
+        let (code, reason) = (ErrorCode::SessionClosed, "the other side has ended");
+        self.inner.quinn.close(close_code(code), &close_reason(code, reason));
+        // On expiry some peer has not acknowledged; it will notice by its idle timeout.
+        let _ = tokio::time::timeout(limits::ENDPOINT_CLOSE_DEADLINE, self.inner.quinn.wait_idle()).await;
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({} on {})", self.inner.id, self.inner.local_address)
+    }
+}
+
+/// A connection attempt that has not shaken hands yet. Dropping it refuses it.
+#[derive(Debug)]
+pub struct Incoming {
+    attempt: quinn::Incoming,
+    deadline: Duration,
+}
+
+impl Incoming {
+    /// Where the attempt comes from. Not proven unless many connections are open.
+    #[must_use]
+    pub fn remote_address(&self) -> SocketAddr {
+        canonical(self.attempt.remote_address())
+    }
+
+    /// Shakes hands: the peer proves its key, and we ours.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub async fn accept(self) -> Result<PeerConnection, AcceptError> {
+        let address = self.remote_address();
+        let handshake = async {
+            let connection = self.attempt.accept()?.await?;
+            Ok(connection)
+        };
+        match tokio::time::timeout(self.deadline, handshake).await {
+            Err(_) => Err(AcceptError::Timeout { address, after: self.deadline }),
+            Ok(Err(source)) => Err(AcceptError::Handshake { address, source }),
+            Ok(Ok(connection)) => match tls::peer_id(&connection) {
+                Some(peer) => Ok(PeerConnection::new(connection, peer)),
+                None => Err(AcceptError::NoKey { address }),
+            },
+        }
+    }
+}
+
+/// An IPv4 address as such, also when a dual-stack socket reports it inside an IPv6 one.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn server_config(tls: &TlsIdentity, transport: &Arc<TransportConfig>) -> Result<ServerConfig, BindError> {
+    let mut server = ServerConfig::with_crypto(Arc::new(tls.server().map_err(BindError::Setup)?));
+    let total = limits::WAITING_CONNECTION_BYTES * limits::WAITING_CONNECTIONS as u64;
+    server
+        .transport_config(transport.clone())
+        .max_incoming(limits::WAITING_CONNECTIONS)
+        .incoming_buffer_size(limits::WAITING_CONNECTION_BYTES)
+        .incoming_buffer_size_total(total);
+    Ok(server)
+}
+
+fn transport_config(config: &EndpointConfig) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits::STREAMS_PER_CONNECTION))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES))
+        .send_window(limits::SEND_WINDOW_BYTES)
+        .crypto_buffer_size(limits::HANDSHAKE_BUFFER_BYTES)
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        .keep_alive_interval(Some(config.keep_alive))
+        .max_idle_timeout(IdleTimeout::try_from(config.idle_timeout).ok());
+    transport
+}

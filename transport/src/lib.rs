@@ -1,0 +1,39 @@
+//! Sessions between key-identified peers.
+//!
+//! A connection proves who is at its ends before a byte of a call is said; a session carries Cap'n Proto calls
+//! over it; an output gate holds back every word until what caused it is durable.
+//!
+//! ```text
+//!   Endpoint ── dial, accept ──► PeerConnection ── Session::open, accept ──► Session ── bootstrap ──► capabilities
+//!   LocalListener, dial_local ──► LocalStream ── Session::open_local, accept_local ──► Session
+//! ```
+//!
+//! * [`tls`]: TLS 1.3 with raw Ed25519 keys on both sides; [`Endpoint`]: QUIC with small bounds (DESIGN §6);
+//! * [`hello`]: the first bytes of a stream and the greeting; [`frames`]: messages read without trust;
+//! * [`Session`]: one task on a tokio `LocalSet`, with our own connection below capnp-rpc;
+//! * [`OutputGate`]: rules R3 and R5, in one type;
+//! * [`LocalListener`], [`dial_local`]: the same sessions between processes of one user;
+//! * [`limits`]: every bound, with its reason.
+//!
+//! Nothing in this crate keeps a log of what is said, and no secret passes through it that it could print.
+
+pub mod frames;
+pub mod hello;
+pub mod limits;
+pub mod tls;
+
+mod connection;
+mod endpoint;
+mod local;
+mod output_gate;
+mod peer_connection;
+mod session;
+mod text;
+
+pub use endpoint::{AcceptError, BindError, DialError, Endpoint, EndpointConfig, Incoming};
+pub use hello::{Greeting, HelloError, Peer};
+pub use limits::SessionLimits;
+pub use local::{LocalError, LocalListener, LocalStream, dial_local};
+pub use output_gate::{GatePoisoned, GateWait, OutputGate};
+pub use peer_connection::PeerConnection;
+pub use session::{Session, SessionEnd, SessionError, SessionOptions, Violation};

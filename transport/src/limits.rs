@@ -1,0 +1,198 @@
+//! Every bound of this crate, with its reason (DESIGN §6: limits are counted per peer).
+//!
+//! A peer is a stranger: whatever it can make us hold, wait for or compute has a number here. What an owner
+//! may want to change is a field of [`SessionLimits`] or of [`EndpointConfig`](crate::EndpointConfig), with
+//! these constants as defaults.
+
+use std::time::Duration;
+
+// ---- one message
+
+/// Longest message accepted, in bytes, segment table included.
+///
+/// An interactive call is well under a kilobyte; large content belongs on a bulk stream. 8 MiB leaves room for
+/// a page of records or a picture, and a thousand hostile peers that each fill it stay below 8 GiB only
+/// because memory is also granted as bytes arrive, never on announcement (see [`FIRST_GRANT_BYTES`]).
+pub const MESSAGE_BYTES: usize = 8 << 20;
+
+/// Most segments of one message: the convention of the Cap'n Proto implementations. Builders double their
+/// segments, so an honest message of [`MESSAGE_BYTES`] has about twenty.
+pub const SEGMENTS: usize = 512;
+
+/// Memory granted to a message when its size was announced and nothing of its body has arrived. Grows by
+/// doubling as bytes arrive, so a peer has to send at least half of what it makes us hold.
+pub const FIRST_GRANT_BYTES: usize = 16 << 10;
+
+/// Deepest nesting of pointers that is followed in a message: Cap'n Proto's own default, well below what could
+/// exhaust a 2 MiB stack.
+pub const NESTING: i32 = 64;
+
+/// How many words may be visited in a message, as a multiple of its size. Generated accessors visit a struct
+/// again at every call, so code that reads a field ten times has visited it ten times.
+pub const TRAVERSAL_FACTOR: usize = 16;
+
+/// How many words may be visited in any message, however small: 8 MiB, some 10 ms of work for a hostile one
+/// whose pointers all lead to the same place.
+pub const TRAVERSAL_FLOOR_WORDS: usize = 1 << 20;
+
+/// Most capabilities in one message. Each costs a table entry and a heap object here; 100,000 in one message
+/// were seen to block the loop for seconds.
+pub const CAPABILITIES_PER_MESSAGE: usize = 256;
+
+/// First segment of an outgoing message, in words: 512 bytes hold almost every call and return. The RPC layer
+/// asks for 8 KiB, to be zeroed for each call.
+pub const FIRST_SEGMENT_WORDS: u32 = 64;
+
+/// Smallest first segment, in words, when the RPC layer asks for little: Finish and Release.
+pub const SMALLEST_SEGMENT_WORDS: u32 = 16;
+
+// ---- one session
+
+/// Most calls of one peer under way at once; one more is answered with `session.limit` and is not delivered.
+/// Four times what a pipelining benchmark uses.
+pub const CALLS_IN_FLIGHT: usize = 4096;
+
+/// Most bytes of calls of one peer under way at once; answered as above. Two messages of the largest size.
+pub const CALL_BYTES_IN_FLIGHT: usize = 2 * MESSAGE_BYTES;
+
+/// Bytes of answers that may wait for the peer to take them, or for their turn to be durable, before we stop
+/// reading from it. Our own calls do not count: two peers that both call a lot would then wait for each other.
+pub const WAITING_ANSWER_BYTES: usize = 1 << 20;
+
+/// Bytes of all kinds that may wait to be written to one peer. Beyond it our own new calls fail at once with
+/// `session.limit` instead of growing the queue.
+pub const WAITING_BYTES: usize = 64 << 20;
+
+/// How long released bytes may wait without the peer taking a single one. A peer that reads nothing for this
+/// long holds our memory and, if it waits for us in turn, would wait for ever.
+pub const WRITE_STALL: Duration = Duration::from_secs(60);
+
+/// How long the peer may take for its greeting. It costs it one round trip; ten seconds outlast a lost packet
+/// and its retransmissions on the worst of paths.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a closing session waits until the peer has what was released.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest greeting accepted, in bytes. Ours has about 100; later versions may say more.
+pub const HELLO_BYTES: usize = 4 << 10;
+
+/// Most segments of a greeting.
+pub const HELLO_SEGMENTS: usize = 8;
+
+/// Longest program name in a greeting, in bytes; a longer one is cut. It is shown to people.
+pub const PROGRAM_BYTES: usize = 64;
+
+/// Longest reason text taken from a peer, in characters; it is shown to people and logged.
+pub const REASON_CHARACTERS: usize = 300;
+
+/// Bytes taken from a stream per read: read ahead of what is delivered. On the stack, so an idle session holds none.
+pub const READ_AHEAD_BYTES: usize = 16 << 10;
+
+/// An outgoing buffer larger than this is given back when it has become empty: idle sessions stay small.
+pub(crate) const KEPT_BUFFER_BYTES: usize = 4 << 10;
+
+/// Steps that one session takes before it lets the other tasks of the thread run: some 50 messages, below a
+/// millisecond.
+pub(crate) const STEPS_PER_POLL: usize = 128;
+
+/// Steps granted to the RPC layer to tell all waiting callers that the session has ended.
+pub(crate) const STEPS_TO_END: usize = 10_000;
+
+// ---- one connection
+
+/// Bidirectional streams that a peer may have open: one for the session, the rest for bulk content. quinn
+/// keeps a map entry for each *allowed* stream: 1024 cost 113 kB per idle connection, 16 cost 27.5 kB.
+pub const STREAMS_PER_CONNECTION: u32 = 16;
+
+/// Bytes that a peer may send on one stream ahead of our reading.
+pub const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+
+/// Bytes that a peer may send on one connection ahead of our reading. quinn's default has no limit.
+pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Bytes sent and not yet acknowledged that quinn keeps per connection.
+pub const SEND_WINDOW_BYTES: u64 = 1 << 20;
+
+/// Out-of-order handshake bytes kept. Our flights are below 2 KiB; quinn's default is 16 KiB.
+pub const HANDSHAKE_BUFFER_BYTES: usize = 8 << 10;
+
+/// A quiet connection sends one small packet this often: below the 30 s after which cheap home routers forget
+/// a UDP mapping.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(12);
+
+/// A connection without any sign of the peer for this long is dead. Three keep-alives may be lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How long an accepted connection may take to prove its key.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+// ---- one endpoint
+
+/// Connections, dialled ones included, beyond which new ones are refused. At 30 kB each they fit 1 GB.
+pub const CONNECTIONS: usize = 32_768;
+
+/// Connections beyond which a dialler must first prove its address with a Retry packet, which costs us nothing.
+pub const CONNECTIONS_BEFORE_RETRY: usize = 1024;
+
+/// Connection attempts that may wait to be accepted.
+pub const WAITING_CONNECTIONS: usize = 256;
+
+/// Bytes buffered for one connection attempt that was not accepted yet: a few datagrams. quinn's default for
+/// all attempts together is 100 MiB.
+pub const WAITING_CONNECTION_BYTES: u64 = 8 << 10;
+
+/// Receive and send buffer asked of the kernel for a UDP socket: some 25 ms of a gigabit link, against bursts.
+pub const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+
+/// How long a closing endpoint stays to see that every peer was told. Each is told at once; what is waited for
+/// after that is only the chance to tell it again should the datagram be lost, and a peer that heard nothing
+/// has its idle timeout. Connections still being dialled have nobody to tell, and QUIC would drain them for
+/// seconds (RFC 9000 §10.2).
+pub const ENDPOINT_CLOSE_DEADLINE: Duration = Duration::from_millis(100);
+
+/// Connections that may wait to be accepted on a local socket.
+pub const LOCAL_BACKLOG: i32 = 128;
+
+/// The limits of one session. All counted for its one peer.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SessionLimits {
+    /// Longest message accepted and sent, in bytes ([`MESSAGE_BYTES`]).
+    pub message_bytes: usize,
+    /// Most segments of one message ([`SEGMENTS`]).
+    pub segments: usize,
+    /// Most capabilities in one message ([`CAPABILITIES_PER_MESSAGE`]).
+    pub capabilities_per_message: usize,
+    /// Most calls of the peer under way ([`CALLS_IN_FLIGHT`]).
+    pub calls_in_flight: usize,
+    /// Most bytes of calls of the peer under way ([`CALL_BYTES_IN_FLIGHT`]).
+    pub call_bytes_in_flight: usize,
+    /// Answers waiting, in bytes, before we stop reading ([`WAITING_ANSWER_BYTES`]).
+    pub waiting_answer_bytes: usize,
+    /// Bytes waiting, of all kinds, before our own calls fail ([`WAITING_BYTES`]).
+    pub waiting_bytes: usize,
+    /// How long the peer may take nothing of what waits for it ([`WRITE_STALL`]).
+    pub write_stall: Duration,
+    /// How long the peer may take for its greeting ([`HELLO_DEADLINE`]).
+    pub hello_deadline: Duration,
+    /// How long closing may wait until the peer has what was released ([`CLOSE_DEADLINE`]).
+    pub close_deadline: Duration,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            message_bytes: MESSAGE_BYTES,
+            segments: SEGMENTS,
+            capabilities_per_message: CAPABILITIES_PER_MESSAGE,
+            calls_in_flight: CALLS_IN_FLIGHT,
+            call_bytes_in_flight: CALL_BYTES_IN_FLIGHT,
+            waiting_answer_bytes: WAITING_ANSWER_BYTES,
+            waiting_bytes: WAITING_BYTES,
+            write_stall: WRITE_STALL,
+            hello_deadline: HELLO_DEADLINE,
+            close_deadline: CLOSE_DEADLINE,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A connection whose both ends have proven their keys.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use quinn::{ConnectionError, VarInt};
+use schemas::{ErrorCode, RemoteError, VatId};
+
+use crate::{endpoint::canonical, limits, session::SessionEnd, text::printable};
+
+/// A QUIC connection to a peer that has proven its id. Clones are handles to the same connection; it is closed
+/// when the last handle and the last stream are gone.
+#[derive(Clone)]
+pub struct PeerConnection {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    quinn: quinn::Connection,
+    peer: VatId,
+    /// Whether the one session of this connection was begun.
+    has_session: AtomicBool,
+}
+
+impl PeerConnection {
+    pub(crate) fn new(quinn: quinn::Connection, peer: VatId) -> Self {
+        Self { inner: Arc::new(Inner { quinn, peer, has_session: AtomicBool::new(false) }) }
+    }
+
+    /// The id that the peer has proven.
+    #[must_use]
+    pub fn peer(&self) -> VatId {
+        self.inner.peer
+    }
+
+    /// Where the peer is now. Changes when the peer moves to another network.
+    #[must_use]
+    pub fn remote_address(&self) -> SocketAddr {
+        canonical(self.inner.quinn.remote_address())
+    }
+
+    /// Closes the connection at once and tells the peer why. What was not delivered yet is lost.
+    pub fn close(&self, code: ErrorCode) {
+        self.close_because(code, code.meaning());
+    }
+
+    pub(crate) fn close_because(&self, code: ErrorCode, message: &str) {
+        self.inner.quinn.close(close_code(code), &close_reason(code, message));
+    }
+
+    /// Waits until the connection is closed, by whomever.
+    pub async fn closed(&self) -> SessionEnd {
+        connection_end(self.inner.quinn.closed().await)
+    }
+
+    /// Why the connection is closed, if it is.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<SessionEnd> {
+        self.inner.quinn.close_reason().map(connection_end)
+    }
+
+    /// The QUIC connection itself, for streams beside the session.
+    #[must_use]
+    pub fn quinn(&self) -> &quinn::Connection {
+        &self.inner.quinn
+    }
+
+    /// Takes the one place for a session; `false` if it is taken.
+    pub(crate) fn claim_session(&self) -> bool {
+        !self.inner.has_session.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl fmt::Debug for PeerConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerConnection({} at {})", self.inner.peer, self.remote_address())
+    }
+}
+
+/// The number that goes with a code on the wire: its exit status, which is stable. The reason text has the code.
+pub(crate) fn close_code(code: ErrorCode) -> VarInt {
+    VarInt::from_u32(u32::from(code.exit() as u8))
+}
+
+pub(crate) fn close_reason(code: ErrorCode, message: &str) -> Vec<u8> {
+    code.to_wire(message).into_bytes()
+}
+
+/// What a peer gave as its reason: `code: message`, or any text, or nothing.
+pub(crate) fn remote_error(reason: &[u8]) -> RemoteError {
+    remote_error_text(&String::from_utf8_lossy(reason))
+}
+
+pub(crate) fn remote_error_text(text: &str) -> RemoteError {
+    let text = printable(text, limits::REASON_CHARACTERS);
+    RemoteError::parse(&text).unwrap_or_else(|| RemoteError {
+        code: ErrorCode::SessionClosed,
+        message: if text.is_empty() { "the peer ended the session without a reason".to_owned() } else { text },
+    })
+}
+
+fn connection_end(error: ConnectionError) -> SessionEnd {
+    match error {
+        ConnectionError::ApplicationClosed(close) => SessionEnd::Peer(remote_error(&close.reason)),
+        ConnectionError::LocallyClosed => SessionEnd::Local,
+        error => SessionEnd::Lost(Arc::new(error.into())),
+    }
+}

@@ -1,0 +1,290 @@
+//! A session: one Cap'n Proto connection between two peers, on a stream of QUIC or of a local socket (DESIGN §6).
+//!
+//! Everything of a session runs in one task on the caller's thread (`LocalSet`), so objects need no locks, and
+//! a session costs nothing but what it does. A panic in that task, be it of an object or of the RPC layer, ends
+//! this session and no other.
+
+use std::{cell::RefCell, fmt, future::Future, path::Path, rc::Rc, sync::Arc};
+
+use capnp::capability::{Client, FromClientHook};
+use capnp_rpc::RpcSystem;
+use futures::channel::oneshot;
+use schemas::{Coded, VatId};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::timeout,
+};
+
+pub use end::{SessionEnd, SessionError, Violation};
+
+use crate::{
+    OutputGate, SessionLimits,
+    connection::{Explain, Network, OtherEnd, Wire},
+    hello::{self, Greeting, HelloError, Peer},
+    local::{LocalStream, dial_local},
+    peer_connection::PeerConnection,
+};
+use driver::{Carrier, Driver, Progress, Rpc};
+use steps::StepWaker;
+
+mod driver;
+mod end;
+pub(crate) mod steps;
+
+/// What this side brings to a session.
+pub struct SessionOptions {
+    /// What we say of ourselves.
+    pub greeting: Greeting,
+    /// What the peer gets when it asks for our bootstrap capability; `None` if we only call.
+    pub bootstrap: Option<Client>,
+    /// Holds back what we say until what caused it is durable.
+    pub gate: OutputGate,
+    /// What the peer may cost us.
+    pub limits: SessionLimits,
+}
+
+impl fmt::Debug for SessionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionOptions")
+            .field("greeting", &self.greeting)
+            .field("bootstrap", &self.bootstrap.is_some())
+            .field("gate", &self.gate)
+            .field("limits", &self.limits)
+            .finish()
+    }
+}
+
+/// A running session. Dropping it closes it, and breaks every capability that came through it.
+pub struct Session {
+    wire: Rc<Wire>,
+    rpc: Rc<Rpc>,
+    peer: Peer,
+    ended: watch::Receiver<Option<SessionEnd>>,
+}
+
+impl Session {
+    /// Begins the session of a connection that this side dialled.
+    ///
+    /// Must be called on a tokio `LocalSet`, where the session then lives.
+    ///
+    /// # Errors
+    /// [`SessionError`]. The connection is closed then, and the peer told why.
+    pub async fn open(connection: PeerConnection, options: SessionOptions) -> Result<Self, SessionError> {
+        let stream = connection.clone();
+        Self::over_quic(connection, options, async move { stream.quinn().open_bi().await }).await
+    }
+
+    /// Begins the session of a connection that this side accepted.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn accept(connection: PeerConnection, options: SessionOptions) -> Result<Self, SessionError> {
+        let stream = connection.clone();
+        Self::over_quic(connection, options, async move { stream.quinn().accept_bi().await }).await
+    }
+
+    /// Begins a session with the process that listens on the local socket `path`, which must belong to the
+    /// same user.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`SessionError::Local`].
+    pub async fn open_local(path: &Path, options: SessionOptions) -> Result<Self, SessionError> {
+        let stream = dial_local(path).await?;
+        Self::over_local(stream, options).await
+    }
+
+    /// Begins a session on an accepted local connection.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn accept_local(stream: LocalStream, options: SessionOptions) -> Result<Self, SessionError> {
+        Self::over_local(stream, options).await
+    }
+
+    async fn over_quic(
+        connection: PeerConnection,
+        options: SessionOptions,
+        stream: impl Future<Output = Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>>,
+    ) -> Result<Self, SessionError> {
+        if !connection.claim_session() {
+            return Err(SessionError::SecondSession);
+        }
+        let greeted = async {
+            let (mut output, mut input) = stream.await.map_err(|error| HelloError::Broken(Arc::new(error.into())))?;
+            let peer = greet(&mut input, &mut output, &options.greeting, Some(connection.peer())).await?;
+            Ok((input, output, peer))
+        };
+        match within(options.limits.hello_deadline, greeted).await {
+            Ok((input, output, peer)) => {
+                let explain = explain_quic(connection.clone());
+                let carrier = quic_carrier(connection, &output);
+                Ok(Self::start(Box::new(input), Box::new(output), carrier, explain, peer, options))
+            }
+            Err(error) => {
+                // What the peer said explains more than what became of the stream.
+                let error = match (error, connection.close_reason()) {
+                    (HelloError::Broken(_), Some(reason)) => SessionError::Ended(reason),
+                    (error, _) => SessionError::Hello(error),
+                };
+                connection.close_because(error.code(), &error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    async fn over_local(stream: LocalStream, options: SessionOptions) -> Result<Self, SessionError> {
+        let (mut input, mut output) = stream.into_split();
+        let greeted = greet(&mut input, &mut output, &options.greeting, None);
+        let peer = within(options.limits.hello_deadline, greeted).await?;
+        let explain: Explain = Box::new(|error| SessionEnd::Lost(Arc::new(error)));
+        Ok(Self::start(Box::new(input), Box::new(output), Carrier::Local, explain, peer, options))
+    }
+
+    fn start(
+        input: Box<dyn AsyncRead + Unpin>,
+        output: Box<dyn AsyncWrite + Unpin>,
+        carrier: Carrier,
+        explain: Explain,
+        peer: Peer,
+        options: SessionOptions,
+    ) -> Self {
+        let steps = Arc::new(StepWaker::default());
+        let wire = Wire::new(input, options.gate, options.limits, steps.clone(), explain);
+        let system = RpcSystem::new(Box::new(Network::new(wire.clone())), options.bootstrap);
+        let disconnector = system.get_disconnector();
+        let rpc = Rc::new(Rpc { system: RefCell::new(Some(system)), wanted: RefCell::default() });
+        let (sender, ended) = watch::channel(None);
+        let driver = Driver {
+            wire: wire.clone(),
+            rpc: rpc.clone(),
+            disconnector,
+            output,
+            carrier,
+            steps,
+            ended: sender,
+            progress: Progress::default(),
+        };
+        tokio::task::spawn_local(driver.run());
+        Self { wire, rpc, peer, ended }
+    }
+
+    /// The peer's bootstrap capability. Calls on it may be made at once; they fail if the peer offers none, and
+    /// with the session when that ends.
+    #[must_use]
+    pub fn bootstrap<C: FromClientHook>(&self) -> C {
+        let ended = || self.wire.end().unwrap_or(SessionEnd::Local).to_exception();
+        let client: Client = match self.rpc.system.try_borrow_mut() {
+            Ok(mut slot) => match slot.as_mut() {
+                Some(system) => system.bootstrap(OtherEnd),
+                None => capnp_rpc::new_broken_cap(ended()),
+            },
+            // Asked by an object of this very session, within its own call: the driver answers after that.
+            Err(_) => {
+                let (sender, receiver) = oneshot::channel();
+                self.rpc.wanted.borrow_mut().push(sender);
+                let wire = self.wire.clone();
+                capnp_rpc::new_future_client(async move {
+                    receiver.await.map_err(|_| wire.end().unwrap_or(SessionEnd::Local).to_exception())
+                })
+            }
+        };
+        C::new(client.hook)
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// The id that the peer has proven; `None` on a local socket.
+    #[must_use]
+    pub fn peer_id(&self) -> Option<VatId> {
+        self.peer.id
+    }
+
+    /// Why the session has ended, if it has.
+    #[must_use]
+    pub fn end(&self) -> Option<SessionEnd> {
+        self.wire.end()
+    }
+
+    /// Waits until the session has ended, with everything that was released delivered if that was possible, and
+    /// the connection closed.
+    pub async fn closed(&self) -> SessionEnd {
+        let mut ended = self.ended.clone();
+        let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        // Without a last word the thread's tasks were dropped, and the session with them.
+        end.or_else(|| self.wire.end()).unwrap_or(SessionEnd::Local)
+    }
+
+    /// Does `work`, unless the session ends before it is done.
+    ///
+    /// Calls fail by themselves when their session ends, with one exception: after a panic within the session
+    /// capnp-rpc leaves calls of ours that wait for the peer pending. Who cannot bound a call otherwise makes it
+    /// in here.
+    ///
+    /// # Errors
+    /// Why the session ended.
+    pub async fn or_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, SessionEnd> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            end = self.closed() => Err(end),
+        }
+    }
+
+    /// Closes the session: what was released is delivered, what was not is never said, the peer is told.
+    /// [`closed`](Self::closed) waits until that is done.
+    pub fn close(&self) {
+        self.wire.finish(SessionEnd::Local);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("peer", &self.peer).field("end", &self.end()).finish_non_exhaustive()
+    }
+}
+
+/// Both sides greet at once.
+async fn greet(
+    input: &mut (impl AsyncRead + Unpin),
+    output: &mut (impl AsyncWrite + Unpin),
+    greeting: &Greeting,
+    id: Option<VatId>,
+) -> Result<Peer, HelloError> {
+    let (peer, ()) = tokio::try_join!(hello::receive(input, id), hello::send(output, greeting))?;
+    Ok(peer)
+}
+
+async fn within<T>(
+    deadline: std::time::Duration,
+    work: impl Future<Output = Result<T, HelloError>>,
+) -> Result<T, HelloError> {
+    timeout(deadline, work).await.unwrap_or(Err(HelloError::Timeout { after: deadline }))
+}
+
+fn explain_quic(connection: PeerConnection) -> Explain {
+    Box::new(move |error| connection.close_reason().unwrap_or_else(|| SessionEnd::Lost(Arc::new(error))))
+}
+
+fn quic_carrier(connection: PeerConnection, output: &quinn::SendStream) -> Carrier {
+    let stopped = output.stopped();
+    let streams = connection.clone();
+    Carrier::Quic {
+        delivered: Box::pin(async move {
+            // Any outcome is an end: acknowledged, refused by the peer, or the connection gone.
+            let _ = stopped.await;
+        }),
+        second_stream: Some(Box::pin(async move { streams.quinn().accept_bi().await.map(drop) })),
+        connection,
+    }
+}

@@ -1,0 +1,323 @@
+//! The one task of a session: it polls capnp-rpc, writes what the gate has released, and ends what must end.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use capnp_rpc::{Disconnector, RpcSystem};
+use futures::{channel::oneshot, future::LocalBoxFuture};
+use schemas::{Coded, ErrorCode};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    sync::watch,
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{SessionEnd, Violation, steps::StepWaker};
+use crate::{
+    GateWait,
+    connection::{OtherEnd, Wire},
+    limits,
+    peer_connection::PeerConnection,
+};
+
+/// What carries the stream of a session.
+pub(super) enum Carrier {
+    Quic {
+        connection: PeerConnection,
+        /// Completes when the peer has acknowledged the whole stream.
+        delivered: LocalBoxFuture<'static, ()>,
+        /// Completes when the peer opens another stream, which it must not.
+        second_stream: Option<LocalBoxFuture<'static, Result<(), quinn::ConnectionError>>>,
+    },
+    Local,
+}
+
+/// capnp-rpc's side of a session, and the requests for its bootstrap that came while it was busy.
+#[derive(Default)]
+pub(super) struct Rpc {
+    /// `None` once the session has ended. Borrowed while it is polled.
+    pub(super) system: RefCell<Option<RpcSystem<OtherEnd>>>,
+    pub(super) wanted: RefCell<Vec<oneshot::Sender<capnp::capability::Client>>>,
+}
+
+pub(super) struct Driver {
+    pub(super) wire: Rc<Wire>,
+    pub(super) rpc: Rc<Rpc>,
+    pub(super) disconnector: Disconnector<OtherEnd>,
+    pub(super) output: Box<dyn AsyncWrite + Unpin>,
+    pub(super) carrier: Carrier,
+    pub(super) steps: Arc<StepWaker>,
+    pub(super) ended: watch::Sender<Option<SessionEnd>>,
+    pub(super) progress: Progress,
+}
+
+/// How far writing has come.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Waits for the gate: with the turn that the next byte waits for, or for poison alone.
+    gate: Option<(Option<u64>, GateWait)>,
+    /// Something was written and not flushed.
+    unflushed: bool,
+    /// Runs while released bytes wait and the peer takes none.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl Driver {
+    /// Runs the session to its end.
+    pub(super) async fn run(mut self) {
+        let steps = self.steps.clone();
+        let waker = Waker::from(steps.clone());
+        std::future::poll_fn(|context| {
+            steps.begin(context.waker());
+            let done = self.visit(&mut Context::from_waker(&waker));
+            steps.end();
+            done
+        })
+        .await;
+        let end = self.end_rpc();
+        self.end_carrier(&end).await;
+        // Nobody may be waiting to hear it.
+        let _ = self.ended.send(Some(end));
+    }
+
+    /// Takes steps while there is something to do; ready when the session has ended for capnp-rpc too.
+    fn visit(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_second_stream(context);
+        for _ in 0..limits::STEPS_PER_POLL {
+            self.steps.begin_step();
+            self.poll_rpc(context);
+            if !self.wire.has_ended() {
+                self.poll_output(context);
+            }
+            if self.wire.has_ended() && (self.wire.is_released_by_rpc() || self.rpc.system.borrow().is_none()) {
+                return Poll::Ready(());
+            }
+            if !self.steps.wants_another() {
+                break;
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Polls capnp-rpc, and with it the code of every object that this session calls.
+    fn poll_rpc(&mut self, context: &mut Context<'_>) {
+        let outcome = {
+            let mut slot = self.rpc.system.borrow_mut();
+            let Some(system) = slot.as_mut() else { return };
+            let outcome = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *system).poll(context)));
+            if outcome.is_ok() {
+                for wanted in self.rpc.wanted.take() {
+                    // Whoever asked may have lost interest.
+                    let _ = wanted.send(system.bootstrap(OtherEnd));
+                }
+            }
+            outcome
+        };
+        match outcome {
+            Ok(Poll::Pending) => {}
+            // Does not happen: our network never shuts down by itself.
+            Ok(Poll::Ready(_)) => self.wire.finish(SessionEnd::Local),
+            Err(panic) => {
+                self.wire.finish(SessionEnd::Panicked { message: panic_message(panic.as_ref()) });
+                self.drop_system();
+            }
+        }
+    }
+
+    /// Drops capnp-rpc's side with everything that ran in it, whatever state it is in.
+    fn drop_system(&self) {
+        let system = self.rpc.system.borrow_mut().take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(system))) {
+            tracing::warn!(message = panic_message(panic.as_ref()), "a panic while a session was taken down");
+        }
+    }
+
+    fn poll_second_stream(&mut self, context: &mut Context<'_>) {
+        let Carrier::Quic { connection, second_stream, .. } = &mut self.carrier else { return };
+        let Some(Poll::Ready(outcome)) = second_stream.as_mut().map(|stream| stream.as_mut().poll(context)) else {
+            return;
+        };
+        *second_stream = None;
+        match outcome {
+            Ok(()) => self.wire.finish(SessionEnd::Violation(Violation::SecondStream)),
+            // The connection is closed. Who reads will find out behind the last byte that came before; but while
+            // nothing is read, nobody would.
+            Err(error) if self.wire.is_reading_paused() => {
+                self.wire.finish(connection.close_reason().unwrap_or_else(|| SessionEnd::Lost(Arc::new(error.into()))));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Writes everything that the gate has released, in one piece if the stream takes it.
+    fn poll_output(&mut self, context: &mut Context<'_>) {
+        match self.write_released(context) {
+            Ok(()) => {}
+            Err(end) => self.wire.finish(end),
+        }
+    }
+
+    fn write_released(&mut self, context: &mut Context<'_>) -> Result<(), SessionEnd> {
+        loop {
+            if self.wire.gate.is_poisoned() {
+                return Err(SessionEnd::Poisoned);
+            }
+            let written = {
+                let mut outbox = self.wire.outbox.borrow_mut();
+                let released = outbox.released();
+                if released.is_empty() {
+                    self.progress.stall = None;
+                    let next = outbox.next_turn();
+                    drop(outbox);
+                    if self.progress.wait_for_gate(&self.wire, next, context)? {
+                        continue;
+                    }
+                    break;
+                }
+                let written = Pin::new(&mut self.output).poll_write(context, released);
+                if let Poll::Ready(Ok(length)) = written {
+                    outbox.written(length);
+                }
+                written
+            };
+            match written {
+                Poll::Ready(Ok(0)) => return Err(self.wire.explain(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(_)) => {
+                    self.progress.unflushed = true;
+                    self.progress.stall = None;
+                    if !self.wire.is_reading_paused() {
+                        self.wire.wake_receiver();
+                    }
+                }
+                Poll::Ready(Err(error)) => return Err(self.wire.explain(error)),
+                Poll::Pending => return self.progress.check_stall(&self.wire, context),
+            }
+        }
+        if self.progress.unflushed {
+            match Pin::new(&mut self.output).poll_flush(context) {
+                Poll::Ready(Ok(())) => self.progress.unflushed = false,
+                Poll::Ready(Err(error)) => return Err(self.wire.explain(error)),
+                Poll::Pending => return self.progress.check_stall(&self.wire, context),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has capnp-rpc fail everything that waits, then drops it. Returns why the session ended.
+    fn end_rpc(&mut self) -> SessionEnd {
+        let waker = Waker::from(self.steps.clone());
+        let mut context = Context::from_waker(&waker);
+        // After a panic capnp-rpc does not know yet that it is over; otherwise this does nothing.
+        let disconnect = AssertUnwindSafe(|| Pin::new(&mut self.disconnector).poll(&mut context).is_ready());
+        if let Err(panic) = catch_unwind(disconnect) {
+            tracing::warn!(message = panic_message(panic.as_ref()), "a panic while a session was taken down");
+        }
+        // Those who waited are told by capnp-rpc's own tasks, which take their turns first.
+        for _ in 0..limits::STEPS_TO_END {
+            self.steps.begin_step();
+            self.poll_rpc(&mut context);
+            if !self.steps.wants_another() {
+                break;
+            }
+        }
+        self.drop_system();
+        self.rpc.wanted.take();
+        // Proof of the default: the loop of `run` ends only when there is a reason.
+        self.wire.end().unwrap_or(SessionEnd::Local)
+    }
+
+    /// Delivers what was released, if the end leaves a way to, tells the peer why, and closes.
+    async fn end_carrier(&mut self, end: &SessionEnd) {
+        let orderly = matches!(end, SessionEnd::Local | SessionEnd::Panicked { .. });
+        // On a local socket the reason can only travel on the stream itself.
+        let tells_on_stream = matches!((&self.carrier, end), (Carrier::Local, SessionEnd::Violation(_)));
+        if orderly || tells_on_stream {
+            self.wire.outbox.borrow_mut().drop_unreleased();
+            let deadline = self.wire.limits.close_deadline;
+            match timeout(deadline, self.deliver()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the peer was gone before the session was closed"),
+                Err(_) => tracing::debug!(?deadline, "the peer did not take what was sent to it before the close"),
+            }
+        }
+        if let Carrier::Quic { connection, .. } = &self.carrier {
+            let (code, text) = end.told().unwrap_or((ErrorCode::SessionClosed, "the session has ended".to_owned()));
+            connection.close_because(code, &text);
+        }
+        tracing::debug!(code = end.code().as_str(), reason = %end, "session ended");
+    }
+
+    /// Writes what was released, ends the stream, and waits until the peer has it.
+    async fn deliver(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|context| {
+            let mut outbox = self.wire.outbox.borrow_mut();
+            loop {
+                // Poisoned meanwhile: nothing more leaves.
+                let released = outbox.released();
+                if released.is_empty() {
+                    return Poll::Ready(io::Result::Ok(()));
+                }
+                let written = ready!(Pin::new(&mut self.output).poll_write(context, released))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                outbox.written(written);
+            }
+        })
+        .await?;
+        self.output.flush().await?;
+        self.output.shutdown().await?;
+        if let Carrier::Quic { delivered, .. } = &mut self.carrier {
+            delivered.await;
+        }
+        Ok(())
+    }
+}
+
+impl Progress {
+    /// Waits for the turn `next`, or for poison alone. `true` if the way is free now.
+    fn wait_for_gate(&mut self, wire: &Wire, next: Option<u64>, context: &mut Context<'_>) -> Result<bool, SessionEnd> {
+        if self.gate.as_ref().is_none_or(|(waits_for, _)| *waits_for != next) {
+            let wait = next.map_or_else(|| wire.gate.poisoned(), |turn| wire.gate.wait(turn));
+            self.gate = Some((next, wait));
+        }
+        let Some((_, wait)) = &mut self.gate else { return Ok(false) };
+        match Pin::new(wait).poll(context) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) => {
+                self.gate = None;
+                Ok(true)
+            }
+            Poll::Ready(Err(_)) => Err(SessionEnd::Poisoned),
+        }
+    }
+
+    /// The peer takes nothing now: for how long already?
+    fn check_stall(&mut self, wire: &Wire, context: &mut Context<'_>) -> Result<(), SessionEnd> {
+        let after = wire.limits.write_stall;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(after)));
+        match stall.as_mut().poll(context) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(SessionEnd::Stalled { after }),
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no message".to_owned()
+    }
+}

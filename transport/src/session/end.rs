@@ -1,0 +1,143 @@
+//! How sessions end, and how they fail to begin.
+
+use std::{io, sync::Arc, time::Duration};
+
+use schemas::{Coded, ErrorCode, RemoteError};
+
+use crate::{frames::FrameError, hello::HelloError, local::LocalError, text::seconds};
+
+/// Why a session, or the connection below it, ended.
+///
+/// Every capability of a session breaks when it ends; calls that had no answer fail with an exception of kind
+/// `disconnected` whose text is this reason as `code: message`.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionEnd {
+    /// This side closed it.
+    #[error("this side closed the session")]
+    Local,
+    /// The peer closed it and said why.
+    #[error("the peer ended the session: {0}")]
+    Peer(RemoteError),
+    /// The connection broke without a word of the peer.
+    #[error("the connection was lost: {0}")]
+    Lost(Arc<io::Error>),
+    /// The peer sent what is no part of the protocol, or exceeds a limit; it was told so.
+    #[error("the session was ended: {0}")]
+    Violation(Violation),
+    /// The peer took nothing of what waited for it.
+    #[error("the session was ended: the peer took nothing of what was sent to it for {}", seconds(after))]
+    Stalled {
+        /// For how long.
+        after: Duration,
+    },
+    /// This vat's storage failed, so it says nothing more (R5).
+    #[error("the session was ended: this vat's storage failed")]
+    Poisoned,
+    /// The code of an object, or of the RPC layer, panicked. Other sessions go on.
+    #[error("the session was ended by a panic on this side: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: String,
+    },
+}
+
+impl Coded for SessionEnd {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Local | Self::Lost(_) | Self::Poisoned => ErrorCode::SessionClosed,
+            Self::Peer(remote) => remote.code,
+            Self::Violation(violation) => violation.code(),
+            Self::Stalled { .. } => ErrorCode::SessionStalled,
+            Self::Panicked { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl SessionEnd {
+    /// The exception with which everything that waited for the peer fails.
+    pub(crate) fn to_exception(&self) -> capnp::Error {
+        capnp::Error::disconnected(self.code().to_wire(&self.to_string()))
+    }
+
+    /// What the peer is told, if there is anything to tell and somebody to hear it. Says nothing about the
+    /// inside of this vat.
+    pub(crate) fn told(&self) -> Option<(ErrorCode, String)> {
+        match self {
+            Self::Local => Some((self.code(), "the other side closed the session".to_owned())),
+            Self::Poisoned => Some((self.code(), "the other side has stopped".to_owned())),
+            Self::Panicked { .. } => Some((self.code(), "the other side failed".to_owned())),
+            Self::Violation(violation) => Some((violation.code(), violation.to_string())),
+            Self::Stalled { .. } => Some((self.code(), "what was sent was not taken in time".to_owned())),
+            Self::Peer(_) | Self::Lost(_) => None,
+        }
+    }
+}
+
+/// What a peer did that it must not.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// It announced a message that is not accepted.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It sent a message that is not one of the RPC protocol.
+    #[error("a message cannot be read: {0}")]
+    Malformed(capnp::Error),
+    /// A message has more capabilities than are accepted.
+    #[error("a message has {found} capabilities; at most {limit} are accepted")]
+    Capabilities {
+        /// How many it has.
+        found: u32,
+        /// How many are accepted.
+        limit: usize,
+    },
+    /// It broke a rule of the RPC protocol.
+    #[error("the RPC protocol was broken: {0}")]
+    Rpc(String),
+    /// Its stream ended within a message.
+    #[error("the stream ended within a message")]
+    Truncated,
+    /// It opened a second stream where one was agreed.
+    #[error("a second stream was opened on a connection that carries one session")]
+    SecondStream,
+}
+
+impl Coded for Violation {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Frame(error) => error.code(),
+            Self::Capabilities { .. } => ErrorCode::SessionMessageTooLarge,
+            Self::Malformed(_) | Self::Rpc(_) | Self::Truncated | Self::SecondStream => ErrorCode::SessionProtocol,
+        }
+    }
+}
+
+/// Why a session could not be begun.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The greeting failed.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    /// The peer refused, or the connection ended, before the session began.
+    #[error(transparent)]
+    Ended(SessionEnd),
+    /// The connection carries a session already.
+    #[error("this connection carries a session already")]
+    SecondSession,
+    /// The local socket could not be reached.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+}
+
+impl Coded for SessionError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Hello(error) => error.code(),
+            Self::Ended(end) => end.code(),
+            Self::SecondSession => ErrorCode::SessionProtocol,
+            Self::Local(error) => error.code(),
+        }
+    }
+}
