@@ -1,0 +1,97 @@
+//! Dialling a host: its name resolved, its addresses raced (RFC 8305), only the holder of the key accepted.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use schemas::VatId;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use transport::{Endpoint, PeerConnection};
+
+use crate::{dial_schedule::Target, failure::Failure, limits, wave::Wave};
+
+/// Dials `target` and gives a connection to a peer that has proven `id`, and where it was.
+pub(crate) async fn dial(
+    endpoint: &Endpoint,
+    id: VatId,
+    target: &Target,
+    deadline: Duration,
+) -> Result<(PeerConnection, SocketAddr), Failure> {
+    let began = Instant::now();
+    let end = began + deadline;
+    let addresses = timeout_at(end, resolve(target)).await.map_err(|_| Failure::Timeout { after: deadline })??;
+    let mut waiting = addresses.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    let mut wave = Wave::new(Duration::ZERO, 1);
+    loop {
+        while waiting.len() > 0 && wave.may_start(began.elapsed(), limits::DIAL_HEDGE) {
+            running.extend(waiting.next().map(|address| async move {
+                let left = end.saturating_duration_since(Instant::now());
+                (address, endpoint.dial(id, address, left).await)
+            }));
+        }
+        tokio::select! {
+            Some((address, result)) = running.next() => match result {
+                Ok(connection) => return Ok((connection, address)),
+                Err(error) => {
+                    failures.push(Arc::new(error));
+                    wave.attempt_failed();
+                }
+            },
+            () = sleep_until(began + wave.next()), if waiting.len() > 0 => {}
+            // Every dial ends by the deadline.
+            else => return Err(Failure::Dial(failures)),
+        }
+    }
+}
+
+/// The addresses of a host in the order in which to try them. An address given as such needs no lookup.
+async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Failure> {
+    if let Ok(address) = target.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, target.port)]);
+    }
+    let host = || target.host.clone();
+    match tokio::net::lookup_host((target.host.as_str(), target.port)).await {
+        Ok(found) => match interleave(found.collect()) {
+            addresses if addresses.is_empty() => Err(Failure::NoAddress { host: host() }),
+            addresses => Ok(addresses),
+        },
+        Err(error) => Err(Failure::Name { host: host(), source: Arc::new(error) }),
+    }
+}
+
+/// IPv6 and IPv4 in turn, beginning with the family that the system put first (RFC 8305, section 4), each
+/// address once, and not too many.
+fn interleave(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_ipv6 = found.first().is_some_and(SocketAddr::is_ipv6);
+    let mut ordered: Vec<SocketAddr> = Vec::new();
+    let mut want_ipv6 = first_is_ipv6;
+    while !found.is_empty() && ordered.len() < limits::MAX_ADDRESSES_PER_NAME {
+        let next = found.iter().position(|address| address.is_ipv6() == want_ipv6).unwrap_or(0);
+        let address = found.remove(next);
+        if !ordered.contains(&address) {
+            want_ipv6 = !address.is_ipv6();
+            ordered.push(address);
+        }
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_no_address_comes_twice() {
+        let addresses = |text: &[&str]| text.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let found = addresses(&["[::1]:1", "[::2]:1", "[::1]:1", "10.0.0.1:1", "10.0.0.2:1", "[::3]:1"]);
+        let expected = addresses(&["[::1]:1", "10.0.0.1:1", "[::2]:1", "10.0.0.2:1", "[::3]:1"]);
+        assert_eq!(interleave(found), expected);
+        let many = (1..100).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
+        assert_eq!(interleave(many).len(), limits::MAX_ADDRESSES_PER_NAME);
+    }
+}

@@ -1,0 +1,52 @@
+//! Finding vats, and being found (DESIGN §4, §5).
+//!
+//! A vat signs where it is; location servers keep what it signed and are trusted with nothing but being there.
+//! This crate is the side of those who ask and of those who are asked for:
+//!
+//! * [`Resolver`] finds a vat through a search path and dials it. All entries are raced, every answer is
+//!   verified, the highest record wins, and only a peer that proves the vat's key is accepted. Underneath:
+//!   [`schedule`] (whom to ask when, whom to believe) and [`dial_schedule`] (whom to dial when), both pure;
+//! * [`RecordCache`] keeps verified records on disk, so that a dead location server is not a dead system;
+//! * [`Publisher`] keeps a vat registered with every entry of its path. Underneath: [`publish_schedule`], pure;
+//! * [`Attempt`] is the one line of reason that every candidate gets, whatever becomes of the search.
+//!
+//! Time and randomness are parameters ([`clock`]); every bound is in [`limits`]. The shells run on a tokio
+//! `LocalSet`, because Cap'n Proto sessions do.
+
+pub mod clock;
+pub mod dial_schedule;
+pub mod limits;
+pub mod publish_schedule;
+pub mod schedule;
+
+mod attempt;
+mod cache;
+mod connect;
+mod dial;
+mod error;
+mod failure;
+mod judge;
+mod known;
+mod lookup;
+mod pool;
+mod publisher;
+mod register;
+mod report;
+mod resolver;
+mod service;
+mod wave;
+
+pub use attempt::{Attempt, Candidate, Outcome, Summary};
+pub use cache::{CacheError, RecordCache};
+pub use clock::{Clock, Moment, Randomness, SystemClock, SystemRandomness};
+pub use connect::Connected;
+pub use dial_schedule::DialTiming;
+pub use error::ResolveError;
+pub use failure::{Carrier, Failure};
+pub use judge::{Mark, Refusal};
+pub use publish_schedule::PublishTiming;
+pub use publisher::{Publisher, PublisherConfig, RecordSource, Superseded};
+pub use register::{Claim, Disproof, Expected, RegisterError, Registered};
+pub use report::EntryReport;
+pub use resolver::{Newest, Resolution, Resolver, ResolverConfig};
+pub use schedule::{Freshness, LookupTiming};

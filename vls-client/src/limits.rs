@@ -1,0 +1,116 @@
+//! Every count, size and time that this crate bounds, each with its reason.
+//!
+//! The times are defaults: [`LookupTiming`](crate::LookupTiming), [`DialTiming`](crate::DialTiming) and
+//! [`PublishTiming`](crate::PublishTiming) carry them, so that tests and unusual networks can choose others.
+
+use std::time::Duration;
+
+/// Search path entries asked at the same moment. Asking is cheap and a dead entry must cost no visible
+/// delay, so a usual path is asked whole; a long one is not allowed to flood the network.
+pub const FIRST_WAVE: usize = 4;
+
+/// How long the last started attempt may stay silent before one more starts, as long as nothing has been
+/// measured. About the p95 of a lookup over an open session across a continent.
+pub const HEDGE: Duration = Duration::from_millis(150);
+
+/// The measured p95 is used as the hedge within these bounds: below, it would double every lookup on a quiet
+/// local network; above, one slow hour would make all later lookups slow.
+pub const HEDGE_BOUNDS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// After the first good answer, how long (at most, and never longer than that answer itself took) entries
+/// that usually answer may still improve on it. A person does not see 50 ms.
+pub const LIVE_GRACE: Duration = Duration::from_millis(50);
+
+/// How long other entries may contradict the first answer that says "asleep" or "unknown". Wrongly telling
+/// somebody that a vat is gone is worse than a second of waiting.
+pub const NEGATIVE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long silent servers are waited for when a valid record is in the cache: three round trips to the
+/// other side of the world, handshake included.
+pub const CACHE_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// The end of a lookup, whatever happens.
+pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The end of lookup and dialling together.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The end of one dial, its name lookup included. Two lost first packets are survived.
+pub const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Places asked in one lookup, path and hints together. More are reported as not asked.
+pub const MAX_CANDIDATES: usize = 32;
+
+/// Addresses dialled at the same moment, and how long before the next.
+pub const DIAL_WAVE: usize = 3;
+
+/// How long the last started dial may stay silent before one more starts (RFC 8305, section 8, recommends
+/// 250 ms where nothing is known; a QUIC handshake needs one round trip like the TCP one meant there).
+pub const DIAL_HEDGE: Duration = Duration::from_millis(250);
+
+/// Different addresses dialled for one connection, those of superseded records included. A record holds 16
+/// at most.
+pub const MAX_DIALS: usize = 40;
+
+/// Addresses used of what one host name resolves to. A hostile name server must not make us spray packets.
+pub const MAX_ADDRESSES_PER_NAME: usize = 6;
+
+/// Open sessions to location servers kept for the next lookup; the least recently used is closed first.
+pub const MAX_POOLED_SESSIONS: usize = 32;
+
+/// Answer times remembered per entry, from which its p95 is taken.
+pub const LATENCY_SAMPLES: usize = 32;
+
+/// A warm session that has not answered after this multiple of its p95 is suspected to lead to a process that
+/// is gone (a killed server does not say goodbye), and a new session is tried beside it.
+pub const WARM_PATIENCE_FACTOR: u32 = 4;
+
+/// Bounds of that suspicion: timers of the operating system below, a user's patience above.
+pub const WARM_PATIENCE_BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1000));
+
+/// Lookups that go on after their first result was used, to learn from entries that answer late. Beyond this
+/// many, late answers are given up.
+pub const MAX_LINGERING_LOOKUPS: usize = 64;
+
+/// Vats whose newest record is kept in memory.
+pub const MAX_KNOWN: usize = 4096;
+
+/// Vats whose newest record is kept on disk, unless the cache is opened with another number: about 4 MiB.
+pub const CACHE_CAPACITY: usize = 4096;
+
+/// When the disk cache is full, this fraction of it (one in eight) is evicted at once, so that a full cache
+/// does not list its directory for every new record.
+pub const CACHE_EVICTION_FRACTION: usize = 8;
+
+/// How stale a cache file's time of last use may become before it is touched again. Exact enough to evict
+/// the least recently used, without a disk write for every lookup.
+pub const CACHE_TOUCH_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Characters of a text from a server that are repeated in an error. Control characters are replaced.
+pub const MAX_REMOTE_TEXT: usize = 200;
+
+/// A renewal comes at this fraction of the lease (one half): one renewal may be lost without harm.
+pub const RENEWAL_DIVISOR: u32 = 2;
+
+/// Renewals and retries are moved by up to this many per mille either way, so that vats which started
+/// together do not call together for ever.
+pub const JITTER_PER_MILLE: u64 = 100;
+
+/// The shortest time between two renewals at one entry, whatever lease it grants.
+pub const MIN_RENEWAL: Duration = Duration::from_secs(1);
+
+/// The longest: a server that lost its table learns of the vat again within this time.
+pub const MAX_RENEWAL: Duration = Duration::from_secs(60 * 60);
+
+/// Wait after the first failure at an entry; doubled after each further one.
+pub const RETRY_BASE: Duration = Duration::from_secs(1);
+
+/// The longest wait between attempts: a server that was dead for a day has the vat back a minute after it
+/// returns.
+pub const RETRY_CAP: Duration = Duration::from_secs(60);
+
+/// The longest wait that a server can impose by naming a time for the next attempt.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// The end of one registration, dialling included.
+pub const REGISTER_DEADLINE: Duration = Duration::from_secs(10);

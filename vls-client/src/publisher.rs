@@ -1,0 +1,329 @@
+//! Keeping a vat registered (DESIGN §5): the shell around [`crate::publish_schedule`].
+//!
+//! Every registration takes a fresh record from its [`RecordSource`], so a renewal also tells how far the vat
+//! has come since: that is what makes the location servers witnesses against rolled-back copies (R7).
+
+use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
+
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use schemas::{RecordError, SearchPathEntry, SignedRecord, Timestamp};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::{sleep, timeout},
+};
+use transport::{Endpoint, Greeting};
+
+use crate::{
+    clock::{Clock, Randomness, SystemClock, SystemRandomness},
+    failure::{Carrier, Failure},
+    limits,
+    lookup::server,
+    pool::{Pool, Server},
+    publish_schedule::{PublishEvent, PublishSchedule, PublishTiming},
+    register::{Expected, RegisterError, Registered, Reply, interpret},
+    report::EntryReport,
+    resolver::{Resolver, finder_greeting},
+    service,
+};
+
+/// Signs what the vat says of itself.
+pub trait RecordSource {
+    /// A record of now, signed at max(`now`, last + 1), that says nothing which is not durable (R3): its epoch
+    /// and its turn are those of the durable checkpoint.
+    ///
+    /// # Errors
+    /// When no record can be signed; the publisher tries again later.
+    fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError>;
+}
+
+/// How a publisher goes about it. The default is right for usual networks.
+#[non_exhaustive]
+pub struct PublisherConfig {
+    /// The pace of registrations.
+    pub timing: PublishTiming,
+    /// What location servers are told about this program.
+    pub greeting: Greeting,
+    /// Where the time comes from.
+    pub clock: Rc<dyn Clock>,
+    /// Where the jitter comes from.
+    pub random: Box<dyn Randomness>,
+}
+
+impl Default for PublisherConfig {
+    fn default() -> Self {
+        Self {
+            timing: PublishTiming::default(),
+            greeting: finder_greeting(),
+            clock: Rc::new(SystemClock::default()),
+            random: Box::new(SystemRandomness),
+        }
+    }
+}
+
+impl fmt::Debug for PublisherConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublisherConfig")
+            .field("timing", &self.timing)
+            .field("greeting", &self.greeting)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A location server has proved that this identity was started again somewhere else: this copy must stop.
+#[derive(Debug, Clone)]
+pub struct Superseded {
+    /// Who showed the proof.
+    pub entry: SearchPathEntry,
+    /// The proof: a record of a later epoch, signed by this identity, verified.
+    pub record: SignedRecord,
+}
+
+/// Keeps a vat registered with every entry of its search path.
+///
+/// Clones are handles to the same publisher. All of its methods must run inside a tokio `LocalSet`.
+#[derive(Clone)]
+pub struct Publisher {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    entries: Vec<Entry>,
+    source: Rc<dyn RecordSource>,
+    clock: Rc<dyn Clock>,
+    register_deadline: Duration,
+    state: RefCell<State>,
+    /// The schedule has changed, or a proof has come.
+    changed: Notify,
+}
+
+struct Entry {
+    place: SearchPathEntry,
+    server: Option<Server>,
+    /// One registration at a time: records must arrive in the order in which they were signed.
+    turn: Mutex<()>,
+}
+
+struct State {
+    schedule: PublishSchedule,
+    random: Box<dyn Randomness>,
+    reports: Vec<EntryReport>,
+    superseded: Option<Superseded>,
+}
+
+impl Publisher {
+    /// A publisher of what `source` signs, at every entry of `path`.
+    #[must_use]
+    pub fn new(
+        endpoint: Endpoint,
+        path: Vec<SearchPathEntry>,
+        source: Rc<dyn RecordSource>,
+        config: PublisherConfig,
+    ) -> Self {
+        let pool = Pool::new(endpoint, config.greeting.clone(), limits::DIAL_DEADLINE);
+        Self::start(pool, path, source, config)
+    }
+
+    /// The same over the sessions and the path of a resolver, so that both need only one session per server.
+    #[must_use]
+    pub fn sharing(resolver: &Resolver, source: Rc<dyn RecordSource>, config: PublisherConfig) -> Self {
+        Self::start(resolver.inner().pool.clone(), resolver.path().to_vec(), source, config)
+    }
+
+    fn start(pool: Pool, path: Vec<SearchPathEntry>, source: Rc<dyn RecordSource>, config: PublisherConfig) -> Self {
+        let PublisherConfig { timing, greeting: _, clock, mut random } = config;
+        let now = clock.now();
+        let mut schedule = PublishSchedule::new(path.len(), timing, now.elapsed);
+        let mut reports: Vec<EntryReport> = path.iter().cloned().map(EntryReport::new).collect();
+        for (entry, report) in reports.iter_mut().enumerate() {
+            if let Some(carrier) = Carrier::missing_for_entry(&report.entry) {
+                schedule.handle(now.elapsed, PublishEvent::Impossible { entry }, random.as_mut());
+                report.outcome = Some(Err(Failure::NoCarrier { carrier }.into()));
+            }
+        }
+        let entry = |place: SearchPathEntry| Entry { server: server(&place), place, turn: Mutex::new(()) };
+        let inner = Inner {
+            pool,
+            entries: path.into_iter().map(entry).collect(),
+            source,
+            clock,
+            register_deadline: timing.register_deadline,
+            state: RefCell::new(State { schedule, random, reports, superseded: None }),
+            changed: Notify::new(),
+        };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Registers with all entries at once, each on the condition `expected`, and gives what came of each
+    /// within `deadline`. For moments that somebody waits for: going live, sleep, take-over, departure.
+    pub async fn announce(&self, expected: Expected, deadline: Duration) -> Vec<EntryReport> {
+        let announced = (0..self.inner.entries.len()).map(|entry| self.inner.register(entry, expected, deadline));
+        join_all(announced).await;
+        self.reports()
+    }
+
+    /// Keeps the registrations alive. Ends only when a server proves that this identity was started again
+    /// somewhere else.
+    ///
+    /// Dropping the future loses nothing: a later call goes on.
+    pub async fn run(&self) -> Superseded {
+        let mut running = FuturesUnordered::new();
+        loop {
+            if let Some(superseded) = self.superseded() {
+                return superseded;
+            }
+            let now = self.inner.clock.now().elapsed;
+            let due = self.inner.state.borrow_mut().schedule.begin_due(now);
+            running.extend(
+                due.into_iter()
+                    .map(|entry| self.inner.register(entry, Expected::Anything, self.inner.register_deadline)),
+            );
+            let wake_at = self.inner.state.borrow().schedule.wake_at();
+            let wait = wake_at.map(|at| at.saturating_sub(now));
+            tokio::select! {
+                Some(()) = running.next() => {}
+                () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                () = self.inner.changed.notified() => {}
+            }
+        }
+    }
+
+    /// What is to be published has changed: register everywhere at once. Takes effect while
+    /// [`run`](Self::run) runs.
+    pub fn nudge(&self) {
+        self.inner.handle(PublishEvent::Nudge);
+    }
+
+    /// How the registrations stand, in the order of the search path.
+    #[must_use]
+    pub fn reports(&self) -> Vec<EntryReport> {
+        let now = self.inner.clock.now();
+        let state = self.inner.state.borrow();
+        let wall = |due: Duration| now.wall.saturating_add(due.saturating_sub(now.elapsed));
+        let report = |(entry, report): (usize, &EntryReport)| EntryReport {
+            next_attempt: state.schedule.due(entry).map(wall),
+            ..report.clone()
+        };
+        state.reports.iter().enumerate().map(report).collect()
+    }
+
+    /// The proof that this identity was started again somewhere else, if any server has shown one.
+    #[must_use]
+    pub fn superseded(&self) -> Option<Superseded> {
+        self.inner.state.borrow().superseded.clone()
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("reports", &self.reports()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// One registration, from begin to report.
+    async fn register(&self, index: usize, expected: Expected, deadline: Duration) {
+        let entry = &self.entries[index];
+        let Some(server) = &entry.server else { return };
+        self.handle(PublishEvent::Begun { entry: index });
+        let mut underway = Underway { publisher: self, entry: index, ended: false };
+        let registered = async {
+            let _turn = entry.turn.lock().await;
+            self.offer(server, expected).await
+        };
+        let result = match timeout(deadline, registered).await {
+            Ok(result) => result,
+            Err(_) => Err(Offered { sent: None, error: Failure::Timeout { after: deadline }.into() }),
+        };
+        underway.ended = true;
+        self.finish(index, result);
+    }
+
+    /// Offers a fresh record to a server.
+    async fn offer(&self, server: &Server, expected: Expected) -> Result<(Registered, SignedRecord), Offered> {
+        let record = match self.source.current(self.clock.now().wall) {
+            Ok(record) => record,
+            Err(error) => return Err(Offered { sent: None, error: error.into() }),
+        };
+        let result = match self.send(server, &record, expected).await {
+            // A lost answer made the pool ask twice, and the first try had got through.
+            Ok(Reply::Unexpected(shown)) if shown == record.packet() => {
+                self.send(server, &record, Expected::Anything).await
+            }
+            result => result,
+        };
+        match result.map_err(RegisterError::from).and_then(|reply| interpret(&record, &expected, reply)) {
+            Ok(registered) => Ok((registered, record)),
+            Err(error) => Err(Offered { sent: Some(record), error }),
+        }
+    }
+
+    async fn send(&self, server: &Server, record: &SignedRecord, expected: Expected) -> Result<Reply, Failure> {
+        self.pool.call(server, |client| service::register(client, record.clone(), expected)).await
+    }
+
+    fn finish(&self, entry: usize, result: Result<(Registered, SignedRecord), Offered>) {
+        let now = self.clock.now();
+        let event = {
+            let mut state = self.state.borrow_mut();
+            let report = &mut state.reports[entry];
+            report.last_attempt = Some(now.wall);
+            match result {
+                Ok((registered, record)) => {
+                    let validity = record.record().expires.saturating_since(now.wall);
+                    let lease = registered.lease().min(validity);
+                    report.last_success = Some(now.wall);
+                    report.leased_until = Some(now.wall.saturating_add(lease));
+                    report.outcome = Some(Ok(registered));
+                    PublishEvent::Registered { entry, lease }
+                }
+                Err(Offered { sent, error }) => {
+                    tracing::debug!(entry = %report.entry, %error, "a registration failed");
+                    let proof = sent.as_ref().and_then(|sent| proof_of_later_epoch(&error, sent));
+                    let retry_after = error.retry_after();
+                    report.outcome = Some(Err(error));
+                    if let Some(record) = proof {
+                        let entry = self.entries[entry].place.clone();
+                        state.superseded.get_or_insert(Superseded { entry, record });
+                    }
+                    PublishEvent::Failed { entry, retry_after }
+                }
+            }
+        };
+        self.handle(event);
+    }
+
+    fn handle(&self, event: PublishEvent) {
+        let now = self.clock.now().elapsed;
+        let State { schedule, random, .. } = &mut *self.state.borrow_mut();
+        schedule.handle(now, event, random.as_mut());
+        self.changed.notify_one();
+    }
+}
+
+/// A registration that was not carried out, and the record that was offered, if it came so far.
+struct Offered {
+    sent: Option<SignedRecord>,
+    error: RegisterError,
+}
+
+/// A record of a later epoch says that this copy was left behind. One of the same epoch that is later, or
+/// other, is reported as an error and no more: it is not certain which of two copies is to stop.
+fn proof_of_later_epoch(error: &RegisterError, sent: &SignedRecord) -> Option<SignedRecord> {
+    error.proof_beyond(sent).filter(|shown| shown.record().epoch > sent.record().epoch).cloned()
+}
+
+/// A registration that is dropped half-way counts as failed, so that it is tried again.
+struct Underway<'a> {
+    publisher: &'a Inner,
+    entry: usize,
+    ended: bool,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.publisher.handle(PublishEvent::Failed { entry: self.entry, retry_after: None });
+        }
+    }
+}

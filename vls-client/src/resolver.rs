@@ -1,0 +1,204 @@
+//! Finding vats (DESIGN §5): the public face of lookups ([`crate::schedule`]) and of dialling
+//! ([`crate::dial_schedule`]).
+
+use std::{cell::Cell, fmt, rc::Rc};
+
+use schemas::{Hints, SearchPathEntry, SignedRecord, State, VatId};
+use transport::{Endpoint, Greeting};
+
+use crate::{
+    attempt::{Attempt, Lines, Summary},
+    cache::RecordCache,
+    clock::{Clock, SystemClock},
+    connect::{Connected, Reach},
+    dial_schedule::DialTiming,
+    error::ResolveError,
+    known::KnownRecords,
+    lookup::{Lookup, Signal},
+    pool::Pool,
+    schedule::{Found, Freshness, Goal, LookupTiming},
+};
+
+/// How a resolver goes about it. The default is right for usual networks.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ResolverConfig {
+    /// The pace of lookups.
+    pub lookup: LookupTiming,
+    /// The pace of dialling.
+    pub dial: DialTiming,
+    /// What location servers are told about this program.
+    pub greeting: Greeting,
+    /// Where the time comes from.
+    pub clock: Rc<dyn Clock>,
+}
+
+impl Default for ResolverConfig {
+    fn default() -> Self {
+        Self {
+            lookup: LookupTiming::default(),
+            dial: DialTiming::default(),
+            greeting: finder_greeting(),
+            clock: Rc::new(SystemClock::default()),
+        }
+    }
+}
+
+impl fmt::Debug for ResolverConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lookup, dial, greeting, clock: _ } = self;
+        f.debug_struct("ResolverConfig")
+            .field("lookup", lookup)
+            .field("dial", dial)
+            .field("greeting", greeting)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The greeting of somebody who only finds and registers: not a vat, so of epoch 0.
+pub(crate) fn finder_greeting() -> Greeting {
+    let mut incarnation = [0; 16];
+    // It tells a reconnect from a restart, which means nothing for epoch 0; zeros do as well.
+    let _ = getrandom::fill(&mut incarnation);
+    Greeting { epoch: 0, incarnation, program: concat!("vls-client ", env!("CARGO_PKG_VERSION")).to_owned() }
+}
+
+/// Finds vats through a search path, and dials them.
+///
+/// Clones share sessions, memory and cache. All of its methods must run inside a tokio `LocalSet`.
+#[derive(Clone)]
+pub struct Resolver {
+    inner: Rc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) pool: Pool,
+    pub(crate) path: Vec<SearchPathEntry>,
+    pub(crate) known: KnownRecords,
+    pub(crate) lookup_timing: LookupTiming,
+    pub(crate) clock: Rc<dyn Clock>,
+    /// Lookups that go on in the background.
+    pub(crate) lingering: Cell<usize>,
+    pub(crate) dial_timing: DialTiming,
+}
+
+/// A vat that was found.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    /// The highest record that anybody showed: signed by the vat, valid now, and of a vat that is awake.
+    pub record: SignedRecord,
+    /// Where it came from.
+    pub freshness: Freshness,
+    /// What came of each candidate.
+    pub attempts: Vec<Attempt>,
+}
+
+/// How far a vat is known to have come (R7).
+#[derive(Debug, Clone)]
+pub struct Newest {
+    /// The highest record that the vat has ever signed and any server still has; validity does not matter.
+    pub record: Option<SignedRecord>,
+    /// What came of each entry.
+    pub attempts: Vec<Attempt>,
+}
+
+impl Newest {
+    /// How many entries answered, be it that they know nothing. With none, there was no witness.
+    #[must_use]
+    pub fn witnesses(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.outcome.is_answer()).count()
+    }
+}
+
+impl Resolver {
+    /// A resolver that dials from `endpoint`, asks the entries of `path`, and remembers in `cache`.
+    #[must_use]
+    pub fn new(
+        endpoint: Endpoint,
+        path: Vec<SearchPathEntry>,
+        cache: Option<RecordCache>,
+        config: ResolverConfig,
+    ) -> Self {
+        let ResolverConfig { lookup, dial, greeting, clock } = config;
+        let pool = Pool::new(endpoint, greeting, dial.dial_deadline);
+        let known = KnownRecords::new(cache);
+        let lingering = Cell::new(0);
+        let inner = Inner { pool, path, known, lookup_timing: lookup, clock, lingering, dial_timing: dial };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// The search path.
+    #[must_use]
+    pub fn path(&self) -> &[SearchPathEntry] {
+        &self.inner.path
+    }
+
+    /// Finds the record of a vat. Returns with the first verified record that nobody is likely to improve on
+    /// (see [`crate::schedule`]); slower entries are listened to in the background.
+    ///
+    /// # Errors
+    /// [`ResolveError`], with one line of reason per candidate.
+    pub async fn resolve(&self, id: VatId, hints: &Hints) -> Result<Resolution, ResolveError> {
+        let (mut lookup, mut signals) = Lookup::begin(self.inner.clone(), id, hints, Goal::Reach);
+        while !signals.contains(&Signal::Settled) {
+            signals = lookup.next().await;
+        }
+        let (found, attempts) = (lookup.verdict(), lookup.attempts());
+        lookup.linger();
+        match found {
+            Found::Record(record, freshness) if record.record().state == State::Live => {
+                Ok(Resolution { record, freshness, attempts })
+            }
+            other => Err(not_found(id, other, attempts)),
+        }
+    }
+
+    /// Finds a vat and dials it. Only a peer that proves the vat's key is accepted.
+    ///
+    /// # Errors
+    /// [`ResolveError`], with one line of reason per candidate and per address.
+    pub async fn connect(&self, id: VatId, hints: &Hints) -> Result<Connected, ResolveError> {
+        Reach::begin(self.inner.clone(), id, hints).run().await
+    }
+
+    /// The highest record that a vat ever signed, as far as any entry knows: the witness against rolled-back
+    /// and cloned states (R7). Asks every entry and waits for all, at most for [`LookupTiming::deadline`].
+    pub async fn newest(&self, id: VatId) -> Newest {
+        let (mut lookup, mut signals) = Lookup::begin(self.inner.clone(), id, &Hints::default(), Goal::Witness);
+        while !signals.contains(&Signal::Finished) {
+            signals = lookup.next().await;
+        }
+        let record = match lookup.verdict() {
+            Found::Record(record, _) => Some(record),
+            _ => None,
+        };
+        Newest { record, attempts: lookup.attempts() }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+pub(crate) fn not_found(id: VatId, found: Found, attempts: Vec<Attempt>) -> ResolveError {
+    match found {
+        Found::Record(record, _) => ResolveError::Dormant { record, attempts },
+        Found::Unknown => ResolveError::Unknown { id, attempts },
+        Found::NobodyToAsk if attempts.is_empty() => ResolveError::EmptyPath { id },
+        Found::NoAnswer | Found::NobodyToAsk => ResolveError::NoAnswer { id, attempts },
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("path", &self.inner.path).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Resolution {
+    /// The record and one line per candidate.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let summary = Summary::from(&self.record);
+        write!(f, "vat://{}: {summary} ({}){}", self.record.id(), self.freshness.as_str(), Lines(&self.attempts))
+    }
+}

@@ -1,0 +1,12 @@
+//! Behaviour of the finder's and the publisher's side: pure cores with simulated time, shells against real
+//! in-process location servers, honest and lying.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod cache;
+mod connect;
+mod dial_schedule;
+mod publish_schedule;
+mod publisher;
+mod resolver;
+mod schedule;
+mod support;
