@@ -1,0 +1,315 @@
+//! The registry with its disk: what it decides is durable before it is told (rule 8; R3 to R5).
+//!
+//! Each registration that changes something is one turn of a [`checkpoint::Store`] in plain mode: records are
+//! public. Turns are submitted in the order in which they were decided, and the store makes all that queued
+//! while the last `fdatasync` ran durable with the next one. Meanwhile the registry goes on deciding; only the
+//! answers wait, each for the newest turn that it tells of.
+//!
+//! The first error of the disk ends it: from then on nothing is answered, not even what was durable, and the
+//! server stops.
+
+mod rows;
+
+use std::{
+    cell::RefCell,
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use checkpoint::{Disk, Durable, Protection, Store, StoreError, StoreOptions, TurnDelta};
+use schemas::{Coded, ErrorCode, RecordError, VatId};
+use tokio::{sync::watch, task::AbortHandle};
+use transport::OutputGate;
+
+use crate::{
+    clock::Clock,
+    limits,
+    registry::{Answer, Expected, Id, Outcome, Policy, Registry, Turn, Withheld},
+};
+pub use rows::RowError;
+
+/// Why the records could not be opened, or are not served any more.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordsError {
+    /// Another process serves from this folder.
+    #[error("{source}")]
+    InUse {
+        /// Who.
+        source: StoreError,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(StoreError),
+    /// A row is not one of ours.
+    #[error("the store {} cannot be used: {source}", directory.display())]
+    Row {
+        /// The store.
+        directory: PathBuf,
+        /// What is wrong with the row.
+        source: RowError,
+    },
+    /// A stored packet is not one that this program can read.
+    #[error("the store {} cannot be used: it holds a record that is none: {source}", directory.display())]
+    Record {
+        /// The store.
+        directory: PathBuf,
+        /// What is wrong with the record.
+        source: RecordError,
+    },
+    /// The operating system gave no random numbers.
+    #[error("the operating system gave no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+impl From<StoreError> for RecordsError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Locked { .. } => Self::InUse { source: error },
+            StoreError::Poisoned { cause } => Self::Store(StoreError::clone(&cause)),
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl Coded for RecordsError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::InUse { .. } => ErrorCode::ServerRunning,
+            Self::Store(error) => error.code(),
+            Self::Row { source, .. } => source.code(),
+            Self::Record { .. } => ErrorCode::CheckpointDamaged,
+            Self::Random(_) => ErrorCode::SystemRandom,
+        }
+    }
+
+    fn next(&self) -> Option<String> {
+        match self {
+            Self::InUse { source: StoreError::Locked { holder: Some(holder), .. } } => {
+                Some(format!("Use the server that runs, or end process {}.", holder.process_id))
+            }
+            Self::Store(StoreError::DiskFull { .. }) => Some("Make room, then start the server again.".to_owned()),
+            Self::Store(error) => error.next(),
+            _ => None,
+        }
+    }
+}
+
+/// The disk has failed, or the server is stopping: nothing is answered any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the location server is stopping")]
+pub struct Stopping;
+
+impl Coded for Stopping {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::ServerStopping
+    }
+}
+
+/// A registry whose answers are durable. Belongs to one thread and one `LocalSet`.
+#[derive(Debug)]
+pub struct DurableRegistry {
+    registry: RefCell<Registry>,
+    clock: Rc<dyn Clock>,
+    /// `None` once it was closed.
+    store: RefCell<Option<Store>>,
+    gate: OutputGate,
+    /// Carries what the committer's thread reports to the gate.
+    reports: AbortHandle,
+    /// Why a turn was not taken by the store.
+    failure: RefCell<Option<StoreError>>,
+}
+
+impl DurableRegistry {
+    /// Opens the records of the server `id` in `directory`, or begins with none if it is not there or empty.
+    /// Blocks on the disk. Must be called within a `LocalSet`.
+    ///
+    /// # Errors
+    /// [`RecordsError`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        id: VatId,
+        policy: Policy,
+        clock: Rc<dyn Clock>,
+    ) -> Result<Self, RecordsError> {
+        let (report, reported) = watch::channel(Durable::Turn(0));
+        let store = open_store(&disk, directory, id, &report)?;
+        let position = store.position();
+        // An epoch of its own for each start, as every store has: frames of two starts cannot be mixed up.
+        let mut incarnation = [0; 16];
+        getrandom::fill(&mut incarnation).map_err(RecordsError::Random)?;
+        store.begin_epoch(position.epoch + 1, incarnation)?;
+
+        let seed = getrandom::u64().map_err(RecordsError::Random)?;
+        let row = |source| RecordsError::Row { directory: directory.to_owned(), source };
+        let restored = rows::Rows::read(&store)?.restore(position.turn).map_err(row)?;
+        let record = |source| RecordsError::Record { directory: directory.to_owned(), source };
+        let registry = Registry::restore(policy, seed, clock.now(), restored).map_err(record)?;
+        tracing::info!(records = registry.len(), turn = registry.turn(), "the records are open");
+
+        let gate = OutputGate::new(position.turn);
+        let reports = tokio::task::spawn_local(carry(reported, gate.clone())).abort_handle();
+        let registry = RefCell::new(registry);
+        let failure = RefCell::new(None);
+        Ok(Self { registry, clock, store: RefCell::new(Some(store)), gate, reports, failure })
+    }
+
+    /// Registers a packet ([`Registry::register`]) and waits until what the outcome tells is durable.
+    ///
+    /// If the caller goes away meanwhile, the registration is carried out all the same.
+    ///
+    /// # Errors
+    /// [`Stopping`]: whether it was stored is not known.
+    pub async fn register(
+        &self,
+        source: Option<IpAddr>,
+        id: &[u8],
+        packet: &[u8],
+        expected: &Expected,
+    ) -> Result<Outcome, Stopping> {
+        self.wait_for_room().await?;
+        let withheld = {
+            let mut registry = self.registry.borrow_mut();
+            let decision = registry.register(self.clock.now(), source, id, packet, expected);
+            if let Some(turn) = decision.turn {
+                self.submit(turn)?;
+            }
+            decision.outcome
+        };
+        self.reveal(withheld).await
+    }
+
+    /// What is known of an id, once that is durable.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn lookup(&self, id: &Id) -> Result<Answer, Stopping> {
+        let withheld = self.registry.borrow().lookup(self.clock.now(), id);
+        self.reveal(withheld).await
+    }
+
+    /// The clock that all of this goes by.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// Waits until everything that was decided so far is durable.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn settled(&self) -> Result<(), Stopping> {
+        let turn = self.registry.borrow().turn();
+        self.gate.wait(turn).await.map_err(|_| Stopping)
+    }
+
+    /// Waits until the disk fails; tells how.
+    pub async fn failed(&self) -> RecordsError {
+        // No turn has this number, so the wait ends only when the gate is poisoned.
+        let never = self.gate.wait(u64::MAX).await;
+        debug_assert!(never.is_err());
+        let poisoned = self.store.borrow().as_ref().and_then(Store::poisoned);
+        let cause = poisoned.map(|cause| StoreError::clone(&cause)).or_else(|| self.failure.borrow().clone());
+        match cause {
+            Some(cause) => cause.into(),
+            // The store was closed by its owner: there is nothing to wait for.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Makes everything that was decided durable and closes the store. Nothing is answered afterwards. Blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// [`RecordsError::Store`].
+    pub fn close(&self) -> Result<(), RecordsError> {
+        let store = self.store.borrow_mut().take();
+        let closed = store.map_or(Ok(()), Store::close);
+        self.gate.poison();
+        Ok(closed?)
+    }
+
+    /// Waits while too many turns wait for the disk.
+    async fn wait_for_room(&self) -> Result<(), Stopping> {
+        loop {
+            let newest = self.registry.borrow().turn();
+            let needed = newest.saturating_sub(limits::TURNS_IN_FLIGHT - 1);
+            if needed <= self.gate.durable() && !self.gate.is_poisoned() {
+                return Ok(());
+            }
+            self.gate.wait(needed).await.map_err(|_| Stopping)?;
+        }
+    }
+
+    fn submit(&self, turn: Turn) -> Result<(), Stopping> {
+        let delta = TurnDelta { turn: turn.number, changes: turn.writes.iter().map(rows::change).collect() };
+        let submitted = self.store.borrow().as_ref().map(|store| store.submit(delta));
+        if let Some(Ok(())) = submitted {
+            return Ok(());
+        }
+        *self.failure.borrow_mut() = submitted.and_then(Result::err);
+        // The registry knows something that the disk does not: nothing that it says may leave any more.
+        self.gate.poison();
+        Err(Stopping)
+    }
+
+    async fn reveal<T>(&self, withheld: Withheld<T>) -> Result<T, Stopping> {
+        self.gate.wait(withheld.turn()).await.map_err(|_| Stopping)?;
+        withheld.reveal(self.gate.durable()).map_err(|_| Stopping)
+    }
+}
+
+impl Drop for DurableRegistry {
+    fn drop(&mut self) {
+        self.reports.abort();
+    }
+}
+
+/// Opens the store, or makes it if nothing is there or an earlier beginning was not finished.
+fn open_store(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    id: VatId,
+    report: &watch::Sender<Durable>,
+) -> Result<Store, RecordsError> {
+    let options = || {
+        let report = report.clone();
+        let on_durable = move |durable| {
+            report.send_replace(durable);
+        };
+        StoreOptions { on_durable: Some(Box::new(on_durable)), ..StoreOptions::default() }
+    };
+    let missing = match Store::open(Arc::clone(disk), directory, id.as_bytes(), &Protection::Plain, options()) {
+        Err(error @ StoreError::Missing { .. }) => error,
+        opened => return Ok(opened?),
+    };
+    match Store::create(Arc::clone(disk), directory, id.as_bytes(), &Protection::Plain, options()) {
+        // Not empty and yet without something that a store needs: that is the thing to say.
+        Err(StoreError::Occupied { .. }) => Err(missing.into()),
+        created => Ok(created?),
+    }
+}
+
+/// Whether the folder holds anything: then it is not a new server's.
+pub(crate) fn holds_records(disk: &dyn Disk, directory: &Path) -> io::Result<bool> {
+    match disk.list(directory) {
+        Ok(names) => Ok(!names.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn carry(mut reported: watch::Receiver<Durable>, gate: OutputGate) {
+    // Ends when the store is gone, and with it the sender.
+    while reported.changed().await.is_ok() {
+        let durable = *reported.borrow_and_update();
+        match durable {
+            Durable::Turn(turn) => gate.release(turn),
+            Durable::Poisoned => gate.poison(),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The location server: keeps the signed location records of vats and answers who asks for one (DESIGN §4, §5).
+//!
+//! ```text
+//!   program ──► Server ──► sessions ──► service (Cap'n Proto)
+//!                              │
+//!                              ▼
+//!                       DurableRegistry ──► Registry    the rules: pure, no clock, no I/O
+//!                              │
+//!                              └──────────► checkpoint::Store (plain mode)
+//! ```
+//!
+//! * [`registry`]: all nine rules of DESIGN §4 as a state machine, for every carrier and for the gateway;
+//! * [`DurableRegistry`]: the same with its disk; nothing is told before it is durable;
+//! * [`Server`]: identity, records and the QUIC carrier; runs in any process, on any [`Clock`];
+//! * [`program`]: the `vls-server` program;
+//! * [`limits`]: every bound, with its reason.
+//!
+//! A location server is trusted with nothing but availability: records verify themselves, and whoever dials
+//! what one says accepts only the vat's own key.
+
+mod clock;
+mod durable;
+mod identity_file;
+pub mod limits;
+pub mod program;
+pub mod registry;
+mod server;
+mod service;
+
+pub use clock::{Clock, SystemClock};
+pub use durable::{DurableRegistry, RecordsError, RowError, Stopping};
+pub use identity_file::IdentityFileError;
+pub use server::{Server, ServerConfig, ServerError};

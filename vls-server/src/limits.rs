@@ -1,0 +1,94 @@
+//! Every limit of the location server, with its reason (DESIGN §4 rule 9, §6).
+
+use std::time::Duration;
+
+use crate::registry::Rate;
+
+// ---- the registry and its disk
+
+/// How long a record is answered after its vat was last seen, unless the operator says otherwise. A vat
+/// renews at half of it, so one lost renewal harms nobody, and a vat that died is forgotten within the hour.
+pub const LEASE: Duration = Duration::from_hours(1);
+
+/// The shortest lease that an operator may set. What a vat is told is in whole seconds, and it renews at half.
+pub const MIN_LEASE: Duration = Duration::from_secs(2);
+
+/// The longest lease that an operator may set: the finders of a dead vat would be misled for that long.
+pub const MAX_LEASE: Duration = Duration::from_hours(24 * 7);
+
+/// A renewal that comes within this part of the policy's lease after the one before is answered without a
+/// write. Packets are public, so anybody can send one again; this bounds what that costs the disk to
+/// sixteen small frames per id and lease, and costs the vat at most a sixteenth of a lease.
+pub(crate) const RENEWAL_GRAIN: u32 = 16;
+
+/// Records, live and expired, that are kept. At about 600 bytes each in memory this is some 150 MB.
+pub const MAX_RECORDS: usize = 250_000;
+
+/// High-water marks of ids whose record was given up. At about 150 bytes each, some 150 MB.
+pub const MAX_MARKS: usize = 1_000_000;
+
+/// Pairs of conflicting packets that are kept as evidence. Evidence is rare and read by people.
+pub const MAX_EVIDENCE: usize = 4_096;
+
+/// New ids per source prefix. The burst lets the hundreds of vats behind one address return together after
+/// a power failure; the rate then keeps one network below a fifteenth of the table per hour.
+pub const NEW_IDS: Rate = Rate { burst: 4_096, interval: Duration::from_millis(250) };
+
+/// Signature checks per source prefix: 500 a second are less than a thirtieth of one core.
+pub const SIGNATURE_CHECKS: Rate = Rate { burst: 4_096, interval: Duration::from_millis(2) };
+
+/// Writes per id: each is a frame in the journal. A vat that is restarted again and again by its supervisor
+/// stays far below the burst.
+pub const WRITES_PER_ID: Rate = Rate { burst: 256, interval: Duration::from_secs(1) };
+
+/// Sets of the source table; a power of two. With its ways it is all the memory that quotas ever use.
+pub(crate) const SOURCE_SETS: usize = 4_096;
+
+/// Slots per set of the source table.
+pub(crate) const SOURCE_WAYS: usize = 4;
+
+/// Turns that may wait for the disk. More would not make a group commit cheaper; at about 1,300 bytes each
+/// they stay below the queue of the store, so that handing one over never waits.
+pub(crate) const TURNS_IN_FLIGHT: u64 = 1_024;
+
+// ---- the carriers
+
+/// What one message may ask for at once (`lookupMany`): 256 packets of 1,072 bytes stay well below the
+/// message limit of every peer.
+pub const MAX_LOOKUPS_PER_CALL: u32 = 256;
+
+/// Sessions at once. An idle one takes some 40 kB, so all of them 160 MB.
+pub const SESSIONS: usize = 4_096;
+
+/// Sessions at once of one source prefix: a machine with hundreds of vats has one for each, and no network can
+/// take all places.
+pub const SESSIONS_PER_NETWORK: usize = 1_024;
+
+/// A session that asks nothing for this long is closed. A publisher comes back at half its lease and a finder
+/// when it is asked to find; both dial again by themselves.
+pub const IDLE_SESSION: Duration = Duration::from_mins(10);
+
+/// Handshakes under way. Each costs half a millisecond of CPU, and until it is done it may come from anywhere.
+pub(crate) const HANDSHAKES: usize = 256;
+
+/// Connections beyond which a dialler must prove its address before it costs a handshake.
+pub(crate) const CONNECTIONS_BEFORE_RETRY: usize = 1_024;
+
+/// Longest message, in bytes: 256 answers with the longest packets are some 290 kB.
+pub(crate) const MESSAGE_BYTES: usize = 512 << 10;
+
+/// Capabilities in one message: no call of the service takes one.
+pub(crate) const CAPABILITIES_PER_MESSAGE: usize = 8;
+
+/// Calls of one peer under way. A registration waits for a disk, so a busy gateway has some hundreds.
+pub(crate) const CALLS_IN_FLIGHT: usize = 1_024;
+
+/// Bytes of the calls of one peer under way: what so many registrations take.
+pub(crate) const CALL_BYTES_IN_FLIGHT: usize = 2 << 20;
+
+/// How long a stopping server waits for its disk before it ends the calls that wait for it.
+pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Turns of the event loop that the RPC layer gets to turn finished calls into messages, before their sessions
+/// are closed. It takes about three.
+pub(crate) const STEPS_TO_ANSWER: usize = 32;

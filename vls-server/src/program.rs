@@ -1,0 +1,186 @@
+//! The `vls-server` program (DESIGN §10).
+//!
+//! In the library, so that other binaries can be a location server too: `vat demo` starts one from its own
+//! executable.
+
+mod advertise;
+mod help;
+mod output;
+
+use std::{
+    ffi::OsString, future::Future, io, net::SocketAddr, path::PathBuf, process::ExitCode, rc::Rc, time::Duration,
+};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+use schemas::{ErrorCode, Exit};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::output::{Failure, Output};
+use crate::{
+    clock::SystemClock,
+    limits,
+    registry::Policy,
+    server::{Server, ServerConfig},
+};
+
+/// A location server: keeps the signed location records of vats and answers who asks for exactly one of them.
+#[derive(Debug, Parser)]
+#[command(name = "vls-server", bin_name = "vls-server", version, disable_help_subcommand = true)]
+#[command(infer_long_args = false)]
+struct Arguments {
+    /// Print JSON on standard output, and a failure as one JSON object on standard error
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGINT or SIGTERM. Once it serves, it prints one line to add to search paths:
+    /// vls://<id>@<host>:<port>
+    Run(RunArguments),
+    /// Explain an error code, or list all of them
+    Help {
+        /// An error code such as vls.quota
+        code: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    /// UDP address to listen on; [::] takes IPv4 too, port 0 any free port
+    #[arg(long, value_name = "ADDR", default_value = "[::]:4433")]
+    listen: SocketAddr,
+    /// Folder of the server's key and records; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// How long a record is answered after its vat was last seen
+    #[arg(
+        long, value_name = "SECONDS", default_value_t = limits::LEASE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(limits::MIN_LEASE.as_secs()..=limits::MAX_LEASE.as_secs()),
+    )]
+    lease: u64,
+    /// Host name or address to print instead of the one found: what others reach this machine by
+    #[arg(long, value_name = "HOST", value_parser = advertise::parse_host)]
+    advertise: Option<String>,
+}
+
+/// Runs the program with the process's own arguments. The process should end with what it returns.
+#[must_use]
+pub fn main() -> ExitCode {
+    main_with(std::env::args_os().skip(1))
+}
+
+/// Runs the program with these arguments, the program's own name not among them.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Before clap had its say, the wish for JSON can only be read off the arguments themselves.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let output = Output::new(json);
+    let named = std::iter::once(OsString::from("vls-server")).chain(arguments);
+    let result = match Arguments::try_parse_from(named) {
+        Ok(Arguments { command: Command::Run(arguments), .. }) => run(arguments, output),
+        Ok(Arguments { command: Command::Help { code }, .. }) => help::help(code.as_deref(), output),
+        Err(error) => usage(&error, output),
+    };
+    let exit = match result {
+        Ok(()) => Exit::Ok,
+        Err(failure) => output.failure(&failure),
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// What clap has to say: help and version are answers, everything else is a failure.
+fn usage(error: &clap::Error, output: Output) -> Result<(), Failure> {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return output.line(&error.to_string());
+    }
+    let text = error.to_string();
+    let message = text.trim_start_matches("error: ").trim_end();
+    // The first paragraph says what is wrong; usage and hints follow.
+    let first = message.split("\n\n").next().unwrap_or(message);
+    let words: Vec<&str> = first.split_whitespace().collect();
+    Err(Failure::new(ErrorCode::CliUsage, words.join(" ")))
+}
+
+fn run(arguments: RunArguments, output: Output) -> Result<(), Failure> {
+    start_logging(output);
+    forbid_core_dumps();
+    let policy = Policy { lease: Duration::from_secs(arguments.lease), ..Policy::default() };
+    let config = ServerConfig { policy, ..ServerConfig::new(arguments.listen, arguments.data) };
+    block_on(async move {
+        // Before the line is printed that says that it serves: whoever reads it may send a signal.
+        let mut signals = Signals::listen()?;
+        let server = Server::start(config, Rc::new(SystemClock)).await?;
+        let entry = server.entry(&advertise::host(arguments.advertise, server.local_address().ip()));
+        let listen = server.local_address().to_string();
+        let data = json!({"entry": entry.to_string(), "id": server.id().to_string(), "listen": listen});
+        if let Err(failure) = output.result(&entry.to_string(), &data) {
+            server.stop().await?;
+            return Err(failure);
+        }
+        tracing::info!(id = %server.id(), listen, "serving");
+        tokio::select! {
+            name = signals.next() => tracing::info!("{name}: finishing what is under way"),
+            failure = server.failed() => {
+                // What cannot be made durable is not worth waiting for.
+                server.abandon().await;
+                return Err(failure.into());
+            }
+        }
+        server.stop().await?;
+        tracing::info!("everything that was acknowledged is durable");
+        Ok(())
+    })
+}
+
+/// Runs the server: one thread, one event loop.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::system("start the event loop", &error))?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
+/// The signals that end the server in good order.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error: io::Error| Failure::system("listen for signals", &error));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// `VLS_LOG=debug` shows what happens inside, on standard error; `VLS_LOG=vls_server::clients=debug` also the
+/// addresses of clients, which are never logged otherwise. With `--json` standard error belongs to failures, so
+/// nothing is logged there unless the variable asks for it.
+fn start_logging(output: Output) {
+    let default = if output.is_json() { "off" } else { "warn,vls_server=info,vls_server::clients=off" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VLS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let colours = io::IsTerminal::is_terminal(&io::stderr());
+    // Fails only if the program that we are part of has set up its own: then that is where the log goes.
+    let _ = subscriber.with_ansi(colours).try_init();
+}
+
+/// The identity key is in memory: it must not end up in a file when the process dies.
+fn forbid_core_dumps() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be switched off");
+    }
+}

@@ -1,0 +1,251 @@
+//! What the registry decides: an outcome for whoever asked, and the writes that must be durable before the
+//! outcome may be told (rule 8).
+
+use std::{sync::Arc, time::Duration};
+
+use schemas::{Coded, ErrorCode, IdentityError, Order, RecordError, Timestamp};
+
+use super::{Id, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix};
+
+/// What the writer believes to be the current record (rule 5: compare-and-swap).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expected {
+    /// No expectation.
+    #[default]
+    Anything,
+    /// There is no record, live or expired.
+    Absent,
+    /// The current record, live or expired, has exactly this order.
+    Order(Order),
+}
+
+/// The answer to a registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It is higher than any before and is the current record now.
+    Stored {
+        /// How long it will be answered without a renewal.
+        lease: Duration,
+    },
+    /// It is bit-identical to the current record, whose lease begins anew.
+    Refreshed {
+        /// How long it will be answered without a renewal.
+        lease: Duration,
+    },
+    /// A higher record is or was registered.
+    Stale {
+        /// That record; `None` if only its high-water mark is left.
+        current: Option<Arc<[u8]>>,
+    },
+    /// Another packet of the same epoch and timestamp is registered: two copies of the vat have signed. Both
+    /// are kept as evidence; the one that compares higher is the current record from now on.
+    Conflict {
+        /// The packet that was registered when this one came.
+        other: Arc<[u8]>,
+    },
+    /// The current record is not the expected one.
+    Unexpected {
+        /// The current record; `None` if there is none.
+        current: Option<Arc<[u8]>>,
+    },
+    /// Refused for what it is, or for how many came.
+    Refused(Refusal),
+}
+
+/// A refusal, with the server's clock, so that a peer with a wrong clock can tell (rule 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: RefusalReason,
+    /// The server's time of day.
+    pub server_time: Timestamp,
+}
+
+/// Why a registration was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// The id is not one.
+    #[error(transparent)]
+    Id(#[from] IdentityError),
+    /// The packet is not a valid record of this id.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The source prefix has registered too many new ids.
+    #[error("too many new ids were registered from this network; there is room for one in {} s", seconds(*retry_after))]
+    NewIds {
+        /// How long until there is a token again.
+        retry_after: Duration,
+    },
+    /// The source prefix has caused too many signature checks.
+    #[error("too many records came from this network; the next is checked in {} s", seconds(*retry_after))]
+    SignatureChecks {
+        /// How long until there is a token again.
+        retry_after: Duration,
+    },
+    /// The id was registered too often.
+    #[error("this id was registered too often; the next record is stored in {} s", seconds(*retry_after))]
+    Writes {
+        /// How long until there is a token again.
+        retry_after: Duration,
+    },
+    /// The table is full of live records, and nobody has more than the newcomer.
+    #[error("the table is full; the next lease in it ends in {} s", seconds(*retry_after))]
+    Full {
+        /// How long until a lease ends.
+        retry_after: Duration,
+    },
+}
+
+impl RefusalReason {
+    /// After how long it is worth trying again with the same packet; `None`: never.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Id(_) | Self::Record(_) => None,
+            Self::NewIds { retry_after }
+            | Self::SignatureChecks { retry_after }
+            | Self::Writes { retry_after }
+            | Self::Full { retry_after } => Some(*retry_after),
+        }
+    }
+}
+
+impl Coded for RefusalReason {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Id(_) => ErrorCode::RefIdMalformed,
+            Self::Record(reason) => reason.code(),
+            Self::NewIds { .. } | Self::SignatureChecks { .. } | Self::Writes { .. } => ErrorCode::VlsQuota,
+            Self::Full { .. } => ErrorCode::VlsFull,
+        }
+    }
+}
+
+/// Whole seconds, rounded up: a client that waits this long finds what it waits for.
+pub(crate) fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// The current packet; `None` if none is held.
+    pub packet: Option<Arc<[u8]>>,
+    /// The time since the vat was last seen.
+    pub age: Duration,
+    /// The lease has ended: the packet says where the vat was and how far it had come, not where it is.
+    pub expired: bool,
+}
+
+/// Something that must not be told before a turn is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "somebody waits for the answer"]
+pub struct Withheld<T> {
+    turn: u64,
+    value: T,
+}
+
+impl<T> Withheld<T> {
+    pub(super) fn until(turn: u64, value: T) -> Self {
+        Self { turn, value }
+    }
+
+    /// The turn; 0 if there is nothing to wait for.
+    #[must_use]
+    pub fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// The value, once everything up to `durable` is durable.
+    ///
+    /// # Errors
+    /// Itself, if that is not enough.
+    pub fn reveal(self, durable: u64) -> Result<T, Self> {
+        if self.turn <= durable { Ok(self.value) } else { Err(self) }
+    }
+}
+
+/// What the registry decided about a registration.
+///
+/// If there is a turn, its writes must be handed to the store before the next decision is asked for, and if
+/// the store does not take them this registry must not be asked again: its memory is ahead of the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "the turn has to be written"]
+pub struct Decision {
+    /// The answer, withheld until everything that it tells is durable.
+    pub outcome: Withheld<Outcome>,
+    /// What to make durable.
+    pub turn: Option<Turn>,
+}
+
+/// The writes of one registration: all of them become durable, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// One more than the turn before.
+    pub number: u64,
+    /// In any order: no two touch the same row.
+    pub writes: Vec<Write>,
+}
+
+/// One row that changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// The current record of an id.
+    PutRecord {
+        /// Whose.
+        id: Id,
+        /// Who paid for its place.
+        source: SourcePrefix,
+        /// The packet, verbatim.
+        packet: Arc<[u8]>,
+    },
+    /// When the record was last seen, and how long it is answered.
+    PutLease {
+        /// Whose.
+        id: Id,
+        /// The wall clock at that moment.
+        seen: Timestamp,
+        /// The end of its lease by the same clock.
+        until: Timestamp,
+    },
+    /// The record was given up.
+    RemoveRecord {
+        /// Whose.
+        id: Id,
+    },
+    /// With the record its lease.
+    RemoveLease {
+        /// Whose.
+        id: Id,
+    },
+    /// What is left of a record that was given up.
+    PutMark {
+        /// Whose.
+        id: Id,
+        /// Its order.
+        mark: HighWaterMark,
+        /// The turn in which it was given up, which orders marks by age.
+        turn: u64,
+    },
+    /// The id has a record again, or its mark was given up too.
+    RemoveMark {
+        /// Whose.
+        id: Id,
+    },
+    /// Two records that contradict each other.
+    PutEvidence {
+        /// Whose.
+        id: Id,
+        /// Both.
+        evidence: Evidence,
+        /// The turn in which the first pair of this id came, which orders evidence by age.
+        turn: u64,
+    },
+    /// Evidence was given up.
+    RemoveEvidence {
+        /// Whose.
+        id: Id,
+    },
+}

@@ -1,0 +1,236 @@
+//! Quotas in fixed memory (rule 9).
+//!
+//! A bucket is kept as the moment at which it will be full again (the generic cell rate algorithm, ITU-T
+//! I.371), so it takes eight bytes and no timer. The table of source prefixes never grows: a prefix that is
+//! not in it has full buckets, and when a set is full the newcomer takes over the buckets that are nearest
+//! to full. Whoever floods the table with prefixes thereby gets other people's debts, never fresh tokens.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use super::time::Moment;
+use crate::limits::{SOURCE_SETS, SOURCE_WAYS};
+
+/// How much of something is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// At once, after a long silence. At least 1.
+    pub burst: u32,
+    /// Then one per this time.
+    pub interval: Duration,
+}
+
+/// The network that a registration came from: /24 of IPv4, /56 of IPv6 (what one customer usually has).
+///
+/// 24 or 56 bits of the address above a byte that tells the families apart. Carriers without an address
+/// (a local socket, the same process) are [`SourcePrefix::LOCAL`] and have no quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourcePrefix(u64);
+
+impl SourcePrefix {
+    /// No network at all.
+    pub const LOCAL: Self = Self(0);
+
+    const IPV4: u64 = 4;
+    const IPV6: u64 = 6;
+
+    /// The prefix of an address. IPv4 addresses in IPv6 clothing (`::ffff:a.b.c.d`) are IPv4.
+    #[must_use]
+    pub fn of(source: Option<IpAddr>) -> Self {
+        match source.map(|address| address.to_canonical()) {
+            None => Self::LOCAL,
+            Some(IpAddr::V4(address)) => Self(u64::from(u32::from(address) >> 8) << 8 | Self::IPV4),
+            Some(IpAddr::V6(address)) => {
+                // Proof: a 128-bit number shifted right by 64 has 64 bits.
+                #[allow(clippy::cast_possible_truncation)]
+                let upper = (u128::from(address) >> 64) as u64;
+                Self(upper & !0xff | Self::IPV6)
+            }
+        }
+    }
+
+    /// For the record table's rows.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The inverse of [`SourcePrefix::to_bits`]. Unknown families stay distinct from all others.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+impl std::fmt::Display for SourcePrefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 & 0xff {
+            Self::IPV4 => {
+                let bits = u32::try_from(self.0 & 0xffff_ff00).unwrap_or(0);
+                write!(f, "{}/24", Ipv4Addr::from(bits))
+            }
+            Self::IPV6 => write!(f, "{}/56", Ipv6Addr::from(u128::from(self.0 & !0xff) << 64)),
+            _ => f.write_str("local"),
+        }
+    }
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bucket {
+    full_at: Moment,
+}
+
+impl Bucket {
+    pub(super) const FULL: Self = Self { full_at: Moment::BEGINNING };
+
+    /// `None` if there is a token; otherwise how long until there is one.
+    pub(super) fn wait(self, rate: Rate, now: Moment) -> Option<Duration> {
+        let tolerance = rate.interval.saturating_mul(rate.burst.saturating_sub(1));
+        let wait = self.full_at.before(tolerance).since(now);
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Takes a token, whether there is one or not.
+    pub(super) fn take(&mut self, rate: Rate, now: Moment) {
+        self.full_at = self.full_at.max(now).after(rate.interval);
+    }
+}
+
+/// The buckets of one source prefix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SourceBuckets {
+    prefix: SourcePrefix,
+    pub(super) new_ids: Bucket,
+    pub(super) signature_checks: Bucket,
+}
+
+impl SourceBuckets {
+    const EMPTY: Self = Self { prefix: SourcePrefix::LOCAL, new_ids: Bucket::FULL, signature_checks: Bucket::FULL };
+
+    fn full_at(&self) -> Moment {
+        self.new_ids.full_at.max(self.signature_checks.full_at)
+    }
+}
+
+/// The buckets of all source prefixes, in memory that was set aside at the start.
+#[derive(Debug)]
+pub(super) struct SourceTable {
+    slots: Box<[[SourceBuckets; SOURCE_WAYS]]>,
+    seed: u64,
+}
+
+impl SourceTable {
+    /// `seed` is a secret random number: without it nobody can choose prefixes that share a set.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { slots: vec![[SourceBuckets::EMPTY; SOURCE_WAYS]; SOURCE_SETS].into_boxed_slice(), seed }
+    }
+
+    /// The buckets of `prefix`, which must not be [`SourcePrefix::LOCAL`].
+    pub(super) fn buckets(&mut self, prefix: SourcePrefix, now: Moment) -> &mut SourceBuckets {
+        debug_assert_ne!(prefix, SourcePrefix::LOCAL, "local sources have no quota");
+        // Proof: the remainder is below SOURCE_SETS, a usize.
+        #[allow(clippy::cast_possible_truncation)]
+        let set = (mix(prefix.0 ^ self.seed) % SOURCE_SETS as u64) as usize;
+        let set = &mut self.slots[set];
+        let way = set.iter().position(|slot| slot.prefix == prefix).unwrap_or_else(|| {
+            let nearest_to_full = (0..SOURCE_WAYS).min_by_key(|way| set[*way].full_at()).unwrap_or_default();
+            let slot = &mut set[nearest_to_full];
+            if slot.full_at() <= now {
+                *slot = SourceBuckets::EMPTY;
+            }
+            slot.prefix = prefix;
+            nearest_to_full
+        });
+        &mut set[way]
+    }
+}
+
+/// The finaliser of splitmix64 (Steele, Lea, Flood, 2014): every input bit changes half of the output bits.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Now;
+
+    fn at(seconds: u64) -> Moment {
+        Now { wall: schemas::Timestamp::from_seconds(0), monotonic: Duration::from_secs(seconds) }.moment()
+    }
+
+    fn prefix(text: &str) -> SourcePrefix {
+        SourcePrefix::of(Some(text.parse().unwrap()))
+    }
+
+    #[test]
+    fn a_prefix_is_a_24_or_a_56_and_mapped_addresses_are_ipv4() {
+        assert_eq!(prefix("192.0.2.1"), prefix("192.0.2.254"));
+        assert_eq!(prefix("192.0.2.1"), prefix("::ffff:192.0.2.9"));
+        assert_ne!(prefix("192.0.2.1"), prefix("192.0.3.1"));
+        assert_ne!(prefix("2001:db8:1:2::1"), prefix("2001:db8:1:2ff::1"));
+        assert_eq!(prefix("2001:db8:1:201::1"), prefix("2001:db8:1:2fe::1"));
+        assert_ne!(prefix("2001:db8:1:201::1"), prefix("2001:db8:1:301::1"));
+        assert_ne!(prefix("0.0.0.0"), prefix("::"));
+        assert_ne!(prefix("0.0.0.0"), SourcePrefix::LOCAL);
+        assert_eq!(prefix("192.0.2.77").to_string(), "192.0.2.0/24");
+        assert_eq!(prefix("2001:db8:1:2ff::1").to_string(), "2001:db8:1:200::/56");
+        assert_eq!(SourcePrefix::from_bits(prefix("192.0.2.1").to_bits()), prefix("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_bucket_grants_its_burst_then_its_rate_and_says_how_long_to_wait() {
+        let rate = Rate { burst: 3, interval: Duration::from_secs(10) };
+        let mut bucket = Bucket::FULL;
+        for _ in 0..3 {
+            assert_eq!(bucket.wait(rate, at(100)), None);
+            bucket.take(rate, at(100));
+        }
+        assert_eq!(bucket.wait(rate, at(100)), Some(Duration::from_secs(10)));
+        assert_eq!(bucket.wait(rate, at(109)), Some(Duration::from_secs(1)));
+        assert_eq!(bucket.wait(rate, at(110)), None);
+        bucket.take(rate, at(110));
+        assert!(bucket.wait(rate, at(110)).is_some());
+        // A long silence fills it to the burst and no further.
+        let mut granted = 0;
+        while bucket.wait(rate, at(10_000)).is_none() {
+            bucket.take(rate, at(10_000));
+            granted += 1;
+        }
+        assert_eq!(granted, 3);
+    }
+
+    #[test]
+    fn a_flood_of_prefixes_never_gives_an_exhausted_one_fresh_tokens() {
+        let rate = Rate { burst: 2, interval: Duration::from_secs(1000) };
+        let mut table = SourceTable::new(7);
+        let mut granted = 0_usize;
+        // Twenty times as many prefixes as slots, three rounds: each grant is paid for by some slot.
+        for _ in 0..3 {
+            for network in 0..20 * (SOURCE_SETS * SOURCE_WAYS) as u64 {
+                let buckets = table.buckets(SourcePrefix(network << 8 | SourcePrefix::IPV4), at(0));
+                if buckets.new_ids.wait(rate, at(0)).is_none() {
+                    buckets.new_ids.take(rate, at(0));
+                    granted += 1;
+                }
+            }
+        }
+        assert!(granted <= SOURCE_SETS * SOURCE_WAYS * 2, "{granted} tokens came out of fixed memory");
+    }
+
+    #[test]
+    fn a_prefix_keeps_its_buckets_while_its_set_has_room() {
+        let rate = Rate { burst: 1, interval: Duration::from_secs(1000) };
+        let mut table = SourceTable::new(7);
+        let (one, other) = (prefix("192.0.2.1"), prefix("198.51.100.1"));
+        table.buckets(one, at(0)).new_ids.take(rate, at(0));
+        assert!(table.buckets(other, at(0)).new_ids.wait(rate, at(0)).is_none());
+        assert!(table.buckets(one, at(0)).new_ids.wait(rate, at(0)).is_some());
+        assert!(table.buckets(one, at(1000)).new_ids.wait(rate, at(1000)).is_none());
+    }
+}

@@ -1,0 +1,655 @@
+//! The rules of registration, one by one (DESIGN §4). Time is turned by hand; no socket, no disk.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[allow(dead_code)]
+#[path = "support/world.rs"]
+mod world;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use schemas::SignedRecord;
+use vls_server::registry::{Expected, Outcome, Policy, Rate};
+use world::{Draft, START, World, key, refusal};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn stored(lease: Duration) -> Outcome {
+    Outcome::Stored { lease }
+}
+
+fn refreshed(lease: Duration) -> Outcome {
+    Outcome::Refreshed { lease }
+}
+
+fn packet(record: &SignedRecord) -> Arc<[u8]> {
+    record.packet().into()
+}
+
+// ---- rule 1: cheap checks first, the signature last
+
+#[test]
+fn a_record_with_any_byte_altered_is_refused_and_never_answered() {
+    let record = Draft::default().sign(&key(1));
+    let mut world = World::new();
+    for position in 0..record.packet().len() {
+        for bit in [0x01, 0x80] {
+            let mut altered = record.packet().to_vec();
+            altered[position] ^= bit;
+            let outcome = world.register_bytes(None, record.id().as_bytes(), &altered, &Expected::Anything);
+            assert!(matches!(outcome, Outcome::Refused(_)), "byte {position} bit {bit:#x}: {outcome:?}");
+            assert_eq!(world.lookup(record.id()).packet, None);
+        }
+    }
+    assert_eq!(world.register(&record), stored(HOUR));
+}
+
+#[test]
+fn a_record_signed_by_another_key_is_forged() {
+    let (vat, other) = (key(1), key(2));
+    let record = Draft::default().sign(&vat);
+    // A packet about `vat` whose signature another key has made over the same bytes.
+    let mut forged = record.packet().to_vec();
+    let value = &record.packet()[72..];
+    let micros = record.timestamp().as_micros();
+    let message = [format!("3:seqi{micros}e1:v{}:", value.len()).as_bytes(), value].concat();
+    forged[..64].copy_from_slice(&other.sign_raw(&message));
+    let mut world = World::new();
+    let outcome = world.register_bytes(None, vat.id().as_bytes(), &forged, &Expected::Anything);
+    assert_eq!(refusal(&outcome), "record.forged");
+    // And a packet that is right, under an id that it is not about.
+    let outcome = world.register_bytes(None, other.id().as_bytes(), record.packet(), &Expected::Anything);
+    assert_eq!(refusal(&outcome), "record.malformed");
+}
+
+#[test]
+fn cheap_reasons_are_found_before_the_signature_is_looked_at() {
+    let vat = key(1);
+    let break_signature = |record: &SignedRecord| {
+        let mut packet = record.packet().to_vec();
+        packet[0] ^= 1;
+        packet
+    };
+    let mut world = World::new();
+    let give =
+        |world: &mut World, packet: &[u8]| world.register_bytes(None, vat.id().as_bytes(), packet, &Expected::Anything);
+    let expired = Draft { signed: -20, expires: -1, ..Draft::default() }.sign(&vat);
+    assert_eq!(refusal(&give(&mut world, &break_signature(&expired))), "record.expired");
+    let future = Draft { signed: 301, ..Draft::default() }.sign(&vat);
+    assert_eq!(refusal(&give(&mut world, &break_signature(&future))), "record.future");
+    let current = Draft { epoch: 3, ..Draft::default() }.sign(&vat);
+    assert_eq!(world.register(&current), stored(HOUR));
+    let older = Draft { epoch: 2, ..Draft::default() }.sign(&vat);
+    let outcome = give(&mut world, &break_signature(&older));
+    assert_eq!(outcome, Outcome::Stale { current: Some(packet(&current)) });
+    let newer = Draft { epoch: 4, ..Draft::default() }.sign(&vat);
+    assert_eq!(refusal(&give(&mut world, &break_signature(&newer))), "record.forged");
+    assert_eq!(refusal(&give(&mut world, &[0; 71])), "record.malformed");
+    assert_eq!(refusal(&give(&mut world, &[0; 1073])), "record.too_large");
+}
+
+#[test]
+fn ids_that_are_no_canonical_keys_are_refused() {
+    let record = Draft::default().sign(&key(1));
+    let mut world = World::new();
+    let small_order = {
+        let mut point = [0; 32];
+        point[0] = 1;
+        point
+    };
+    for id in [&small_order[..], &[0xff; 32], &[0; 31], &[0; 33], &[]] {
+        let outcome = world.register_bytes(None, id, record.packet(), &Expected::Anything);
+        assert_eq!(refusal(&outcome), "ref.id_malformed", "{id:?}");
+    }
+}
+
+// ---- rule 2: (epoch, timestamp, bytes)
+
+#[test]
+fn a_later_time_in_a_lower_epoch_is_stale_and_an_earlier_time_in_a_higher_epoch_is_not() {
+    let vat = key(1);
+    let mut world = World::new();
+    let second = Draft { epoch: 2, signed: -100, ..Draft::default() }.sign(&vat);
+    assert_eq!(world.register(&second), stored(HOUR));
+    let clone = Draft { epoch: 1, signed: 100, ..Draft::default() }.sign(&vat);
+    assert_eq!(world.register(&clone), Outcome::Stale { current: Some(packet(&second)) });
+    assert_eq!(world.current(vat.id()), Some(packet(&second)));
+    let third = Draft { epoch: 3, signed: -200, ..Draft::default() }.sign(&vat);
+    assert_eq!(world.register(&third), stored(HOUR));
+    assert_eq!(world.current(vat.id()), Some(packet(&third)));
+}
+
+// ---- rule 3: identical, older, contradicting
+
+#[test]
+fn an_older_record_is_stale_and_the_current_one_is_told() {
+    let vat = key(1);
+    let mut world = World::new();
+    let (older, newer) =
+        (Draft { signed: 1, ..Draft::default() }.sign(&vat), Draft { signed: 2, ..Draft::default() }.sign(&vat));
+    assert_eq!(world.register(&newer), stored(HOUR));
+    assert_eq!(world.register(&older), Outcome::Stale { current: Some(packet(&newer)) });
+    assert_eq!(world.current(vat.id()), Some(packet(&newer)));
+}
+
+#[test]
+fn an_identical_record_begins_its_lease_anew() {
+    let record = Draft::default().sign(&key(1));
+    let mut world = World::new();
+    assert_eq!(world.register(&record), stored(HOUR));
+    world.wait_seconds(1800);
+    assert_eq!(world.lookup(record.id()).age, Duration::from_secs(1800));
+    assert_eq!(world.register(&record), refreshed(HOUR));
+    assert_eq!(world.lookup(record.id()).age, Duration::ZERO);
+}
+
+#[test]
+fn records_that_contradict_each_other_are_a_conflict_and_both_are_kept_as_evidence() {
+    let vat = key(1);
+    let mut drafts = [1, 2].map(|turn| Draft { turn, ..Draft::default() }.sign(&vat));
+    drafts.sort_by(SignedRecord::compare);
+    let [lower, higher] = &drafts;
+    for (first, second) in [(lower, higher), (higher, lower)] {
+        let mut world = World::new();
+        assert_eq!(world.register(first), stored(HOUR));
+        assert_eq!(world.register(second), Outcome::Conflict { other: packet(first) });
+        // In whatever order they came, the higher one is current.
+        assert_eq!(world.current(vat.id()), Some(packet(higher)));
+        assert_eq!(world.register(lower), Outcome::Conflict { other: packet(higher) });
+        let turn = world.disk.turn;
+        assert_eq!(world.register(lower), Outcome::Conflict { other: packet(higher) });
+        assert_eq!(world.disk.turn, turn, "evidence that is kept already is not written again");
+        for _ in 0..2 {
+            let evidence = world.registry.evidence(vat.id().as_bytes()).unwrap();
+            assert_eq!((evidence.lowest(), evidence.highest()), (lower, higher));
+            world.restart();
+        }
+        // A higher record ends the conflict, not the evidence.
+        let next = Draft { signed: 1, ..Draft::default() }.sign(&vat);
+        assert_eq!(world.register(&next), stored(HOUR));
+        assert!(world.registry.evidence(vat.id().as_bytes()).is_some());
+    }
+}
+
+#[test]
+fn a_forged_contradiction_is_no_evidence() {
+    let vat = key(1);
+    let mut world = World::new();
+    let record = Draft::default().sign(&vat);
+    world.register(&record);
+    let mut forged = Draft { turn: 8, ..Draft::default() }.sign(&vat).packet().to_vec();
+    forged[5] ^= 4;
+    let outcome = world.register_bytes(None, vat.id().as_bytes(), &forged, &Expected::Anything);
+    assert_eq!(refusal(&outcome), "record.forged");
+    assert_eq!(world.registry.evidence(vat.id().as_bytes()), None);
+    assert_eq!(world.current(vat.id()), Some(packet(&record)));
+}
+
+#[test]
+fn evidence_is_bounded_and_the_oldest_goes_first() {
+    let mut world = World::with(Policy { max_evidence: 2, ..Policy::default() });
+    for n in 1..=3 {
+        for turn in [1, 2] {
+            world.register(&Draft { turn, ..Draft::default() }.sign(&key(n)));
+        }
+    }
+    for _ in 0..2 {
+        let kept = [1, 2, 3].map(|n| world.registry.evidence(key(n).id().as_bytes()).is_some());
+        assert_eq!(kept, [false, true, true]);
+        world.restart();
+    }
+}
+
+// ---- rule 4: not dated ahead
+
+#[test]
+fn a_record_dated_more_than_five_minutes_ahead_is_refused_with_the_servers_time() {
+    let vat = key(1);
+    let mut world = World::new();
+    let outcome = world.register(&Draft { signed: 301, ..Draft::default() }.sign(&vat));
+    assert_eq!(refusal(&outcome), "record.future");
+    let Outcome::Refused(refusal) = outcome else { unreachable!() };
+    assert_eq!(refusal.server_time, START);
+    assert_eq!(refusal.reason.retry_after(), None);
+    assert_eq!(world.register(&Draft { signed: 300, ..Draft::default() }.sign(&vat)), stored(HOUR));
+}
+
+#[test]
+fn an_expired_record_is_refused() {
+    let mut world = World::new();
+    let record = Draft { signed: -10, expires: 0, ..Draft::default() }.sign(&key(1));
+    assert_eq!(refusal(&world.register(&record)), "record.expired");
+    assert_eq!(world.lookup(record.id()).packet, None);
+}
+
+// ---- rule 5: compare-and-swap
+
+#[test]
+fn a_write_happens_only_over_the_record_that_the_writer_expected() {
+    let vat = key(1);
+    let mut world = World::new();
+    let [first, second, third] = [1, 2, 3].map(|epoch| Draft { epoch, ..Draft::default() }.sign(&vat));
+    let swap =
+        |world: &mut World, record: &SignedRecord, expected: Expected| world.register_from(None, record, &expected);
+    let unexpected = |current: Option<&SignedRecord>| Outcome::Unexpected { current: current.map(packet) };
+    assert_eq!(swap(&mut world, &first, Expected::Order(second.order())), unexpected(None));
+    assert_eq!(swap(&mut world, &first, Expected::Absent), stored(HOUR));
+    assert_eq!(swap(&mut world, &second, Expected::Absent), unexpected(Some(&first)));
+    assert_eq!(swap(&mut world, &second, Expected::Order(third.order())), unexpected(Some(&first)));
+    let mut wrong_digest = first.order();
+    wrong_digest.digest[31] ^= 1;
+    assert_eq!(swap(&mut world, &second, Expected::Order(wrong_digest)), unexpected(Some(&first)));
+    assert_eq!(swap(&mut world, &second, Expected::Order(first.order())), stored(HOUR));
+    // Two takeovers from the same state: the second finds that somebody was first.
+    assert_eq!(swap(&mut world, &third, Expected::Order(first.order())), unexpected(Some(&second)));
+    // The answer was lost, the writer asks again: it has what it wanted.
+    assert_eq!(swap(&mut world, &second, Expected::Order(first.order())), refreshed(HOUR));
+    assert_eq!(world.current(vat.id()), Some(packet(&second)));
+}
+
+#[test]
+fn an_expired_record_is_still_the_one_to_expect() {
+    let vat = key(1);
+    let mut world = World::new();
+    let [first, second] = [1, 2].map(|epoch| Draft { epoch, ..Draft::default() }.sign(&vat));
+    world.register(&first);
+    world.wait(HOUR * 2);
+    let outcome = world.register_from(None, &second, &Expected::Absent);
+    assert_eq!(outcome, Outcome::Unexpected { current: Some(packet(&first)) });
+    assert_eq!(world.register_from(None, &second, &Expected::Order(first.order())), stored(HOUR));
+}
+
+// ---- rule 6: leases
+
+#[test]
+fn a_lease_ends_at_the_records_expiry_or_with_the_policy_whichever_is_first() {
+    for (expires, lease) in [(600, 600), (3_600, 3_600), (7_200, 3_600)] {
+        let mut world = World::new();
+        let record = Draft { expires, ..Draft::default() }.sign(&key(1));
+        assert_eq!(world.register(&record), stored(Duration::from_secs(lease)));
+        world.wait(Duration::from_secs(lease) - Duration::from_micros(1));
+        assert!(!world.lookup(record.id()).expired);
+        world.wait(Duration::from_micros(1));
+        let answer = world.lookup(record.id());
+        assert!(answer.expired);
+        assert_eq!(answer.packet, Some(packet(&record)), "it still tells where the vat was");
+        assert_eq!(answer.age, Duration::from_secs(lease));
+    }
+}
+
+#[test]
+fn renewed_at_four_fifths_of_the_lease_it_is_found_at_six_fifths_also_across_a_restart() {
+    for restart_after in [None, Some(10), Some(2890), Some(4000)] {
+        let mut world = World::new();
+        let record = Draft::default().sign(&key(1));
+        world.register(&record);
+        for second in 1..=4320 {
+            world.wait_seconds(1);
+            if second == 2880 {
+                assert_eq!(world.register(&record), refreshed(HOUR));
+            }
+            if restart_after == Some(second) {
+                world.restart();
+            }
+            assert_eq!(world.current(record.id()), Some(packet(&record)), "after {second} s");
+        }
+        // And the renewed lease ends when it should, not with the first one.
+        world.wait_seconds(2880 + 3600 - 4320 - 1);
+        assert!(!world.lookup(record.id()).expired);
+        world.wait_seconds(1);
+        assert!(world.lookup(record.id()).expired);
+    }
+}
+
+#[test]
+fn a_record_that_is_renewed_for_ever_never_expires() {
+    let mut world = World::new();
+    let record = Draft { expires: 100_000_000, ..Draft::default() }.sign(&key(1));
+    world.register(&record);
+    for round in 0..1_000 {
+        world.wait_seconds(1 + round * 7 % 3599);
+        assert_eq!(world.current(record.id()), Some(packet(&record)), "round {round}");
+        assert!(matches!(world.register(&record), Outcome::Refreshed { .. }));
+        if round % 97 == 0 {
+            world.restart();
+        }
+    }
+}
+
+#[test]
+fn every_renewal_promises_no_more_than_what_a_restart_keeps() {
+    let mut world = World::new();
+    let record = Draft { expires: 9_000, ..Draft::default() }.sign(&key(1));
+    world.register(&record);
+    for step in [10, 200, 30, 300, 1000, 224, 226, 2000] {
+        world.wait_seconds(step);
+        let Outcome::Refreshed { lease } = world.register(&record) else { panic!("after {step}") };
+        for restart in [false, true] {
+            let mut later = world.restarted_copy();
+            later.wait(lease - Duration::from_micros(1));
+            if restart {
+                later.restart();
+            }
+            assert!(!later.lookup(record.id()).expired, "{lease:?} were promised after {step} s");
+            later.wait(Duration::from_micros(1));
+            assert!(later.lookup(record.id()).expired);
+        }
+    }
+}
+
+#[test]
+fn a_renewal_that_would_hardly_lengthen_the_lease_is_not_written() {
+    let mut world = World::new();
+    let record = Draft::default().sign(&key(1));
+    world.register(&record);
+    for second in 1..225 {
+        world.wait_seconds(1);
+        assert_eq!(world.register(&record), refreshed(HOUR - Duration::from_secs(second)));
+    }
+    assert_eq!(world.disk.turn, 1);
+    world.wait_seconds(1);
+    assert_eq!(world.register(&record), refreshed(HOUR));
+    assert_eq!(world.disk.turn, 2);
+}
+
+#[test]
+fn a_lease_is_measured_by_the_monotonic_clock() {
+    let mut world = World::new();
+    let record = Draft::default().sign(&key(1));
+    world.register(&record);
+    world.now.wall = world.now.wall + Duration::from_secs(50_000);
+    assert!(!world.lookup(record.id()).expired, "somebody set the clock forward");
+    world.now.wall = START - Duration::from_secs(50_000);
+    world.now.monotonic += HOUR;
+    assert!(world.lookup(record.id()).expired, "somebody set the clock back");
+}
+
+#[test]
+fn after_a_restart_the_wall_clock_bounds_each_lease_and_never_lengthens_one() {
+    let record = Draft::default().sign(&key(1));
+    let mut world = World::new();
+    world.register(&record);
+    // The machine was off for longer than the lease.
+    world.now.wall = START + HOUR * 3;
+    world.restart();
+    let answer = world.lookup(record.id());
+    assert!(answer.expired);
+    assert_eq!(answer.age, HOUR * 3);
+    // Its clock was set back by a year: the lease is as long as it was when it was granted, not a year.
+    world.now.wall = START - HOUR * 24 * 365;
+    world.restart();
+    assert!(!world.lookup(record.id()).expired);
+    world.wait(HOUR);
+    assert!(world.lookup(record.id()).expired);
+}
+
+#[test]
+fn a_changed_policy_keeps_the_promises_of_the_old_one() {
+    let record = Draft::default().sign(&key(1));
+    let mut world = World::new();
+    assert_eq!(world.register(&record), stored(HOUR));
+    world.restart_with(Policy { lease: Duration::from_secs(60), ..Policy::default() });
+    world.wait_seconds(3599);
+    assert!(!world.lookup(record.id()).expired);
+    assert_eq!(world.register(&record), refreshed(Duration::from_secs(60)));
+}
+
+#[test]
+fn a_vat_whose_lease_has_ended_comes_back_with_the_same_record() {
+    let record = Draft::default().sign(&key(1));
+    let mut world = World::new();
+    world.register(&record);
+    world.wait(HOUR * 5);
+    assert!(world.lookup(record.id()).expired);
+    assert_eq!(world.register(&record), refreshed(HOUR));
+    assert!(!world.lookup(record.id()).expired);
+    // But not once the record itself is over.
+    world.wait_seconds(1_000_000);
+    assert_eq!(refusal(&world.register(&record)), "record.expired");
+}
+
+// ---- rule 7: high-water marks
+
+#[test]
+fn a_high_water_mark_outlives_its_record_and_a_restart() {
+    let vat = key(1);
+    let mut world = World::with(Policy { max_records: 1, ..Policy::default() });
+    let record = Draft { epoch: 5, ..Draft::default() }.sign(&vat);
+    world.register(&record);
+    world.wait(HOUR);
+    // Another vat takes the only place.
+    assert_eq!(world.register(&Draft::default().sign(&key(2))), stored(HOUR));
+    assert_eq!(world.lookup(vat.id()).packet, None);
+    assert_eq!(world.disk.rows(), (1, 1, 0));
+    for _ in 0..2 {
+        let older = Draft { epoch: 4, signed: 200, ..Draft::default() }.sign(&vat);
+        assert_eq!(world.register(&older), Outcome::Stale { current: None });
+        world.restart();
+    }
+    // The record itself comes back, or a higher one, once there is room again.
+    world.wait(HOUR);
+    let outcome = world.register_from(None, &record, &Expected::Absent);
+    assert_eq!(outcome, stored(HOUR), "there is no record, only a mark");
+    assert_eq!(world.disk.rows(), (1, 1, 0));
+    assert_eq!(world.current(vat.id()), Some(packet(&record)));
+}
+
+#[test]
+fn marks_are_bounded_and_the_oldest_goes_first() {
+    let mut world = World::with(Policy { max_records: 1, max_marks: 2, ..Policy::default() });
+    for n in 1..=4 {
+        world.register(&Draft { epoch: 5, ..Draft::default() }.sign(&key(n)));
+        world.wait(HOUR);
+    }
+    for _ in 0..2 {
+        assert_eq!(world.disk.rows(), (1, 2, 0));
+        for n in [2, 3] {
+            let older = Draft { epoch: 4, ..Draft::default() }.sign(&key(n));
+            assert_eq!(world.register(&older), Outcome::Stale { current: None });
+        }
+        world.restart();
+    }
+    let older = Draft { epoch: 4, ..Draft::default() }.sign(&key(1));
+    assert_eq!(world.register(&older), stored(HOUR), "its mark was given up");
+}
+
+// ---- rule 8: success after durability
+
+#[test]
+fn nothing_is_told_of_a_record_before_it_is_durable() {
+    let vat = key(1);
+    let mut world = World::new();
+    let [first, second] = [1, 2].map(|epoch| Draft { epoch, ..Draft::default() }.sign(&vat));
+    let register = |world: &mut World, record: &SignedRecord| {
+        let decision =
+            world.registry.register(world.now, None, vat.id().as_bytes(), record.packet(), &Expected::Anything);
+        (decision.turn.map(|turn| turn.number), decision.outcome)
+    };
+    let (turn, outcome) = register(&mut world, &second);
+    assert_eq!((turn, outcome.turn()), (Some(1), 1));
+    let outcome = outcome.reveal(0).expect_err("turn 1 is not durable");
+    let answer = world.registry.lookup(world.now, vat.id().as_bytes()).reveal(0).expect_err("a lookup waits too");
+    let (turn, stale) = register(&mut world, &first);
+    assert_eq!(turn, None);
+    let stale = stale.reveal(0).expect_err("the refusal of another record tells the one that is not durable");
+    let (turn, again) = register(&mut world, &second);
+    assert_eq!(turn, None, "the same record again is not written twice");
+    let again = again.reveal(0).expect_err("and waits for the first");
+    // Of other ids anything may be told.
+    assert!(world.registry.lookup(world.now, key(2).id().as_bytes()).reveal(0).is_ok());
+    // Now it is durable.
+    assert_eq!(outcome.reveal(1), Ok(stored(HOUR)));
+    assert_eq!(answer.reveal(1).unwrap().packet, Some(packet(&second)));
+    assert_eq!(stale.reveal(1), Ok(Outcome::Stale { current: Some(packet(&second)) }));
+    assert_eq!(again.reveal(1), Ok(refreshed(HOUR)));
+}
+
+#[test]
+fn a_renewal_waits_for_its_own_write() {
+    let record = Draft::default().sign(&key(1));
+    let mut world = World::new();
+    world.register(&record);
+    world.wait_seconds(2000);
+    let decision =
+        world.registry.register(world.now, None, record.id().as_bytes(), record.packet(), &Expected::Anything);
+    assert_eq!(decision.turn.map(|turn| turn.number), Some(2));
+    assert!(decision.outcome.reveal(1).is_err());
+}
+
+// ---- rule 9: quotas, no enumeration
+
+fn network(n: u8) -> Option<IpAddr> {
+    Some(IpAddr::from([192, 0, n, 1]))
+}
+
+fn strict() -> Policy {
+    Policy {
+        new_ids: Rate { burst: 3, interval: Duration::from_secs(100) },
+        signature_checks: Rate { burst: 6, interval: Duration::from_secs(10) },
+        writes_per_id: Rate { burst: 4, interval: Duration::from_secs(50) },
+        ..Policy::default()
+    }
+}
+
+#[test]
+fn new_ids_cost_their_network_a_token_and_renewals_do_not() {
+    let mut world = World::with(strict());
+    let records: Vec<_> = (1..=5).map(|n| Draft::default().sign(&key(n))).collect();
+    let from = |world: &mut World, n, record| world.register_from(network(n), record, &Expected::Anything);
+    for record in &records[..3] {
+        assert_eq!(from(&mut world, 1, record), stored(HOUR));
+    }
+    let refused = from(&mut world, 1, &records[3]);
+    assert_eq!(refusal(&refused), "vls.quota");
+    let Outcome::Refused(reason) = refused else { unreachable!() };
+    assert_eq!(reason.reason.retry_after(), Some(Duration::from_secs(100)));
+    // Neighbours in the same /24 share the quota, other networks and local carriers do not.
+    let neighbour = Some(IpAddr::from([192, 0, 1, 200]));
+    assert_eq!(refusal(&world.register_from(neighbour, &records[3], &Expected::Anything)), "vls.quota");
+    assert_eq!(from(&mut world, 2, &records[3]), stored(HOUR));
+    assert_eq!(world.register(&records[4]), stored(HOUR));
+    // Renewals and new records of known ids cost no such token.
+    world.wait_seconds(60);
+    for record in &records {
+        assert!(matches!(from(&mut world, 1, record), Outcome::Refreshed { .. }));
+    }
+    let next = Draft { epoch: 2, ..Draft::default() }.sign(&key(1));
+    assert_eq!(from(&mut world, 1, &next), stored(HOUR));
+    world.wait_seconds(40);
+    assert_eq!(from(&mut world, 1, &Draft::default().sign(&key(9))), stored(HOUR), "a token has come back");
+}
+
+#[test]
+fn forged_records_exhaust_the_quota_of_their_own_network_only() {
+    let mut world = World::with(strict());
+    let vat = key(1);
+    world.register(&Draft::default().sign(&vat));
+    let mut forged = Draft { epoch: 2, ..Draft::default() }.sign(&vat).packet().to_vec();
+    forged[0] ^= 1;
+    let give =
+        |world: &mut World, n| world.register_bytes(network(n), vat.id().as_bytes(), &forged, &Expected::Anything);
+    for _ in 0..6 {
+        assert_eq!(refusal(&give(&mut world, 1)), "record.forged");
+    }
+    assert_eq!(refusal(&give(&mut world, 1)), "vls.quota");
+    assert_eq!(refusal(&give(&mut world, 2)), "record.forged");
+    // The vat itself, elsewhere, does not notice: no forgery was charged to its id.
+    for epoch in 2..5 {
+        let record = Draft { epoch, ..Draft::default() }.sign(&vat);
+        assert_eq!(world.register_from(network(3), &record, &Expected::Anything), stored(HOUR));
+    }
+}
+
+#[test]
+fn an_id_can_be_written_only_so_often_and_can_always_be_renewed() {
+    let mut world = World::with(strict());
+    let vat = key(1);
+    let drafts: Vec<_> = (1..=5).map(|epoch| Draft { epoch, ..Draft::default() }.sign(&vat)).collect();
+    for draft in &drafts[..4] {
+        assert_eq!(world.register(draft), stored(HOUR));
+    }
+    assert_eq!(refusal(&world.register(&drafts[4])), "vls.quota");
+    for _ in 0..20 {
+        world.wait_seconds(1);
+        assert!(matches!(world.register(&drafts[3]), Outcome::Refreshed { .. }));
+    }
+    world.wait_seconds(30);
+    assert_eq!(world.register(&drafts[4]), stored(HOUR));
+}
+
+#[test]
+fn a_full_table_gives_up_what_expired_first() {
+    let mut world = World::with(Policy { max_records: 3, ..Policy::default() });
+    for (n, expires) in [(1, 500), (2, 300), (3, 5000)] {
+        world.register_from(network(n), &Draft { expires, ..Draft::default() }.sign(&key(n)), &Expected::Anything);
+    }
+    world.wait_seconds(1000);
+    for n in [4, 5] {
+        let record = Draft::default().sign(&key(n));
+        assert_eq!(world.register_from(network(n), &record, &Expected::Anything), stored(HOUR));
+    }
+    let held = [1, 2, 3, 4, 5].map(|n| world.lookup(key(n).id()).packet.is_some());
+    assert_eq!(held, [false, false, true, true, true]);
+    assert_eq!(world.registry.len(), 3);
+}
+
+#[test]
+fn a_full_table_of_live_records_gives_up_one_of_the_network_that_has_most() {
+    let mut world = World::with(Policy { max_records: 5, ..Policy::default() });
+    let register = |world: &mut World, n: u8, network_number: u8, expires: i64| {
+        let record = Draft { expires, ..Draft::default() }.sign(&key(n));
+        world.register_from(network(network_number), &record, &Expected::Anything)
+    };
+    // Network 1 has four, the vat of network 2 ends before all of them.
+    for (n, expires) in [(1, 3000), (2, 2000), (3, 2500), (4, 3500)] {
+        register(&mut world, n, 1, expires);
+    }
+    register(&mut world, 5, 2, 100);
+    assert!(matches!(register(&mut world, 6, 3, 3600), Outcome::Stored { .. }));
+    let held = [1, 2, 3, 4, 5, 6].map(|n| world.lookup(key(n).id()).packet.is_some());
+    assert_eq!(held, [true, false, true, true, true, true], "the soonest to expire of network 1");
+    // Network 1 has most: what it adds displaces its own.
+    assert!(matches!(register(&mut world, 7, 1, 3600), Outcome::Stored { .. }));
+    let held = [1, 3, 4, 5, 6, 7].map(|n| world.lookup(key(n).id()).packet.is_some());
+    assert_eq!(held, [true, false, true, true, true, true]);
+    // After a restart the networks are still known.
+    world.restart();
+    assert!(matches!(register(&mut world, 8, 3, 3600), Outcome::Stored { .. }));
+    let held = [1, 4, 5, 6, 7, 8].map(|n| world.lookup(key(n).id()).packet.is_some());
+    assert_eq!(held, [false, true, true, true, true, true]);
+}
+
+#[test]
+fn a_full_table_where_nobody_has_more_than_one_refuses_and_says_when_there_is_room() {
+    let mut world = World::with(Policy { max_records: 2, ..Policy::default() });
+    for (n, expires) in [(1, 700), (2, 900)] {
+        world.register_from(network(n), &Draft { expires, ..Draft::default() }.sign(&key(n)), &Expected::Anything);
+    }
+    let newcomer = Draft::default().sign(&key(3));
+    let outcome = world.register_from(network(3), &newcomer, &Expected::Anything);
+    assert_eq!(refusal(&outcome), "vls.full");
+    let Outcome::Refused(reason) = outcome else { unreachable!() };
+    assert_eq!(reason.reason.retry_after(), Some(Duration::from_secs(700)));
+    // Who is in the table is not affected.
+    let next = Draft { epoch: 2, ..Draft::default() }.sign(&key(1));
+    assert_eq!(world.register_from(network(1), &next, &Expected::Anything), stored(HOUR));
+    world.wait_seconds(900);
+    assert_eq!(world.register_from(network(3), &newcomer, &Expected::Anything), stored(HOUR));
+}
+
+#[test]
+fn a_packet_forwarded_from_elsewhere_does_not_change_who_the_record_is_counted_for() {
+    let mut world = World::with(Policy { max_records: 3, ..Policy::default() });
+    let register = |world: &mut World, n: u8, epoch: u64, from: u8, expires: i64| {
+        let record = Draft { epoch, expires, ..Draft::default() }.sign(&key(n));
+        world.register_from(network(from), &record, &Expected::Anything)
+    };
+    register(&mut world, 1, 1, 1, 1000);
+    register(&mut world, 2, 1, 2, 2000);
+    register(&mut world, 3, 1, 2, 3000);
+    // Somebody in the crowded network 2 forwards the next record of vat 1.
+    register(&mut world, 1, 2, 2, 500);
+    register(&mut world, 4, 1, 4, 3600);
+    let held = [1, 2, 3, 4].map(|n| world.lookup(key(n).id()).packet.is_some());
+    assert_eq!(held, [true, false, true, true], "vat 1 was not displaced for its forwarder's crowd");
+}

@@ -1,0 +1,227 @@
+//! A registry with clocks that tests turn by hand, and a disk that keeps what it was told to write.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use schemas::{Address, IdentityKey, LocationRecord, SignedRecord, State, Timestamp, VatId};
+use vls_server::registry::{
+    Answer, Decision, Evidence, Expected, HighWaterMark, Id, Now, Outcome, Policy, Registry, Restored, RestoredRecord,
+    SourcePrefix, Write,
+};
+
+/// When every test begins, by the wall clock.
+pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+/// The key number `n`.
+pub(crate) fn key(n: u8) -> IdentityKey {
+    IdentityKey::from_seed(&[n; 32])
+}
+
+/// A record to sign: epoch, seconds from [`START`] to its signing and to its expiry, and a turn that makes
+/// records of the same epoch and time differ.
+#[derive(Clone, Copy)]
+pub(crate) struct Draft {
+    pub(crate) epoch: u64,
+    pub(crate) signed: i64,
+    pub(crate) expires: i64,
+    pub(crate) turn: u64,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self { epoch: 1, signed: 0, expires: 1_000_000, turn: 7 }
+    }
+}
+
+impl Draft {
+    pub(crate) fn sign(self, key: &IdentityKey) -> SignedRecord {
+        let record = LocationRecord {
+            epoch: self.epoch,
+            turn: self.turn,
+            chain_head: None,
+            state: State::Live,
+            expires: at(self.expires),
+            addresses: vec![Address::Quic { host: "192.0.2.1".to_owned(), port: 4433 }],
+            search_path: Vec::new(),
+            document: None,
+        };
+        SignedRecord::sign(key, &record, at(self.signed)).unwrap()
+    }
+}
+
+/// A time, in seconds from [`START`].
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { START - distance } else { START + distance }
+}
+
+/// The rows that a store would hold.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Disk {
+    pub(crate) turn: u64,
+    records: BTreeMap<Id, (SourcePrefix, Arc<[u8]>)>,
+    leases: BTreeMap<Id, (Timestamp, Timestamp)>,
+    marks: BTreeMap<Id, (HighWaterMark, u64)>,
+    evidence: BTreeMap<Id, (Evidence, u64)>,
+}
+
+impl Disk {
+    pub(crate) fn apply(&mut self, decision: &Decision) {
+        let Some(turn) = &decision.turn else { return };
+        assert_eq!(turn.number, self.turn + 1, "turns are numbered without gaps");
+        self.turn = turn.number;
+        let mut touched = std::collections::BTreeSet::new();
+        for write in turn.writes.clone() {
+            let row = match write {
+                Write::PutRecord { id, source, packet } => {
+                    self.records.insert(id, (source, packet));
+                    ("record", id)
+                }
+                Write::PutLease { id, seen, until } => {
+                    self.leases.insert(id, (seen, until));
+                    ("lease", id)
+                }
+                Write::RemoveRecord { id } => {
+                    assert!(self.records.remove(&id).is_some());
+                    ("record", id)
+                }
+                Write::RemoveLease { id } => {
+                    assert!(self.leases.remove(&id).is_some());
+                    ("lease", id)
+                }
+                Write::PutMark { id, mark, turn } => {
+                    self.marks.insert(id, (mark, turn));
+                    ("mark", id)
+                }
+                Write::RemoveMark { id } => {
+                    assert!(self.marks.remove(&id).is_some());
+                    ("mark", id)
+                }
+                Write::PutEvidence { id, evidence, turn } => {
+                    self.evidence.insert(id, (evidence, turn));
+                    ("evidence", id)
+                }
+                Write::RemoveEvidence { id } => {
+                    assert!(self.evidence.remove(&id).is_some());
+                    ("evidence", id)
+                }
+            };
+            assert!(touched.insert(row), "no two writes of a turn touch the same row");
+        }
+        assert!(self.records.keys().eq(self.leases.keys()), "every record has a lease");
+    }
+
+    pub(crate) fn restored(&self) -> Restored {
+        let records = self.records.iter().map(|(id, (source, packet))| {
+            let (seen, until) = self.leases[id];
+            RestoredRecord {
+                id: VatId::from_bytes(*id).unwrap(),
+                source: *source,
+                packet: Arc::clone(packet),
+                seen,
+                until,
+            }
+        });
+        Restored {
+            turn: self.turn,
+            records: records.collect(),
+            marks: self.marks.iter().map(|(id, (mark, turn))| (*id, *mark, *turn)).collect(),
+            evidence: self.evidence.values().cloned().collect(),
+        }
+    }
+
+    pub(crate) fn rows(&self) -> (usize, usize, usize) {
+        (self.records.len(), self.marks.len(), self.evidence.len())
+    }
+}
+
+/// A registry, its clocks and its disk. Every write is durable at once.
+pub(crate) struct World {
+    pub(crate) registry: Registry,
+    pub(crate) disk: Disk,
+    pub(crate) now: Now,
+    policy: Policy,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Policy::default())
+    }
+
+    pub(crate) fn with(policy: Policy) -> Self {
+        let now = Now { wall: START, monotonic: Duration::from_secs(50) };
+        Self { registry: Registry::new(policy.clone(), 1), disk: Disk::default(), now, policy }
+    }
+
+    /// Lets time pass, on both clocks.
+    pub(crate) fn wait(&mut self, duration: Duration) {
+        self.now.wall = self.now.wall + duration;
+        self.now.monotonic += duration;
+    }
+
+    pub(crate) fn wait_seconds(&mut self, seconds: u64) {
+        self.wait(Duration::from_secs(seconds));
+    }
+
+    /// Another server that has a copy of this one's disk and is started now.
+    pub(crate) fn restarted_copy(&self) -> Self {
+        let (policy, disk) = (self.policy.clone(), self.disk.clone());
+        let mut copy = Self { registry: Registry::new(policy.clone(), 0), disk, now: self.now, policy };
+        copy.restart();
+        copy
+    }
+
+    /// Ends the process and starts another: nothing is left but the disk, and the monotonic clock begins anew.
+    pub(crate) fn restart(&mut self) {
+        self.now.monotonic = Duration::from_millis(3);
+        self.registry = Registry::restore(self.policy.clone(), 2, self.now, self.disk.restored()).unwrap();
+    }
+
+    pub(crate) fn restart_with(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.restart();
+    }
+
+    pub(crate) fn register(&mut self, record: &SignedRecord) -> Outcome {
+        self.register_from(None, record, &Expected::Anything)
+    }
+
+    pub(crate) fn register_from(
+        &mut self,
+        source: Option<IpAddr>,
+        record: &SignedRecord,
+        expected: &Expected,
+    ) -> Outcome {
+        self.register_bytes(source, record.id().as_bytes(), record.packet(), expected)
+    }
+
+    pub(crate) fn register_bytes(
+        &mut self,
+        source: Option<IpAddr>,
+        id: &[u8],
+        packet: &[u8],
+        expected: &Expected,
+    ) -> Outcome {
+        let decision = self.registry.register(self.now, source, id, packet, expected);
+        self.disk.apply(&decision);
+        decision.outcome.reveal(self.disk.turn).unwrap()
+    }
+
+    pub(crate) fn lookup(&self, id: VatId) -> Answer {
+        self.registry.lookup(self.now, id.as_bytes()).reveal(self.disk.turn).unwrap()
+    }
+
+    /// The packet that is answered as current.
+    pub(crate) fn current(&self, id: VatId) -> Option<Arc<[u8]>> {
+        let answer = self.lookup(id);
+        answer.packet.filter(|_| !answer.expired)
+    }
+}
+
+/// The code of a refusal.
+pub(crate) fn refusal(outcome: &Outcome) -> &'static str {
+    use schemas::Coded;
+    match outcome {
+        Outcome::Refused(refusal) => refusal.reason.code().as_str(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
