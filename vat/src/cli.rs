@@ -1,0 +1,288 @@
+//! The command line (DESIGN §10): flat verbs for vats, nouns for the rest.
+//!
+//! [`program::main`](crate::program::main) runs it for any program that brings its own kinds of objects, so
+//! that an object of one's own comes with `new`, `run`, `share`, `call` and all the others.
+
+mod book;
+mod call;
+mod connect;
+mod demo;
+mod doctor;
+mod find;
+mod output;
+mod own;
+mod probe;
+mod run;
+mod settings;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use schemas::{ErrorCode, Exit};
+
+use crate::{config::Config, home::Home, kinds::Kinds};
+use output::{Failure, Output};
+
+/// A vat is a small computer that never forgets, that you reach by a link, and that can live anywhere.
+#[derive(Parser)]
+#[command(name = "vat", version, disable_help_subcommand = true, infer_long_args = false)]
+struct Arguments {
+    /// The folder that holds your vats, keys and settings [default: ~/.vat]
+    #[arg(long, global = true, env = "VAT_HOME", value_name = "DIR", hide_env_values = true)]
+    home: Option<PathBuf>,
+    /// Print JSON on standard output, and failures as one JSON object on standard error
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole story on this machine: real processes, a real SIGKILL, nothing forgotten
+    Demo,
+    /// Make a vat that holds one object
+    New {
+        /// What to call it on this machine
+        name: String,
+        /// The kind of object
+        #[arg(long, value_name = "KIND")]
+        object: String,
+    },
+    /// Run a vat in the foreground; Ctrl-C puts it to sleep
+    Run {
+        /// The vat's name
+        name: String,
+        /// Address to listen on; port 0 takes any free one
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<SocketAddr>,
+        /// Go on from this copy although a newer one existed; names what may be lost
+        #[arg(long)]
+        take_over: bool,
+    },
+    /// The vats on this machine, and the address book
+    List,
+    /// What a vat is doing
+    Status {
+        /// The vat's name
+        name: String,
+    },
+    /// Grant the vat's object: prints a sturdyref, which is a secret
+    Share {
+        /// The vat's name
+        name: String,
+        /// A note of whom it is for
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        label: String,
+        /// Let it expire after this many seconds
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<u64>,
+        /// Let it die with this grant, by its number
+        #[arg(long, value_name = "NUMBER")]
+        under: Option<u64>,
+        /// Put the search path and the addresses into the reference, for finders that have none of their own
+        #[arg(long)]
+        with_hints: bool,
+    },
+    /// The grants of a vat
+    Grants {
+        /// The vat's name
+        name: String,
+    },
+    /// End a grant, and every capability that was reached through it
+    Revoke {
+        /// The vat's name
+        name: String,
+        /// The grant's number, as `vat grants` shows it
+        number: u64,
+    },
+    /// Find a vat: its record, addresses and age
+    Resolve {
+        /// A vat's name, or vat://<id>
+        target: String,
+        /// Show what each place answered that was asked
+        #[arg(long)]
+        explain: bool,
+    },
+    /// Keep a sturdyref that you were given under a name of yours
+    Accept {
+        /// Your name for it
+        petname: String,
+        /// The sturdyref, or - to read it from standard input
+        sturdyref: String,
+    },
+    /// Forget an entry of the address book
+    Forget {
+        /// The name that you gave it
+        petname: String,
+    },
+    /// Call a method; without a method, show what there is to call
+    Call {
+        /// A sturdyref, - to read one from standard input, an address book entry, or a vat's name
+        target: String,
+        /// The method
+        method: Option<String>,
+        /// key=value for each argument, or one JSON object
+        arguments: Vec<String>,
+        /// Seconds to wait for the answer
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        timeout: Option<u32>,
+    },
+    /// The search path: location servers to register with and to ask
+    #[command(subcommand)]
+    Vls(VlsCommand),
+    /// The settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Check this machine and the settings, and say what is wrong
+    Doctor,
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Explain an error code, or list all of them; for commands use `vat COMMAND --help`
+    Help {
+        /// An error code such as vls.no_answer
+        code: Option<String>,
+    },
+    /// The location server, for `vat demo`
+    #[command(name = "location-server", hide = true, disable_help_flag = true)]
+    LocationServer {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Subcommand)]
+enum VlsCommand {
+    /// Add a location server: the line that it prints when it starts
+    Add {
+        /// vls://<id>@<host>:<port>
+        entry: String,
+    },
+    /// The search path
+    List,
+    /// Take a location server out of the search path
+    Remove {
+        /// The entry, as `vat vls list` shows it
+        entry: String,
+    },
+    /// Ask a location server whether it is there, and what time it is
+    Test {
+        /// The entry
+        entry: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Every setting, its value, and where that came from
+    Show,
+}
+
+/// What every command works with.
+struct Context {
+    home: Home,
+    config: Config,
+    kinds: Kinds,
+    output: Output,
+}
+
+/// Runs the program with the process's own arguments.
+pub(crate) fn main(kinds: Kinds) -> ExitCode {
+    // Before clap had its say, the wish for JSON can only be read off the arguments themselves.
+    let json = std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
+    let arguments = match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
+        Ok(arguments) => arguments,
+        Err(error) => return exit(usage(&error, Output::new(json))),
+    };
+    if let Command::LocationServer { arguments } = arguments.command {
+        return vls_server::program::main_with(arguments);
+    }
+    start_logging();
+    let output = Output::new(arguments.json);
+    exit(match dispatch(arguments, kinds, output) {
+        Ok(status) => status,
+        Err(failure) => output.failure(&failure),
+    })
+}
+
+fn exit(status: Exit) -> ExitCode {
+    ExitCode::from(status as u8)
+}
+
+/// `VAT_LOG=debug` shows what happens inside, on standard error; by default only warnings.
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VAT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+fn usage(error: &clap::Error, output: Output) -> Exit {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match output.line(&error.to_string()) {
+            Ok(()) => Exit::Ok,
+            Err(failure) => output.failure(&failure),
+        };
+    }
+    let text = error.to_string();
+    let message = text.trim_start_matches("error: ").trim_end();
+    if !output.is_json() {
+        output.notice(&format!("error: {message} [{}]", ErrorCode::CliUsage));
+        return Exit::Usage;
+    }
+    let first = message.split("\n\n").next().unwrap_or(message).replace('\n', " ");
+    output.failure(&Failure::new(ErrorCode::CliUsage, first))
+}
+
+fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, Failure> {
+    // These need no home folder, and must work when it is broken.
+    match &arguments.command {
+        Command::Completions { shell } => return settings::completions(*shell, &mut Arguments::command(), output),
+        Command::Help { code } => return settings::help(code.as_deref(), output),
+        Command::Demo => return demo::demo(output),
+        _ => {}
+    }
+    let root = arguments.home.map_or_else(Home::default_root, Ok)?;
+    if matches!(arguments.command, Command::Doctor) {
+        return doctor::doctor(&root, output);
+    }
+    let home = Home::open(&root)?;
+    let config = Config::load(&home)?;
+    let context = Context { home, config, kinds, output };
+    match arguments.command {
+        Command::New { name, object } => own::new(&context, &name, &object),
+        Command::Run { name, listen, take_over } => run::run(context, &name, listen, take_over),
+        Command::List => own::list(&context),
+        Command::Status { name } => own::status(&context, &name),
+        Command::Share { name, label, expires_in, under, with_hints } => {
+            own::share(&context, &name, &own::Terms { label, expires_in, under }, with_hints)
+        }
+        Command::Grants { name } => own::grants(&context, &name),
+        Command::Revoke { name, number } => own::revoke(&context, &name, number),
+        Command::Resolve { target, explain } => find::resolve(&context, &target, explain),
+        Command::Accept { petname, sturdyref } => book::accept(&context, &petname, &sturdyref),
+        Command::Forget { petname } => book::forget(&context, &petname),
+        Command::Call { target, method, arguments, timeout } => {
+            let timeout = timeout.map(|seconds| Duration::from_secs(u64::from(seconds)));
+            call::call(&context, &target, method.as_deref(), &arguments, timeout)
+        }
+        Command::Vls(VlsCommand::Add { entry }) => settings::add(&context, &entry),
+        Command::Vls(VlsCommand::List) => settings::list(&context),
+        Command::Vls(VlsCommand::Remove { entry }) => settings::remove(&context, &entry),
+        Command::Vls(VlsCommand::Test { entry }) => find::test(&context, &entry),
+        Command::Config(ConfigCommand::Show) => settings::show(&context),
+        Command::Demo | Command::Doctor | Command::Completions { .. } | Command::Help { .. } => Ok(Exit::Ok),
+        Command::LocationServer { .. } => Ok(Exit::Ok),
+    }
+}
+
+/// Runs the network part of a command: one thread, one event loop, as everywhere in this project.
+fn block_on<R>(work: impl Future<Output = Result<R, Failure>>) -> Result<R, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::new(ErrorCode::SystemIo, format!("the event loop did not start: {error}")))?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}

@@ -1,0 +1,278 @@
+//! From what a user typed to a live capability: which vat is meant, by which way it is reached.
+//!
+//! A vat of this machine is reached through its own socket, whatever the search path is; every other one
+//! through the search path. References are read here, and nowhere is any of their text repeated.
+
+use std::{
+    io::{BufRead, IsTerminal, Read, Write},
+    time::Duration,
+};
+
+use capnp::private::capability::ClientHook;
+use schemas::{ErrorCode, IdentityKey, SturdyRef, VatId, vat_capnp};
+use transport::{Endpoint, Greeting, LocalError, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
+use vls_client::{RecordCache, Resolver, ResolverConfig};
+
+use super::{Context, output::Failure};
+use crate::{
+    address_book::AddressBook,
+    home::{Name, Places},
+    limits::{LOCAL_DEADLINE, MAX_CACHED_RECORDS, MAX_REFERENCE_BYTES},
+    service::remote_failure,
+};
+
+/// What a command is about.
+pub(super) enum Target {
+    /// An object, by a secret reference.
+    Reference(SturdyRef),
+    /// The root object of a vat of this machine, by its owner's right.
+    Own(Name),
+}
+
+/// Reads a sturdyref from the command line, or from standard input for `-`.
+pub(super) fn read_reference(text: &str) -> Result<SturdyRef, Failure> {
+    if text != "-" {
+        return Ok(text.parse::<SturdyRef>()?);
+    }
+    let no_input = |reason: &str| Failure::new(ErrorCode::RefNoInput, reason);
+    let io = |error| Failure::new(ErrorCode::SystemIo, format!("standard input: {error}"));
+    let stdin = std::io::stdin();
+    let mut input = zeroize::Zeroizing::new(Vec::with_capacity(MAX_REFERENCE_BYTES + 1));
+    let limit = u64::try_from(MAX_REFERENCE_BYTES).unwrap_or(u64::MAX) + 1;
+    if stdin.is_terminal() {
+        // One line, which the terminal does not show: a reference on the screen is a key on the screen.
+        prompt("Paste the reference and press Enter (it is not shown): ");
+        let _quiet = QuietTerminal::set();
+        stdin.lock().take(limit).read_until(b'\n', &mut input).map_err(io)?;
+    } else {
+        stdin.lock().take(limit).read_to_end(&mut input).map_err(io)?;
+    }
+    if input.len() > MAX_REFERENCE_BYTES {
+        return Err(no_input("standard input holds more than a reference"));
+    }
+    let text = std::str::from_utf8(&input).map_err(|_| no_input("standard input is not text"))?.trim();
+    if text.is_empty() {
+        return Err(no_input("standard input is empty"));
+    }
+    Ok(text.parse::<SturdyRef>()?)
+}
+
+fn prompt(text: &str) {
+    let mut err = std::io::stderr().lock();
+    // Who closed standard error needs no prompt.
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
+
+/// The terminal with its echo off, until dropped.
+struct QuietTerminal(Option<rustix::termios::Termios>);
+
+impl QuietTerminal {
+    fn set() -> Self {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let stdin = std::io::stdin();
+        let Ok(before) = tcgetattr(&stdin) else { return Self(None) };
+        let mut quiet = before.clone();
+        quiet.local_modes.remove(LocalModes::ECHO);
+        quiet.local_modes.insert(LocalModes::ECHONL);
+        let set = tcsetattr(&stdin, OptionalActions::Flush, &quiet);
+        Self(set.is_ok().then_some(before))
+    }
+}
+
+impl Drop for QuietTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // The terminal may be gone; then there is nothing to restore.
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, before);
+        }
+    }
+}
+
+/// Finds out what the user means: `-`, a reference, one's own vat, or an address book entry.
+pub(super) fn target(context: &Context, text: &str) -> Result<Target, Failure> {
+    if text == "-" || text.contains("://") || text.contains('#') {
+        return Ok(Target::Reference(read_reference(text)?));
+    }
+    let name: Name = text.parse()?;
+    if context.home.places(&name).folder.is_dir() {
+        context.home.vat(&name)?;
+        return Ok(Target::Own(name));
+    }
+    if let Some(book) = AddressBook::open(&context.home)?
+        && let Some(reference) = book.find(&name)?
+    {
+        return Ok(Target::Reference(reference));
+    }
+    let message = format!("there is no vat and no address book entry named {name} here");
+    Err(Failure::new(ErrorCode::VatNotFound, message))
+}
+
+/// An object that can be called now.
+pub(super) struct Reached {
+    pub(super) capability: Box<dyn ClientHook>,
+    pub(super) interface_id: u64,
+    pub(super) vat: vat_capnp::vat::Client,
+    /// Kept open as long as the object is used.
+    link: Link,
+}
+
+/// The session below an object, and the socket below that.
+struct Link {
+    session: Session,
+    endpoint: Option<Endpoint>,
+}
+
+impl Reached {
+    /// Says goodbye to the peer, so that it need not wait for a time-out.
+    pub(super) async fn close(self) {
+        let Self { capability, vat, link, .. } = self;
+        drop((capability, vat));
+        drop(link.session);
+        if let Some(endpoint) = link.endpoint {
+            endpoint.close().await;
+        }
+    }
+}
+
+/// Reaches an object. `deadline` bounds each step.
+pub(super) async fn reach(context: &Context, target: &Target, deadline: Duration) -> Result<Reached, Failure> {
+    match target {
+        Target::Own(name) => {
+            let (places, _) = context.home.vat(name)?;
+            let (owner, session) = owner(name, &places).await?.ok_or_else(|| asleep(name))?;
+            let root = within(deadline, owner.root_request().send().promise).await?;
+            let root = root.get().map_err(failure)?;
+            let vat = within(deadline, owner.vat_request().send().promise).await?;
+            Ok(Reached {
+                capability: root
+                    .get_capability()
+                    .get_as_capability::<capnp::capability::Client>()
+                    .map_err(failure)?
+                    .hook,
+                interface_id: root.get_interface_id(),
+                vat: vat.get().and_then(|results| results.get_vat()).map_err(failure)?,
+                link: Link { session, endpoint: None },
+            })
+        }
+        Target::Reference(reference) => {
+            let (vat, link) = reach_vat(context, reference, deadline).await?;
+            let mut request = vat.restore_request();
+            request.get().set_secret(reference.secret.expose());
+            let results = within(deadline, request.send().promise).await?;
+            let results = results.get().map_err(failure)?;
+            Ok(Reached {
+                capability: results
+                    .get_capability()
+                    .get_as_capability::<capnp::capability::Client>()
+                    .map_err(failure)?
+                    .hook,
+                interface_id: results.get_interface_id(),
+                vat,
+                link,
+            })
+        }
+    }
+}
+
+async fn reach_vat(
+    context: &Context,
+    reference: &SturdyRef,
+    deadline: Duration,
+) -> Result<(vat_capnp::vat::Client, Link), Failure> {
+    if let Some(name) = context.home.name_of(reference.id)? {
+        let (places, _) = context.home.vat(&name)?;
+        if let Some((owner, session)) = owner(&name, &places).await? {
+            let vat = within(deadline, owner.vat_request().send().promise).await?;
+            let vat = vat.get().and_then(|results| results.get_vat()).map_err(failure)?;
+            return Ok((vat, Link { session, endpoint: None }));
+        }
+        if context.config.search_path.value.is_empty() {
+            return Err(asleep(&name));
+        }
+    }
+    let endpoint = client_endpoint()?;
+    let resolver = resolver(context, &endpoint, deadline)?;
+    let found = resolver.connect(reference.id, &reference.hints).await?;
+    let session = Session::open(found.connection, session_options()).await?;
+    Ok((session.bootstrap(), Link { session, endpoint: Some(endpoint) }))
+}
+
+/// An endpoint that only dials, under a key of this one command: whoever is called learns nothing of the
+/// caller but what the call says.
+pub(super) fn client_endpoint() -> Result<Endpoint, Failure> {
+    let key = IdentityKey::generate()
+        .map_err(|error| Failure::new(ErrorCode::SystemRandom, format!("no random numbers: {error}")))?;
+    Ok(Endpoint::client(&key)?)
+}
+
+/// The resolver over the search path of the settings, with the cache on disk. It gives up within `deadline`,
+/// with its reasons.
+pub(super) fn resolver(context: &Context, endpoint: &Endpoint, deadline: Duration) -> Result<Resolver, Failure> {
+    let path = context.config.search_path.value.clone();
+    let folder = context.home.record_cache();
+    context.home.make_parent(&folder)?;
+    let cache = RecordCache::open(&folder, MAX_CACHED_RECORDS)?;
+    let mut timing = ResolverConfig::default();
+    timing.lookup.deadline = timing.lookup.deadline.min(deadline);
+    timing.dial.dial_deadline = timing.dial.dial_deadline.min(deadline);
+    timing.dial.deadline = timing.dial.deadline.min(deadline);
+    Ok(Resolver::new(endpoint.clone(), path, Some(cache), timing))
+}
+
+pub(super) fn session_options() -> SessionOptions {
+    SessionOptions {
+        // Epoch 0: not a vat. Nothing that runs for one command has to be told from its next start.
+        greeting: Greeting { epoch: 0, incarnation: [0; 16], program: crate::PROGRAM.to_owned() },
+        bootstrap: None,
+        gate: OutputGate::always_open(),
+        limits: SessionLimits::default(),
+    }
+}
+
+/// The owner's interface of a vat of this machine; `None` if it sleeps.
+pub(super) async fn owner(
+    name: &Name,
+    places: &Places,
+) -> Result<Option<(vat_capnp::owner::Client, Session)>, Failure> {
+    let dialled = tokio::time::timeout(LOCAL_DEADLINE, Session::open_local(&places.socket, session_options())).await;
+    match dialled {
+        Ok(Ok(session)) => Ok(Some((session.bootstrap(), session))),
+        Ok(Err(SessionError::Local(LocalError::Nobody { .. }))) => Ok(None),
+        Ok(Err(error)) => Err(Failure::from(error).while_doing(&format!("the socket of {name}"))),
+        Err(_) => {
+            let message = format!("the vat {name} is awake and does not answer on its socket");
+            Err(Failure::new(ErrorCode::NetTimeout, message))
+        }
+    }
+}
+
+fn asleep(name: &Name) -> Failure {
+    Failure::new(ErrorCode::VatAsleep, format!("the vat {name} is asleep"))
+        .next(format!("Wake it with `vat run {name}`."))
+}
+
+/// Waits for an answer, but not for ever: a peer may never send one.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    answer: impl Future<Output = Result<T, capnp::Error>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(deadline, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(failure(error)),
+        Err(_) => Err(timed_out(deadline)),
+    }
+}
+
+pub(super) fn failure(error: capnp::Error) -> Failure {
+    let (code, message) = remote_failure(&error);
+    Failure::new(code, message)
+}
+
+fn timed_out(deadline: Duration) -> Failure {
+    Failure::new(ErrorCode::NetTimeout, format!("no answer within {} s", deadline.as_secs()))
+}
+
+/// The public address of a vat as users see it.
+pub(super) fn address_of(id: VatId) -> String {
+    format!("vat://{id}")
+}

@@ -1,0 +1,134 @@
+//! `vat resolve`, `vat vls test`: what the search path knows.
+
+use std::time::Instant;
+
+use schemas::{ErrorCode, Exit, Hints, VatAddress, VatId};
+use serde_json::json;
+use vls_client::{Attempt, Resolution};
+
+use super::{
+    Context, block_on,
+    connect::{address_of, client_endpoint, owner, resolver},
+    output::{Failure, ago, table},
+    probe::probe,
+    settings::parse_entry,
+};
+use crate::{address_book::AddressBook, home::Name, process::system_clock};
+
+/// `vat resolve TARGET [--explain]`
+pub(super) fn resolve(context: &Context, target: &str, explain: bool) -> Result<Exit, Failure> {
+    let (id, hints, own) = subject(context, target)?;
+    block_on(async {
+        let endpoint = client_endpoint()?;
+        let found = resolver(context, &endpoint, context.config.timeout.value)?.resolve(id, &hints).await;
+        endpoint.close().await;
+        match found {
+            Ok(resolution) => print(context, id, &resolution, explain),
+            Err(error) => match own {
+                // One's own vat is never lost: it is found through its socket, whatever the search path says.
+                Some(name) => print_local(context, &name, id, &error.to_string()).await,
+                None => {
+                    if explain && !context.output.is_json() {
+                        context.output.notice(&attempts_table(error.attempts()));
+                    }
+                    Err(error.into())
+                }
+            },
+        }
+    })
+}
+
+/// Whom the command is about: a public address, one's own vat, or an address book entry.
+fn subject(context: &Context, target: &str) -> Result<(VatId, Hints, Option<Name>), Failure> {
+    if target.contains("://") || target.len() == VatId::TEXT_LENGTH {
+        let address: VatAddress = target.parse()?;
+        let own = context.home.name_of(address.id)?;
+        return Ok((address.id, address.hints, own));
+    }
+    let name: Name = target.parse()?;
+    if context.home.places(&name).folder.is_dir() {
+        let (_, id) = context.home.vat(&name)?;
+        return Ok((id, Hints::default(), Some(name)));
+    }
+    if let Some(book) = AddressBook::open(&context.home)?
+        && let Some(reference) = book.find(&name)?
+    {
+        return Ok((reference.id, reference.hints, None));
+    }
+    let message = format!("there is no vat and no address book entry named {name} here");
+    Err(Failure::new(ErrorCode::VatNotFound, message))
+}
+
+fn print(context: &Context, id: VatId, found: &Resolution, explain: bool) -> Result<Exit, Failure> {
+    let record = found.record.record();
+    let now = system_clock()();
+    let age = now.as_seconds().saturating_sub(found.record.timestamp().as_seconds());
+    let state = format!("{:?}", record.state).to_lowercase();
+    let addresses: Vec<_> = record.addresses.iter().map(ToString::to_string).collect();
+    let path: Vec<_> = record.search_path.iter().map(ToString::to_string).collect();
+    let mut rows = vec![
+        vec!["vat".to_owned(), address_of(id)],
+        vec!["state".to_owned(), format!("{state}, signed {}", ago(age))],
+        vec!["epoch".to_owned(), format!("{}, turn {}", record.epoch, record.turn)],
+    ];
+    rows.extend(addresses.iter().map(|address| vec!["address".to_owned(), address.clone()]));
+    rows.push(vec!["known from".to_owned(), found.freshness.as_str().to_owned()]);
+    let mut human = table(&rows);
+    if explain {
+        human = format!("{human}\n\n{}", attempts_table(&found.attempts));
+    }
+    let data = json!({
+        "vat": address_of(id), "state": state, "age": age, "epoch": record.epoch, "turn": record.turn,
+        "timestamp": found.record.timestamp().as_micros(), "expires": record.expires.as_seconds(),
+        "addresses": addresses, "search_path": path, "freshness": found.freshness.as_str(), "attempts": found.attempts,
+    });
+    context.output.result(&human, &data)?;
+    Ok(Exit::Ok)
+}
+
+async fn print_local(context: &Context, name: &Name, id: VatId, why: &str) -> Result<Exit, Failure> {
+    let (places, _) = context.home.vat(name)?;
+    let state = match owner(name, &places).await? {
+        Some(_) => "awake",
+        None => "asleep",
+    };
+    context.output.notice(&format!("{name} is on this machine, but the search path does not lead to it:\n{why}"));
+    let human = format!("{}\n{state} on this machine, as {name}", address_of(id));
+    let data = json!({"vat": address_of(id), "state": state, "name": name.as_str(), "local": true});
+    context.output.result(&human, &data)?;
+    Ok(if context.config.search_path.value.is_empty() { Exit::Ok } else { Exit::Degraded })
+}
+
+fn attempts_table(attempts: &[Attempt]) -> String {
+    let row = |attempt: &Attempt| {
+        let milliseconds = format!("{:.1} ms", attempt.elapsed.as_secs_f64() * 1000.0);
+        vec![attempt.candidate.to_string(), milliseconds, attempt.outcome.to_string()]
+    };
+    table(&attempts.iter().map(row).collect::<Vec<_>>())
+}
+
+/// `vat vls test ENTRY`
+pub(super) fn test(context: &Context, entry: &str) -> Result<Exit, Failure> {
+    let entry = parse_entry(entry)?;
+    block_on(async {
+        let endpoint = client_endpoint()?;
+        let began = Instant::now();
+        let answer = probe(&endpoint, &entry).await;
+        let elapsed = began.elapsed();
+        endpoint.close().await;
+        let answer = answer.map_err(|failure| failure.while_doing(&entry.to_string()))?;
+        let skew = system_clock()().as_micros().cast_signed() - answer.time.as_micros().cast_signed();
+        let (milliseconds, skew) = (elapsed.as_secs_f64() * 1000.0, skew as f64 / 1e6);
+        let human = format!(
+            "{entry} answers after {milliseconds:.1} ms and sees this machine as {}\nIts clock differs from this one by \
+             {skew:.1} s.",
+            answer.seen_from
+        );
+        let data = json!({
+            "entry": entry.to_string(), "milliseconds": milliseconds, "clock_skew_seconds": skew,
+            "seen_from": answer.seen_from,
+        });
+        context.output.result(&human, &data)?;
+        Ok(Exit::Ok)
+    })
+}

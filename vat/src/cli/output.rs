@@ -1,0 +1,117 @@
+//! What a command prints: data on standard output, everything else on standard error (DESIGN §10).
+//!
+//! With `--json` standard output carries JSON only, and a failure is exactly one JSON object on standard
+//! error: `{"error": {"code", "message", "next", "exit"}}`.
+
+use std::io::{self, Write};
+
+use schemas::{Coded, ErrorCode, Exit};
+use serde_json::{Value, json};
+
+/// Why a command ended without doing what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    pub(crate) next: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), next: None }
+    }
+
+    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    /// Says in front what was being done.
+    pub(crate) fn while_doing(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+}
+
+impl<E: Coded> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { code: error.code(), message: error.to_string(), next: error.next() }
+    }
+}
+
+/// Prints for a person or for a program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// The result of the command, once: `human` as it is, or `data` as one line.
+    pub(crate) fn result(self, human: &str, data: &Value) -> Result<(), Failure> {
+        let text = if self.json { data.to_string() } else { human.to_owned() };
+        self.line(&text)
+    }
+
+    /// A line of standard output, whatever the form.
+    pub(crate) fn line(self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Failure::new(ErrorCode::CliOutput, format!("standard output: {error}"))),
+        }
+    }
+
+    /// Something a person should know that is no part of the result.
+    pub(crate) fn notice(self, text: &str) {
+        if !self.json {
+            // Nothing sensible can be done when standard error is closed.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// The failure, and the exit status that it means.
+    pub(crate) fn failure(self, failure: &Failure) -> Exit {
+        let next = failure.next.as_deref().unwrap_or(failure.code.next());
+        let exit = failure.code.exit();
+        let mut err = io::stderr().lock();
+        let _ = if self.json {
+            let code = failure.code.as_str();
+            let error = json!({"error": {"code": code, "message": failure.message, "next": next, "exit": exit as u8}});
+            writeln!(err, "{error}")
+        } else {
+            writeln!(err, "error: {} [{}]\n  next: {next}", failure.message, failure.code)
+        };
+        exit
+    }
+}
+
+/// Columns of text, aligned.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A span of time as a person says it.
+pub(crate) fn ago(seconds: u64) -> String {
+    match seconds {
+        0 => "just now".to_owned(),
+        1..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86400 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86400),
+    }
+}

@@ -1,0 +1,46 @@
+//! Asks one location server whether it is there and what time it has, without anything of the resolver in
+//! between: for `vat vls test` and `vat doctor`.
+
+use schemas::{ErrorCode, SearchPathEntry, Timestamp, location_capnp::location_service};
+use transport::{Endpoint, Session};
+
+use super::{
+    connect::{failure, session_options, within},
+    output::Failure,
+};
+use crate::limits::PROBE_DEADLINE;
+
+/// What a location server said.
+pub(super) struct Answer {
+    /// Its clock.
+    pub(super) time: Timestamp,
+    /// The address from which it sees this machine.
+    pub(super) seen_from: String,
+}
+
+pub(super) async fn probe(endpoint: &Endpoint, entry: &SearchPathEntry) -> Result<Answer, Failure> {
+    let SearchPathEntry::Vls { id, host, port } = entry else {
+        let message = "only entries of the form vls://<id>@<host>:<port> can be asked by this program";
+        return Err(Failure::new(ErrorCode::VlsEntryMalformed, message));
+    };
+    let addresses = tokio::net::lookup_host((host.trim_matches(['[', ']']), *port))
+        .await
+        .map_err(|error| Failure::new(ErrorCode::NetName, format!("{host}: {error}")))?;
+    let mut last = Failure::new(ErrorCode::NetName, format!("{host} has no address"));
+    for address in addresses {
+        match endpoint.dial(*id, address, PROBE_DEADLINE).await {
+            Ok(connection) => {
+                let session = Session::open(connection, session_options()).await?;
+                let server: location_service::Client = session.bootstrap();
+                let response = within(PROBE_DEADLINE, server.now_request().send().promise).await?;
+                let now = response.get().map_err(failure)?;
+                return Ok(Answer {
+                    time: Timestamp::from_micros(now.get_time()),
+                    seen_from: now.get_address().and_then(|text| Ok(text.to_string()?)).map_err(failure)?,
+                });
+            }
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,116 @@
+//! `vat vls`, `vat config`, `vat completions`, `vat help`.
+
+use schemas::{ErrorCode, Exit, SearchPathEntry};
+use serde_json::json;
+
+use super::{
+    Context,
+    output::{Failure, Output, table},
+};
+use crate::config::{Config, Source};
+
+pub(super) fn parse_entry(text: &str) -> Result<SearchPathEntry, Failure> {
+    text.parse().map_err(|error: schemas::SearchPathError| Failure::from(error).while_doing("search path entry"))
+}
+
+/// `vat vls add ENTRY`
+pub(super) fn add(context: &Context, entry: &str) -> Result<Exit, Failure> {
+    let entry = parse_entry(entry)?;
+    Config::add_entry(&context.home, &entry)?;
+    let human = format!("added {entry}\nA vat that is running takes it up when it is started again.");
+    context.output.result(&human, &json!({"added": entry.to_string()}))?;
+    Ok(Exit::Ok)
+}
+
+/// `vat vls remove ENTRY`
+pub(super) fn remove(context: &Context, entry: &str) -> Result<Exit, Failure> {
+    let entry = parse_entry(entry)?;
+    Config::remove_entry(&context.home, &entry)?;
+    context.output.result(&format!("removed {entry}"), &json!({"removed": entry.to_string()}))?;
+    Ok(Exit::Ok)
+}
+
+/// `vat vls list`
+pub(super) fn list(context: &Context) -> Result<Exit, Failure> {
+    let entries: Vec<String> = context.config.search_path.value.iter().map(ToString::to_string).collect();
+    let human = if entries.is_empty() {
+        "The search path is empty: vats are found on this machine only.\n\
+         Add a location server with: vat vls add vls://<id>@<host>:<port>"
+            .to_owned()
+    } else {
+        entries.join("\n")
+    };
+    context.output.result(&human, &json!({"search_path": entries}))?;
+    Ok(Exit::Ok)
+}
+
+/// `vat config show`
+pub(super) fn show(context: &Context) -> Result<Exit, Failure> {
+    let file = context.home.config_file();
+    let config = &context.config;
+    let texts = |list: Vec<String>| json!(list);
+    let settings = [
+        (
+            "search_path",
+            texts(config.search_path.value.iter().map(ToString::to_string).collect()),
+            config.search_path.source,
+        ),
+        ("listen", json!(config.listen.value.to_string()), config.listen.source),
+        ("advertise", texts(config.advertise.value.iter().map(ToString::to_string).collect()), config.advertise.source),
+        ("witness", json!(config.witness.value), config.witness.source),
+        ("timeout", json!(config.timeout.value.as_secs()), config.timeout.source),
+    ];
+    let place = |source| match source {
+        Source::Default => "default".to_owned(),
+        Source::Line(line) => format!("{}:{line}", file.display()),
+    };
+    let mut rows = vec![vec!["home".to_owned(), context.home.root().display().to_string(), String::new()]];
+    let mut data = serde_json::Map::new();
+    data.insert("home".to_owned(), json!(context.home.root()));
+    for (name, value, source) in settings {
+        rows.push(vec![name.to_owned(), value.to_string(), place(source)]);
+        data.insert(name.to_owned(), json!({"value": value, "source": place(source)}));
+    }
+    context.output.result(&table(&rows), &data.into())?;
+    Ok(Exit::Ok)
+}
+
+/// `vat completions SHELL`
+pub(super) fn completions(
+    shell: clap_complete::Shell,
+    command: &mut clap::Command,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, command, "vat", &mut script);
+    output.line(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Ok)
+}
+
+/// `vat help [CODE]`
+pub(super) fn help(code: Option<&str>, output: Output) -> Result<Exit, Failure> {
+    let Some(code) = code else {
+        let rows: Vec<_> = ErrorCode::ALL
+            .iter()
+            .map(|code| vec![code.to_string(), (code.exit() as u8).to_string(), code.meaning().to_owned()])
+            .collect();
+        let data: Vec<_> = ErrorCode::ALL.iter().map(|code| explanation(*code)).collect();
+        output.result(&table(&rows), &data.into())?;
+        return Ok(Exit::Ok);
+    };
+    let code: ErrorCode = code.parse().map_err(|_| {
+        let known: Vec<_> = ErrorCode::ALL.iter().filter(|known| known.as_str().contains(code)).collect();
+        let failure = Failure::new(ErrorCode::CliUnknownCode, format!("there is no error code {code:?}"));
+        match known.first() {
+            Some(similar) => failure.next(format!("Did you mean {similar}? `vat help` lists all codes.")),
+            None => failure,
+        }
+    })?;
+    let human = format!("{code} (exit {})\n\n{}\n\nNext: {}", code.exit() as u8, code.meaning(), code.next());
+    output.result(&human, &explanation(code))?;
+    Ok(Exit::Ok)
+}
+
+fn explanation(code: ErrorCode) -> serde_json::Value {
+    json!({"code": code.as_str(), "exit": code.exit() as u8, "meaning": code.meaning(), "next": code.next()})
+}

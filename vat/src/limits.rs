@@ -1,0 +1,71 @@
+//! Every bound of this crate, each with its reason (DESIGN: a limit on everything).
+
+use std::time::Duration;
+
+/// Longest name of a vat or an address book entry, in bytes: a name is a file name.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// Longest label of a grant, in bytes: a label is one line on a screen.
+pub const MAX_LABEL_BYTES: usize = 256;
+
+/// Most grants of one vat. They are kept in memory; this many take about 20 MB.
+pub const MAX_GRANTS: usize = 100_000;
+
+/// Longest text that a built-in object stores under one name, in bytes. Two of them fit one message.
+pub const MAX_TEXT_BYTES: usize = 1 << 20;
+
+/// Longest key of a note or a directory entry, in bytes.
+pub const MAX_KEY_BYTES: usize = 512;
+
+/// Longest name of somebody who signs a guestbook, in bytes.
+pub const MAX_SIGNER_BYTES: usize = 256;
+
+/// Most entries of one listing. A caller asks again for more.
+pub const MAX_LIST_ENTRIES: usize = 1000;
+
+/// Most bytes of one listing: well under the size of a message, however long the entries are.
+pub const MAX_LIST_BYTES: usize = 2 << 20;
+
+/// Sessions that a vat keeps open at once. At about 30 kB each this is 30 MB.
+pub const MAX_SESSIONS: usize = 1024;
+
+/// How long `vat run` asks the search path for the vat's own record before it goes on without (R7).
+pub const WITNESS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a first or last registration may take before the vat goes on without it.
+pub const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a record claims to be true after it was signed. Twice the usual lease, so that a location
+/// server that renews nothing still drops the record of a vat that vanished.
+pub const RECORD_VALIDITY: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// How often a running vat looks whether its addresses changed, or whether its durable turn moved on so
+/// that the witness should hear of it.
+pub const REVIEW_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a vat that goes to sleep waits for answers that are under way.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long a command waits for the answer to a call, unless `--timeout` says otherwise.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a command waits for the vat on this machine to greet it.
+pub const LOCAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest sturdyref read from standard input, in bytes: the reference and all its hints.
+pub const MAX_REFERENCE_BYTES: usize = 16 << 10;
+
+/// Largest schema that a command accepts from a vat, in bytes. The built-in ones have 38 kB.
+pub const MAX_SCHEMA_BYTES: usize = 1 << 20;
+
+/// Free disk space below which `vat doctor` warns, in bytes: a few segments of every journal and a fold.
+pub const MIN_FREE_BYTES: u64 = 64 << 20;
+
+/// How long a vat waits after the system refused to accept somebody on the local socket.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Location records that are kept on disk. At about 1 kB each this is 4 MB.
+pub const MAX_CACHED_RECORDS: usize = 4096;
+
+/// How long one location server may take to answer when it is asked alone.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,0 +1,86 @@
+//! Texts kept under names.
+
+use std::rc::Rc;
+
+use schemas::objects_capnp::notes;
+use serde::{Deserialize, Serialize};
+
+use super::{bounded, list_names};
+use crate::{
+    limits::{MAX_KEY_BYTES, MAX_TEXT_BYTES},
+    object::{Handle, Kind, ObjectError, State},
+};
+
+/// Notes has no state of its own beside its entries.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Shelf;
+
+impl State for Shelf {
+    const TYPE: &'static str = "notes.shelf";
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Note(String);
+
+impl State for Note {
+    const TYPE: &'static str = "notes.note";
+}
+
+struct Notes(Handle<Shelf>);
+
+pub(crate) fn notes() -> Kind {
+    Kind::new("notes", "texts kept under names", schemas::SCHEMA_REQUEST, |handle| -> notes::Client {
+        capnp_rpc::new_client(Notes(handle))
+    })
+}
+
+impl notes::Server for Notes {
+    async fn put(self: Rc<Self>, params: notes::PutParams, mut results: notes::PutResults) -> capnp::Result<()> {
+        let params = params.get()?;
+        let name = bounded("name", params.get_name()?.to_str()?, MAX_KEY_BYTES)?;
+        let note = Note(bounded("text", params.get_text()?.to_str()?, MAX_TEXT_BYTES)?);
+        let replaced = self.0.turn(|_, turn| {
+            let replaced = turn.contains(name.as_bytes())?;
+            turn.put(name.as_bytes(), &note)?;
+            Ok(replaced)
+        })?;
+        results.get().set_replaced(replaced);
+        Ok(())
+    }
+
+    async fn get(self: Rc<Self>, params: notes::GetParams, mut results: notes::GetResults) -> capnp::Result<()> {
+        let name = params.get()?.get_name()?.to_str()?;
+        let note = self.0.read(|_, entries| {
+            entries
+                .get::<Note>(name.as_bytes())?
+                .ok_or_else(|| ObjectError::NotFound { what: "note", name: name.to_owned() })
+        })?;
+        results.get().set_text(&note.0);
+        Ok(())
+    }
+
+    async fn list(self: Rc<Self>, params: notes::ListParams, mut results: notes::ListResults) -> capnp::Result<()> {
+        let params = params.get()?;
+        let (prefix, after) = (params.get_prefix()?.to_str()?, params.get_after()?.to_str()?);
+        let (names, more) = self.0.read(|_, entries| list_names(entries, prefix, after, params.get_limit()))?;
+        let mut results = results.get();
+        results.set_more(more);
+        results.set_names(&names[..])?;
+        Ok(())
+    }
+
+    async fn remove(
+        self: Rc<Self>,
+        params: notes::RemoveParams,
+        mut results: notes::RemoveResults,
+    ) -> capnp::Result<()> {
+        let name = params.get()?.get_name()?.to_str()?;
+        let removed = self.0.turn(|_, turn| {
+            let removed = turn.contains(name.as_bytes())?;
+            turn.remove(name.as_bytes())?;
+            Ok(removed)
+        })?;
+        results.get().set_removed(removed);
+        Ok(())
+    }
+}

@@ -1,0 +1,519 @@
+//! A vat awake: the process of `vat run`.
+//!
+//! Waking (R7): lock, open and verify the checkpoint; ask the search path for the vat's own record, the
+//! only witness against an older copy of the folder; refuse if it knows more than the checkpoint; make the
+//! next epoch durable; listen; publish with compare-and-swap, so that of two copies that wake at once one
+//! loses. Only then is anyone served.
+//!
+//! The witness is asked *before* the next epoch is made durable. The other way round, the second attempt
+//! of a refused copy would find its own epoch higher than the witness's and be believed.
+//!
+//! Awake: each event is a turn of the engine; its number is told to the output gate, and the committer's
+//! word that it is durable opens the gate (R3). The first error of the disk poisons the gate and ends the
+//! process (R5).
+//!
+//! Sleep: no new sessions, what was answered is flushed, a dormant record is published, the checkpoint is
+//! closed.
+
+mod addresses;
+mod registration;
+mod sessions;
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use checkpoint::{Durable, FileDisk, Protection, Store, StoreError, StoreOptions};
+use schemas::{Address, Coded, ErrorCode, SearchPathEntry, State, Timestamp, vat_capnp};
+use tokio::sync::{Notify, mpsc};
+use transport::{BindError, Endpoint, EndpointConfig, LocalListener, OutputGate};
+use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver, ResolverConfig};
+
+pub(crate) use addresses::publishable_addresses;
+use registration::{OwnRecord, Seen, Standing};
+use sessions::Sessions;
+
+use crate::{
+    Kinds,
+    config::{Config, Witness},
+    core::{Vat, VatError},
+    engine::Clock,
+    home::{Home, HomeError, Name, make_folder},
+    limits::{ANNOUNCE_DEADLINE, DRAIN_DEADLINE, REVIEW_INTERVAL, WITNESS_DEADLINE},
+    object::wire_error,
+    service::{OwnerService, VatService},
+};
+
+/// The machine's clock.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Rc::new(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Timestamp::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    })
+}
+
+/// How to wake a vat.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Where to listen; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Go on although a location server knows more than the checkpoint.
+    pub take_over: bool,
+}
+
+/// What a waking or running vat has to say.
+#[derive(Debug)]
+pub enum Report {
+    /// Something that the owner should know.
+    Notice(String),
+    /// It is live.
+    Live(Live),
+}
+
+/// The state of a vat that has just become live.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Its id.
+    pub id: schemas::VatId,
+    /// The addresses that it published.
+    pub addresses: Vec<Address>,
+    /// The epoch that it began.
+    pub epoch: u64,
+    /// The turn that it goes on from.
+    pub turn: u64,
+    /// How each search path entry took the registration.
+    pub registrations: Vec<EntryReport>,
+}
+
+/// Why a vat did not wake, or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Its places cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Its checkpoint cannot be opened, or stopped taking turns.
+    #[error(transparent)]
+    Checkpoint(#[from] StoreError),
+    /// The disk failed while the vat was awake.
+    #[error("the vat stopped: {0}")]
+    Disk(Arc<StoreError>),
+    /// The disk did not answer when the vat was to go to sleep.
+    #[error("the disk did not make the newest turns durable within {seconds} s; they were not acknowledged")]
+    DiskSilent {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// It cannot be opened as a vat.
+    #[error(transparent)]
+    Vat(#[from] VatError),
+    /// It cannot listen.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// It cannot listen on its local socket.
+    #[error("the local socket: {0}")]
+    Local(#[from] transport::LocalError),
+    /// A location server knows a later turn.
+    #[error(
+        "the checkpoint of {name} stands at turn {own_turn} (epoch {own_epoch}), but the vat itself has signed that it \
+         reached turn {seen_turn} (epoch {seen_epoch}), as {source_name} shows: this folder is an older copy, or \
+         another copy is alive"
+    )]
+    RolledBack {
+        /// The vat's name here.
+        name: Name,
+        /// Turn of the checkpoint.
+        own_turn: u64,
+        /// Epoch of the checkpoint.
+        own_epoch: u64,
+        /// Turn of the record.
+        seen_turn: u64,
+        /// Epoch of the record.
+        seen_epoch: u64,
+        /// Who showed the record.
+        source_name: String,
+    },
+    /// A location server knows a later epoch.
+    #[error(
+        "{name} was started somewhere else: epoch {seen_epoch} (turn {seen_turn}) is registered, this copy has epoch \
+         {own_epoch} (turn {own_turn})"
+    )]
+    Fenced {
+        /// The vat's name here.
+        name: Name,
+        /// Epoch of this copy.
+        own_epoch: u64,
+        /// Turn of this copy.
+        own_turn: u64,
+        /// Epoch of the record.
+        seen_epoch: u64,
+        /// Turn of the record.
+        seen_turn: u64,
+    },
+    /// The witness is required and nobody answered.
+    #[error("witness = \"required\", and no location server said whether a newer copy exists:\n{reasons}")]
+    NoWitness {
+        /// One line per entry.
+        reasons: String,
+    },
+    /// The operating system gave no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+impl Coded for RunError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Home(error) => error.code(),
+            Self::Checkpoint(error) => error.code(),
+            Self::Disk(error) => error.code(),
+            Self::Vat(error) => error.code(),
+            Self::Bind(error) => error.code(),
+            Self::Local(error) => error.code(),
+            Self::DiskSilent { .. } => ErrorCode::CheckpointDisk,
+            Self::RolledBack { .. } => ErrorCode::VatRolledBack,
+            Self::Fenced { .. } => ErrorCode::VatFenced,
+            Self::NoWitness { .. } => ErrorCode::VlsNoAnswer,
+            Self::Random(_) => ErrorCode::SystemRandom,
+        }
+    }
+
+    fn next(&self) -> Option<String> {
+        match self {
+            Self::RolledBack { name, own_turn, seen_turn, .. } => Some(format!(
+                "Find the newer copy. Only if it is lost: `vat run {name} --take-over` goes on from turn {own_turn} and \
+                 gives up what turns {} to {seen_turn} did.",
+                own_turn + 1
+            )),
+            Self::Fenced { name, .. } => {
+                Some(format!("Put the other copy to sleep. Only if it is lost: `vat run {name} --take-over`."))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Runs a vat until `stop` resolves, its owner puts it to sleep, or it has to stop.
+///
+/// # Errors
+/// [`RunError`]: whatever the reason, nothing that was acknowledged is lost.
+pub async fn run(
+    home: &Home,
+    name: &Name,
+    config: &Config,
+    kinds: Kinds,
+    options: RunOptions,
+    stop: impl Future<Output = ()>,
+    report: &mut dyn FnMut(Report),
+) -> Result<(), RunError> {
+    let (opened, durable) = open(home, name, kinds)?;
+    let endpoint = Endpoint::bind(opened.vat.key(), options.listen, EndpointConfig::default())?;
+    let seen = ask_witness(name, config, &opened, &endpoint, &options, report).await?;
+    let epoch = opened.vat.engine().durable().epoch.max(seen.epoch()) + 1;
+    let mut incarnation = [0; 16];
+    getrandom::fill(&mut incarnation)?;
+    opened.vat.engine().store().begin_epoch(epoch, incarnation)?;
+
+    let awake = Awake::new(name.clone(), opened, endpoint, config, epoch, incarnation, seen.timestamp()).await;
+    let committed = tokio::task::spawn_local(awake.clone().follow_committer(durable));
+    make_folder(&home.root().join("run"))?;
+    let listener = LocalListener::bind(&home.places(name).socket)?;
+    let outcome = awake.clone().serve(seen, listener, stop, report).await;
+    let outcome = match outcome {
+        Ok(()) => awake.fall_asleep().await,
+        Err(error) => Err(error),
+    };
+    committed.abort();
+    awake.endpoint.close().await;
+    outcome
+}
+
+/// A checkpoint that is open and locked, before anyone was asked about it.
+struct Opened {
+    vat: Rc<Vat>,
+    gate: OutputGate,
+}
+
+fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::UnboundedReceiver<Durable>), RunError> {
+    let (places, id) = home.vat(name)?;
+    let (sender, durable) = mpsc::unbounded_channel();
+    let options = StoreOptions {
+        on_durable: Some(Box::new(move |event| {
+            // The receiver lives as long as the vat; once it is gone nobody waits for the news.
+            let _ = sender.send(event);
+        })),
+        ..StoreOptions::default()
+    };
+    let protection = Protection::KeyFile(places.key_file);
+    let store = Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options)?;
+    let gate = OutputGate::new(store.durable().turn);
+    let produced = {
+        let gate = gate.clone();
+        Box::new(move |turn| gate.produced(turn))
+    };
+    let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), produced)?);
+    Ok((Opened { vat, gate }, durable))
+}
+
+/// Asks every entry of the search path what it knows of this vat (R7).
+async fn ask_witness(
+    name: &Name,
+    config: &Config,
+    opened: &Opened,
+    endpoint: &Endpoint,
+    options: &RunOptions,
+    report: &mut dyn FnMut(Report),
+) -> Result<Seen, RunError> {
+    let path = config.search_path.value.clone();
+    if path.is_empty() {
+        if config.witness.value == Witness::Required {
+            return Err(RunError::NoWitness { reasons: "  the search path is empty".to_owned() });
+        }
+        report(Report::Notice(format!(
+            "The search path is empty: {name} can be found on this machine only. Add a location server with: vat vls add \
+             vls://<id>@<host>:<port>"
+        )));
+        return Ok(Seen::nothing());
+    }
+    let mut timing = ResolverConfig::default();
+    timing.lookup.deadline = WITNESS_DEADLINE;
+    let resolver = Resolver::new(endpoint.clone(), path, None, timing);
+    let seen = Seen::ask(&resolver, opened.vat.id()).await;
+    if !seen.anyone_answered() {
+        if config.witness.value == Witness::Required {
+            return Err(RunError::NoWitness { reasons: seen.reasons() });
+        }
+        report(Report::Notice(format!(
+            "No location server said whether a newer copy of {name} exists; going on without a witness:\n{}",
+            seen.reasons()
+        )));
+    }
+    if let Err(refusal) = seen.compare(name, opened.vat.engine().durable()) {
+        if !options.take_over {
+            return Err(refusal);
+        }
+        report(Report::Notice(format!("Taking over, as you asked, although {refusal}.")));
+    }
+    Ok(seen)
+}
+
+/// A vat that is awake.
+pub(crate) struct Awake {
+    name: Name,
+    vat: Rc<Vat>,
+    gate: OutputGate,
+    endpoint: Endpoint,
+    record: Rc<OwnRecord>,
+    publisher: Rc<Publisher>,
+    search_path: Vec<SearchPathEntry>,
+    advertise: Vec<Address>,
+    sessions: Sessions,
+    epoch: u64,
+    started_at: Timestamp,
+    /// Set by the owner's wish to put the vat to sleep.
+    sleep: Notify,
+    /// Set when the disk failed.
+    poisoned: Notify,
+    /// The durable turn that the last published record told.
+    published_turn: Cell<u64>,
+}
+
+impl Awake {
+    async fn new(
+        name: Name,
+        opened: Opened,
+        endpoint: Endpoint,
+        config: &Config,
+        epoch: u64,
+        incarnation: [u8; 16],
+        not_before: Option<Timestamp>,
+    ) -> Rc<Self> {
+        let Opened { vat, gate } = opened;
+        let search_path = config.search_path.value.clone();
+        let advertise = config.advertise.value.clone();
+        let addresses = addresses::find(&endpoint, &search_path, &advertise).await;
+        let record = Rc::new(OwnRecord::new(vat.clone(), epoch, addresses, search_path.clone(), not_before));
+        let publisher =
+            Rc::new(Publisher::new(endpoint.clone(), search_path.clone(), record.clone(), PublisherConfig::default()));
+        let sessions = Sessions::new(gate.clone(), epoch, incarnation);
+        let started_at = vat.engine().now();
+        Rc::new(Self {
+            name,
+            vat,
+            gate,
+            endpoint,
+            record,
+            publisher,
+            search_path,
+            advertise,
+            sessions,
+            epoch,
+            started_at,
+            sleep: Notify::new(),
+            poisoned: Notify::new(),
+            published_turn: Cell::new(0),
+        })
+    }
+
+    /// Opens the gate as the committer makes turns durable, and shuts it for good when the disk fails.
+    async fn follow_committer(self: Rc<Self>, mut durable: mpsc::UnboundedReceiver<Durable>) {
+        while let Some(event) = durable.recv().await {
+            match event {
+                Durable::Turn(turn) => self.gate.release(turn),
+                Durable::Poisoned => {
+                    self.gate.poison();
+                    self.poisoned.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Publishes the vat, and serves until it has to stop.
+    async fn serve(
+        self: Rc<Self>,
+        seen: Seen,
+        listener: LocalListener,
+        stop: impl Future<Output = ()>,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<(), RunError> {
+        let public: vat_capnp::vat::Client = capnp_rpc::new_client(VatService::new(self.vat.clone()));
+        let owner: vat_capnp::owner::Client =
+            capnp_rpc::new_client(OwnerService { public: public.clone(), awake: self.clone() });
+        // Whoever comes while the registration is under way finds somebody at home.
+        let accepting = tokio::task::spawn_local({
+            let awake = self.clone();
+            async move { awake.sessions.accept(&awake.endpoint, &public, listener, &owner).await }
+        });
+        let outcome = self.stay(seen, stop, report).await;
+        accepting.abort();
+        outcome
+    }
+
+    async fn stay(
+        &self,
+        seen: Seen,
+        stop: impl Future<Output = ()>,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<(), RunError> {
+        tokio::pin!(stop);
+        let registrations = tokio::select! {
+            registrations = self.announce(seen.expected()) => registrations?,
+            () = &mut stop => return Ok(()),
+        };
+        report(Report::Live(Live {
+            id: self.vat.id(),
+            addresses: self.record.addresses(),
+            epoch: self.epoch,
+            turn: self.vat.engine().durable().turn,
+            registrations,
+        }));
+        let mut review = tokio::time::interval(REVIEW_INTERVAL);
+        review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        review.tick().await;
+        let renewals = self.publisher.run();
+        tokio::pin!(renewals);
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = self.sleep.notified() => return Ok(()),
+                () = self.poisoned.notified() => return Err(self.disk_failure()),
+                superseded = &mut renewals => return registration::fence(&self.name, self.standing(), &superseded.record),
+                _ = review.tick() => self.review().await?,
+            }
+        }
+    }
+
+    /// Registers everywhere, and refuses to go on if another copy was faster.
+    async fn announce(&self, expected: Expected) -> Result<Vec<EntryReport>, RunError> {
+        self.published_turn.set(self.vat.engine().durable().turn);
+        let reports = self.publisher.announce(expected, ANNOUNCE_DEADLINE).await;
+        registration::check_fence(&self.name, self.standing(), &reports)?;
+        if !registration::has_older_record(&reports) {
+            return Ok(reports);
+        }
+        let reports = self.publisher.announce(Expected::Anything, ANNOUNCE_DEADLINE).await;
+        registration::check_fence(&self.name, self.standing(), &reports)?;
+        Ok(reports)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { epoch: self.epoch, turn: self.vat.engine().durable().turn }
+    }
+
+    /// Looks whether the world has changed: new addresses, or turns that the witness should hear of.
+    async fn review(&self) -> Result<(), RunError> {
+        registration::check_fence(&self.name, self.standing(), &self.publisher.reports())?;
+        let addresses = addresses::find(&self.endpoint, &self.search_path, &self.advertise).await;
+        let turn = self.vat.engine().durable().turn;
+        let moved = self.record.set_addresses(addresses);
+        if moved || self.published_turn.replace(turn) != turn {
+            self.publisher.nudge();
+        }
+        Ok(())
+    }
+
+    /// Ends every session after its last answer, publishes that the vat sleeps, and closes the checkpoint.
+    async fn fall_asleep(&self) -> Result<(), RunError> {
+        let newest = self.vat.engine().newest_turn();
+        // A disk that does not answer must not keep the process alive; the error below tells the rest.
+        let drained = tokio::time::timeout(DRAIN_DEADLINE, self.gate.wait(newest)).await;
+        self.sessions.close_all().await;
+        if !matches!(drained, Ok(Ok(()))) {
+            return Err(self.disk_failure());
+        }
+        self.record.set_state(State::Dormant);
+        // Whoever was not told finds out by dialling; the lease ends by itself.
+        self.publisher.announce(Expected::Anything, ANNOUNCE_DEADLINE).await;
+        Ok(())
+    }
+
+    fn disk_failure(&self) -> RunError {
+        match self.vat.engine().store().poisoned() {
+            Some(cause) => RunError::Disk(cause),
+            // The disk has not failed, it does not answer: nothing is lost, and nothing more can be promised.
+            None => RunError::DiskSilent { seconds: DRAIN_DEADLINE.as_secs() },
+        }
+    }
+
+    /// The vat.
+    pub(crate) fn vat(&self) -> &Vat {
+        &self.vat
+    }
+
+    /// Ends the process as Ctrl-C does.
+    pub(crate) fn put_to_sleep(&self) {
+        self.sleep.notify_one();
+    }
+
+    /// Tells the owner how the vat stands.
+    pub(crate) fn describe(&self, mut status: vat_capnp::status::Builder<'_>) -> capnp::Result<()> {
+        let engine = self.vat.engine();
+        let (durable, sizes) = (engine.durable(), engine.store().sizes().map_err(|error| wire_error(&error))?);
+        status.set_id(self.vat.id().as_bytes());
+        status.set_object(self.vat.root_kind()?.name());
+        status.set_epoch(self.epoch);
+        status.set_turn(engine.newest_turn());
+        status.set_durable_turn(durable.turn);
+        status.set_process_id(std::process::id());
+        status.set_journal_bytes(sizes.journal_bytes);
+        status.set_base_bytes(sizes.base_bytes);
+        status.set_sessions(u32::try_from(self.sessions.count()).unwrap_or(u32::MAX));
+        status.set_objects(self.vat.object_count()?);
+        status.set_grants(self.vat.grants()?.len() as u64);
+        status.set_started_at(self.started_at.as_seconds());
+        let addresses: Vec<String> = self.record.addresses().iter().map(ToString::to_string).collect();
+        status.set_addresses(&addresses[..])?;
+        let reports = self.publisher.reports();
+        let count = u32::try_from(reports.len()).unwrap_or(u32::MAX);
+        let mut list = status.init_registrations(count);
+        for (index, report) in (0..count).zip(&reports) {
+            registration::describe(report, list.reborrow().get(index));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! What a vat offers over its sessions: [`VatService`] to everyone, [`OwnerService`] on the local socket.
+//!
+//! Both answer from the state as of the newest turn; the session's output gate keeps the answers until
+//! that turn is durable (R3), so nothing here waits.
+
+use std::rc::Rc;
+
+use schemas::{Coded, ErrorCode, Secret, vat_capnp};
+
+use crate::{
+    core::{Vat, VatError},
+    object::wire_error,
+    process::Awake,
+    reflection::SchemaSet,
+};
+
+impl From<VatError> for capnp::Error {
+    fn from(error: VatError) -> Self {
+        wire_error(&error)
+    }
+}
+
+/// The bootstrap capability of every session: gives no authority by itself.
+pub(crate) struct VatService {
+    vat: Rc<Vat>,
+}
+
+impl VatService {
+    pub(crate) fn new(vat: Rc<Vat>) -> Self {
+        Self { vat }
+    }
+}
+
+impl vat_capnp::vat::Server for VatService {
+    async fn restore(
+        self: Rc<Self>,
+        params: vat_capnp::vat::RestoreParams,
+        mut results: vat_capnp::vat::RestoreResults,
+    ) -> capnp::Result<()> {
+        // Bytes that are no secret at all get the same answer as a secret that was never granted.
+        let secret = Secret::from_slice(params.get()?.get_secret()?).map_err(|_| VatError::Denied)?;
+        let (object, interface_id) = self.vat.restore(&secret)?;
+        let mut results = results.get();
+        results.reborrow().init_capability().set_as_capability(object);
+        results.set_interface_id(interface_id);
+        Ok(())
+    }
+
+    async fn schema(
+        self: Rc<Self>,
+        params: vat_capnp::vat::SchemaParams,
+        mut results: vat_capnp::vat::SchemaResults,
+    ) -> capnp::Result<()> {
+        let wanted = params.get()?.get_interface_id();
+        let unknown = || {
+            let message = format!("this vat has no object with interface {wanted:#018x}");
+            capnp::Error::failed(ErrorCode::ObjectUnknownInterface.to_wire(&message))
+        };
+        let kind = self.vat.kinds().iter().find(|kind| kind.interface_id() == wanted).ok_or_else(unknown)?;
+        let request = SchemaSet::parse(kind.schema())
+            .and_then(|schemas| schemas.closure(wanted))
+            .map_err(|error| wire_error(&error))?;
+        results.get().set_request(&request);
+        Ok(())
+    }
+}
+
+/// What the owner may ask of a vat that is awake. Reached only through the local socket.
+pub(crate) struct OwnerService {
+    pub(crate) public: vat_capnp::vat::Client,
+    pub(crate) awake: Rc<Awake>,
+}
+
+impl vat_capnp::owner::Server for OwnerService {
+    async fn status(
+        self: Rc<Self>,
+        _: vat_capnp::owner::StatusParams,
+        mut results: vat_capnp::owner::StatusResults,
+    ) -> capnp::Result<()> {
+        self.awake.describe(results.get().init_status())
+    }
+
+    async fn share(
+        self: Rc<Self>,
+        params: vat_capnp::owner::ShareParams,
+        mut results: vat_capnp::owner::ShareResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let expires = Some(params.get_expires()).filter(|expires| *expires != 0);
+        let parent = Some(params.get_parent()).filter(|parent| *parent != 0);
+        let secret = self.awake.vat().grant(params.get_label()?.to_str()?, expires, parent)?;
+        results.get().set_secret(secret.expose());
+        Ok(())
+    }
+
+    async fn grants(
+        self: Rc<Self>,
+        _: vat_capnp::owner::GrantsParams,
+        mut results: vat_capnp::owner::GrantsResults,
+    ) -> capnp::Result<()> {
+        let grants = self.awake.vat().grants()?;
+        let count = u32::try_from(grants.len()).map_err(|_| capnp::Error::failed("too many grants".into()))?;
+        let mut list = results.get().init_grants(count);
+        for (index, (hash, grant)) in (0..).zip(grants) {
+            let mut out = list.reborrow().get(index);
+            out.set_number(grant.number);
+            out.set_label(&grant.label);
+            out.set_created_at(grant.created_at);
+            out.set_expires(grant.expires.unwrap_or(0));
+            out.set_hash(hash.to_string());
+            out.set_parent(grant.parent.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    async fn revoke(
+        self: Rc<Self>,
+        params: vat_capnp::owner::RevokeParams,
+        _: vat_capnp::owner::RevokeResults,
+    ) -> capnp::Result<()> {
+        Ok(self.awake.vat().revoke(params.get()?.get_number())?)
+    }
+
+    async fn root(
+        self: Rc<Self>,
+        _: vat_capnp::owner::RootParams,
+        mut results: vat_capnp::owner::RootResults,
+    ) -> capnp::Result<()> {
+        let (object, interface_id) = self.awake.vat().root()?;
+        let mut results = results.get();
+        results.reborrow().init_capability().set_as_capability(object);
+        results.set_interface_id(interface_id);
+        Ok(())
+    }
+
+    async fn vat(
+        self: Rc<Self>,
+        _: vat_capnp::owner::VatParams,
+        mut results: vat_capnp::owner::VatResults,
+    ) -> capnp::Result<()> {
+        results.get().set_vat(self.public.clone());
+        Ok(())
+    }
+
+    async fn sleep(
+        self: Rc<Self>,
+        _: vat_capnp::owner::SleepParams,
+        _: vat_capnp::owner::SleepResults,
+    ) -> capnp::Result<()> {
+        self.awake.put_to_sleep();
+        Ok(())
+    }
+}
+
+/// The error that a peer reported through an exception, or what an exception without a code means.
+pub(crate) fn remote_failure(error: &capnp::Error) -> (ErrorCode, String) {
+    match schemas::RemoteError::parse(&error.to_string()) {
+        Some(remote) => (remote.code(), remote.message),
+        None if error.kind == capnp::ErrorKind::Disconnected => {
+            (ErrorCode::SessionClosed, "the session ended before the answer came".to_owned())
+        }
+        None => (ErrorCode::ObjectFailed, error.to_string()),
+    }
+}
