@@ -40,6 +40,7 @@ use crate::{
     overlay::Overlay,
     payload::{self, Bytes, Row},
     random,
+    store::ScannedRow,
 };
 
 type RowTable = TableDefinition<'static, &'static RowKeyBytes, &'static [u8]>;
@@ -199,11 +200,7 @@ impl Base {
         })?;
         let PositionRow { position, buckets } = row;
         let snapshot = Snapshot { table: Some(table), position, buckets, path: self.path.clone() };
-        if position.vat == keys.vat() {
-            Ok(snapshot)
-        } else {
-            Err(StoreError::WrongVat { path: self.path.clone() })
-        }
+        if position.vat == keys.vat() { Ok(snapshot) } else { Err(StoreError::WrongVat { path: self.path.clone() }) }
     }
 
     /// The file, for its length.
@@ -229,7 +226,10 @@ impl Drop for Base {
     fn drop(&mut self) {
         // Dropping the database makes redb write, and so it can panic over a file that was tampered with.
         if let Some(database) = self.database.take() {
-            let _ = contain(&self.path, || Ok(drop(database)));
+            let _ = contain(&self.path, || {
+                drop(database);
+                Ok(())
+            });
         }
     }
 }
@@ -247,7 +247,7 @@ impl Snapshot {
     }
 
     /// The names and values of all rows of a space, in no order: all that there are, as of the last fold.
-    pub(crate) fn scan(&self, keys: &Keys, space: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(crate) fn scan(&self, keys: &Keys, space: u64) -> Result<Vec<ScannedRow>, StoreError> {
         let damaged = || StoreError::damaged(&self.path, Damage::Row);
         let first = keys.first_row_key(space);
         let mut last = first;
@@ -306,7 +306,10 @@ impl Snapshot {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if let Some(table) = self.table.take() {
-            let _ = contain(&self.path, || Ok(drop(table)));
+            let _ = contain(&self.path, || {
+                drop(table);
+                Ok(())
+            });
         }
     }
 }

@@ -21,6 +21,7 @@
 //! crash in `journal`, the frame in `frame`, the cryptography in `keys`.
 
 mod base;
+mod core_dumps;
 mod disk;
 mod error;
 mod frame;
@@ -37,6 +38,7 @@ mod store;
 #[cfg(test)]
 mod vectors;
 
+pub use core_dumps::forbid_core_dumps;
 pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};
 pub use error::{Damage, LockHolder, StoreError};
-pub use store::{Change, Durable, Position, Protection, RowKey, Sizes, Store, StoreOptions, TurnDelta};
+pub use store::{Change, Durable, Position, Protection, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta};

@@ -68,6 +68,9 @@ impl fmt::Debug for Change {
     }
 }
 
+/// A row of a scan: its name and its value.
+pub type ScannedRow = (Vec<u8>, Vec<u8>);
+
 /// Everything that one turn changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TurnDelta {
@@ -244,7 +247,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::get`].
-    pub fn scan(&self, space: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn scan(&self, space: u64) -> Result<Vec<ScannedRow>, StoreError> {
         // Base, frozen and upper layer of one moment: a fold that ends meanwhile would move rows from one to
         // the other.
         let (base, frozen, upper) = {

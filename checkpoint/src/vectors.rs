@@ -100,6 +100,8 @@ fn rows() {
         plain.resize(frame::pad(plain.len().next_multiple_of(64)), 0);
         let mut sealed = keys.seal_row(&key, &vector.array("salt"), &plain);
         assert!(sealed == vector.bytes("sealed"));
+        assert_eq!(keys.row_digest(&key, &sealed), vector.array("digest"));
+        assert_eq!(keys.tally_key(space), vector.array("tally_key"));
 
         let row: Row<'_> = payload::decode(keys.open_row(&key, &mut sealed).unwrap()).unwrap();
         assert_eq!((row.space, row.name.0, row.value.0), (space, name.as_slice(), value.as_slice()));

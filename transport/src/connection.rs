@@ -160,7 +160,7 @@ impl Wire {
             },
             Ok(Ok(message::Return(Ok(answer)))) => {
                 let id = answer.get_answer_id();
-                self.calls.borrow_mut().remove(id);
+                self.calls.borrow_mut().answer(id, !answer.get_no_finish_needed());
                 match self.check_size(message) {
                     Ok(()) => self.queue(message, true),
                     Err((code, text)) => self.queue(&refusal(id, code, &text), true),
@@ -209,7 +209,8 @@ impl Wire {
 
     /// Has `receive` look again.
     pub(crate) fn wake_receiver(&self) {
-        if let Some(waker) = self.receiver.borrow_mut().take() {
+        let waker = self.receiver.borrow_mut().take();
+        if let Some(waker) = waker {
             waker.wake();
         }
     }

@@ -55,6 +55,15 @@ pub const CALLS_IN_FLIGHT: usize = 4096;
 /// Most bytes of calls of one peer under way at once; answered as above. Two messages of the largest size.
 pub const CALL_BYTES_IN_FLIGHT: usize = 2 * MESSAGE_BYTES;
 
+/// Most questions of one peer that were answered and that it keeps open, running calls included. Each may hold
+/// capabilities. Four times as many as can run.
+pub const OPEN_QUESTIONS: usize = 4 * CALLS_IN_FLIGHT;
+
+/// Most calls that one peer may give up before their answer in the life of a session: capnp-rpc keeps some 200
+/// bytes for each until the session ends. A peer that waits with a deadline gives up a few; one call a minute
+/// for a month and a half is this many.
+pub const CALLS_GIVEN_UP: usize = 1 << 16;
+
 /// Bytes of answers that may wait for the peer to take them, or for their turn to be durable, before we stop
 /// reading from it. Our own calls do not count: two peers that both call a lot would then wait for each other.
 pub const WAITING_ANSWER_BYTES: usize = 1 << 20;
@@ -168,6 +177,10 @@ pub struct SessionLimits {
     pub calls_in_flight: usize,
     /// Most bytes of calls of the peer under way ([`CALL_BYTES_IN_FLIGHT`]).
     pub call_bytes_in_flight: usize,
+    /// Most questions of the peer that it keeps open ([`OPEN_QUESTIONS`]).
+    pub open_questions: usize,
+    /// Most calls that the peer may give up, in all ([`CALLS_GIVEN_UP`]).
+    pub calls_given_up: usize,
     /// Answers waiting, in bytes, before we stop reading ([`WAITING_ANSWER_BYTES`]).
     pub waiting_answer_bytes: usize,
     /// Bytes waiting, of all kinds, before our own calls fail ([`WAITING_BYTES`]).
@@ -188,6 +201,8 @@ impl Default for SessionLimits {
             capabilities_per_message: CAPABILITIES_PER_MESSAGE,
             calls_in_flight: CALLS_IN_FLIGHT,
             call_bytes_in_flight: CALL_BYTES_IN_FLIGHT,
+            open_questions: OPEN_QUESTIONS,
+            calls_given_up: CALLS_GIVEN_UP,
             waiting_answer_bytes: WAITING_ANSWER_BYTES,
             waiting_bytes: WAITING_BYTES,
             write_stall: WRITE_STALL,

@@ -9,7 +9,6 @@ mod connect;
 mod demo;
 mod doctor;
 mod find;
-mod output;
 mod own;
 mod probe;
 mod run;
@@ -18,10 +17,10 @@ mod settings;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use console::{Failure, Output};
 use schemas::{ErrorCode, Exit};
 
 use crate::{config::Config, home::Home, kinds::Kinds};
-use output::{Failure, Output};
 
 /// A vat is a small computer that never forgets, that you reach by a link, and that can live anywhere.
 #[derive(Parser)]
@@ -191,17 +190,20 @@ struct Context {
 
 /// Runs the program with the process's own arguments.
 pub(crate) fn main(kinds: Kinds) -> ExitCode {
-    // Before clap had its say, the wish for JSON can only be read off the arguments themselves.
-    let json = std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
+    let json = console::wants_json(std::env::args_os());
     let arguments = match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
         Ok(arguments) => arguments,
-        Err(error) => return exit(usage(&error, Output::new(json))),
+        Err(error) => return exit(console::usage(&error, Output::new(json))),
     };
     if let Command::LocationServer { arguments } = arguments.command {
         return vls_server::program::main_with(arguments);
     }
     start_logging();
     let output = Output::new(arguments.json);
+    // References and keys pass through every command.
+    if let Err(error) = checkpoint::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps could not be forbidden");
+    }
     exit(match dispatch(arguments, kinds, output) {
         Ok(status) => status,
         Err(failure) => output.failure(&failure),
@@ -219,29 +221,14 @@ fn start_logging() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 }
 
-fn usage(error: &clap::Error, output: Output) -> Exit {
-    use clap::error::ErrorKind;
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return match output.line(&error.to_string()) {
-            Ok(()) => Exit::Ok,
-            Err(failure) => output.failure(&failure),
-        };
-    }
-    let text = error.to_string();
-    let message = text.trim_start_matches("error: ").trim_end();
-    if !output.is_json() {
-        output.notice(&format!("error: {message} [{}]", ErrorCode::CliUsage));
-        return Exit::Usage;
-    }
-    let first = message.split("\n\n").next().unwrap_or(message).replace('\n', " ");
-    output.failure(&Failure::new(ErrorCode::CliUsage, first))
-}
-
 fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, Failure> {
     // These need no home folder, and must work when it is broken.
     match &arguments.command {
         Command::Completions { shell } => return settings::completions(*shell, &mut Arguments::command(), output),
-        Command::Help { code } => return settings::help(code.as_deref(), output),
+        Command::Help { code } => {
+            console::help("vat", code.as_deref(), output)?;
+            return Ok(Exit::Ok);
+        }
         Command::Demo => return demo::demo(output),
         _ => {}
     }

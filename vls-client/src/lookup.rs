@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use crate::{
     attempt::{Attempt, Candidate},
+    clock::Moment,
     failure::Failure,
     limits,
     pool::Server,
@@ -47,7 +48,7 @@ impl Lookup {
         };
         let schedule = Schedule::new(id, goal, entries, known, cache, resolver.lookup_timing, now);
         let mut lookup = Self { id, resolver, schedule, asked: FuturesUnordered::new() };
-        let signals = lookup.feed(Event::Begin);
+        let signals = lookup.feed(now, Event::Begin);
         (lookup, signals)
     }
 
@@ -63,7 +64,7 @@ impl Lookup {
             },
             () = sleep(wait) => Event::Tick,
         };
-        self.feed(event)
+        self.feed(self.resolver.clock.now(), event)
     }
 
     pub(crate) fn verdict(&self) -> Found {
@@ -87,8 +88,7 @@ impl Lookup {
         });
     }
 
-    fn feed(&mut self, event: Event) -> Vec<Signal> {
-        let now = self.resolver.clock.now();
+    fn feed(&mut self, now: Moment, event: Event) -> Vec<Signal> {
         let mut signals = Vec::new();
         for action in self.schedule.handle(now, event) {
             match action {

@@ -24,8 +24,8 @@ pub(crate) const RENEWAL_GRAIN: u32 = 16;
 /// Records, live and expired, that are kept. At about 600 bytes each in memory this is some 150 MB.
 pub const MAX_RECORDS: usize = 250_000;
 
-/// High-water marks of ids whose record was given up. At about 150 bytes each, some 150 MB.
-pub const MAX_MARKS: usize = 1_000_000;
+/// High-water marks of ids whose record was given up. At about 200 bytes each, some 100 MB.
+pub const MAX_MARKS: usize = 500_000;
 
 /// Pairs of conflicting packets that are kept as evidence. Evidence is rare and read by people.
 pub const MAX_EVIDENCE: usize = 4_096;
@@ -68,11 +68,15 @@ pub const SESSIONS_PER_NETWORK: usize = 1_024;
 /// when it is asked to find; both dial again by themselves.
 pub const IDLE_SESSION: Duration = Duration::from_mins(10);
 
-/// Handshakes under way. Each costs half a millisecond of CPU, and until it is done it may come from anywhere.
+/// Handshakes under way. Each costs half a millisecond of CPU, and may be left unfinished for ten seconds.
 pub(crate) const HANDSHAKES: usize = 256;
 
-/// Connections beyond which a dialler must prove its address before it costs a handshake.
-pub(crate) const CONNECTIONS_BEFORE_RETRY: usize = 1_024;
+/// Handshakes under way of one source prefix, so that no network can take all of them.
+pub(crate) const HANDSHAKES_PER_NETWORK: usize = 64;
+
+/// Connections beyond which a dialler must prove its address first, at the cost of one more round trip. Well
+/// below [`HANDSHAKES_PER_NETWORK`]: whoever lies about where it is cannot use up another network's handshakes.
+pub(crate) const CONNECTIONS_BEFORE_RETRY: usize = 32;
 
 /// Longest message, in bytes: 256 answers with the longest packets are some 290 kB.
 pub(crate) const MESSAGE_BYTES: usize = 512 << 10;
@@ -85,6 +89,10 @@ pub(crate) const CALLS_IN_FLIGHT: usize = 1_024;
 
 /// Bytes of the calls of one peer under way: what so many registrations take.
 pub(crate) const CALL_BYTES_IN_FLIGHT: usize = 2 << 20;
+
+/// Bytes of answers that may wait for one peer to take them, before its next calls are left unread: one answer
+/// of the largest size. Peers that read nothing cost this much each, until they are given up.
+pub(crate) const WAITING_ANSWER_BYTES: usize = 256 << 10;
 
 /// How long a stopping server waits for its disk before it ends the calls that wait for it.
 pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(5);

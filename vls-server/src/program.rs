@@ -4,19 +4,17 @@
 //! executable.
 
 mod advertise;
-mod help;
-mod output;
 
 use std::{
     ffi::OsString, future::Future, io, net::SocketAddr, path::PathBuf, process::ExitCode, rc::Rc, time::Duration,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand};
+use console::{Failure, Output};
 use schemas::{ErrorCode, Exit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::output::{Failure, Output};
 use crate::{
     clock::SystemClock,
     limits,
@@ -77,14 +75,12 @@ pub fn main() -> ExitCode {
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Before clap had its say, the wish for JSON can only be read off the arguments themselves.
-    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
-    let output = Output::new(json);
+    let output = Output::new(console::wants_json(arguments.iter().cloned()));
     let named = std::iter::once(OsString::from("vls-server")).chain(arguments);
     let result = match Arguments::try_parse_from(named) {
         Ok(Arguments { command: Command::Run(arguments), .. }) => run(arguments, output),
-        Ok(Arguments { command: Command::Help { code }, .. }) => help::help(code.as_deref(), output),
-        Err(error) => usage(&error, output),
+        Ok(Arguments { command: Command::Help { code }, .. }) => console::help("vls-server", code.as_deref(), output),
+        Err(error) => return ExitCode::from(console::usage(&error, output) as u8),
     };
     let exit = match result {
         Ok(()) => Exit::Ok,
@@ -93,22 +89,12 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// What clap has to say: help and version are answers, everything else is a failure.
-fn usage(error: &clap::Error, output: Output) -> Result<(), Failure> {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return output.line(&error.to_string());
-    }
-    let text = error.to_string();
-    let message = text.trim_start_matches("error: ").trim_end();
-    // The first paragraph says what is wrong; usage and hints follow.
-    let first = message.split("\n\n").next().unwrap_or(message);
-    let words: Vec<&str> = first.split_whitespace().collect();
-    Err(Failure::new(ErrorCode::CliUsage, words.join(" ")))
-}
-
 fn run(arguments: RunArguments, output: Output) -> Result<(), Failure> {
     start_logging(output);
-    forbid_core_dumps();
+    // The identity key will be in memory.
+    if let Err(error) = checkpoint::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps could not be forbidden");
+    }
     let policy = Policy { lease: Duration::from_secs(arguments.lease), ..Policy::default() };
     let config = ServerConfig { policy, ..ServerConfig::new(arguments.listen, arguments.data) };
     block_on(async move {
@@ -140,7 +126,7 @@ fn run(arguments: RunArguments, output: Output) -> Result<(), Failure> {
 /// Runs the server: one thread, one event loop.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::system("start the event loop", &error))?;
+    let runtime = runtime.map_err(|error| system("start the event loop", &error))?;
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
@@ -152,7 +138,7 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error: io::Error| Failure::system("listen for signals", &error));
+        let listen = |kind| signal(kind).map_err(|error: io::Error| system("listen for signals", &error));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
@@ -177,10 +163,6 @@ fn start_logging(output: Output) {
     let _ = subscriber.with_ansi(colours).try_init();
 }
 
-/// The identity key is in memory: it must not end up in a file when the process dies.
-fn forbid_core_dumps() {
-    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
-        tracing::warn!(%error, "core dumps could not be switched off");
-    }
+fn system(action: &str, error: &io::Error) -> Failure {
+    Failure::new(ErrorCode::SystemIo, format!("cannot {action}: {error}"))
 }

@@ -15,7 +15,7 @@ const SUFFIX: &str = ".segment";
 const DIGITS: usize = 16;
 
 /// How much is written at once while a segment is filled with zeros, in bytes.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The folder of the segments.
 #[derive(Debug, Clone)]

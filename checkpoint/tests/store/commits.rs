@@ -204,7 +204,7 @@ fn one_sync_per_group_also_when_segments_change_and_folds_run() {
         }
     }
     store.close().unwrap();
-    let last_segment = disk.files().into_iter().filter(|path| path.starts_with(JOURNAL)).next_back().unwrap();
+    let last_segment = disk.files().into_iter().rfind(|path| path.starts_with(JOURNAL)).unwrap();
     let created = u64::from_str_radix(last_segment.file_stem().unwrap().to_str().unwrap(), 16).unwrap();
     assert!(created > 5 && groups.load(Ordering::SeqCst) > 1);
     // Segments are numbered from 0, and the first one was made with the store.

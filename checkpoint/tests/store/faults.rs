@@ -87,20 +87,29 @@ fn assert_stopped(store: &Store, run: &Run) {
     store.wait_durable(durable).unwrap();
 }
 
-/// The store after the process ended, or the machine, has everything that was acknowledged and nothing wrong.
+/// The store after the process ended, or the machine, has everything that was acknowledged and nothing wrong;
+/// and so after a loss of power that follows, which takes nothing of what was shown.
 fn assert_nothing_lost(disk: &Arc<SimulatedDisk>, run: &Run) {
-    let store = match open(disk, no_folds()) {
-        Ok(store) => store,
-        Err(_) if !run.created => {
+    let mut oldest = run.acknowledged;
+    let mut disk = Arc::clone(disk);
+    for seed in [None, Some(1)] {
+        if let Some(seed) = seed {
+            let mut history = disk.history();
+            history.advance(history.len());
+            disk = history.crash(seed + oldest);
+        }
+        let store = match open(&disk, no_folds()) {
+            Ok(store) => store,
             // The call that failed may have been the last one, so that it is there all the same; else it can be
             // made now.
-            create(disk, no_folds()).unwrap()
-        }
-        Err(error) => panic!("{error}"),
-    };
-    let position = store.position();
-    assert!(position.turn >= run.acknowledged && position.epoch >= run.epoch);
-    assert_eq!(contents(&store).unwrap(), run.models[usize::try_from(position.turn).unwrap()]);
+            Err(_) if !run.created && seed.is_none() => create(&disk, no_folds()).unwrap(),
+            Err(error) => panic!("{error}"),
+        };
+        let position = store.position();
+        assert!(position.turn >= oldest && position.epoch >= run.epoch, "{position:?} has lost turn {oldest}");
+        assert_eq!(contents(&store).unwrap(), run.models[usize::try_from(position.turn).unwrap()]);
+        oldest = position.turn;
+    }
 }
 
 #[test]
@@ -127,14 +136,13 @@ fn an_error_at_any_call_stops_the_store_and_loses_nothing() {
             assert_eq!(cause, expected, "{fault:?} at call {call}: {error}");
             let last = run.reports.iter().position(|report| *report == Durable::Poisoned);
             assert!(last.is_none_or(|at| at + 1 == run.reports.len()), "nothing is reported after the poison");
-            assert_eq!(last.is_some(), run.poisoned, "{fault:?} at call {call}: {error}");
+            // One that comes while the store closes, after the last group, has nobody to be reported to.
+            assert!(last.is_some() || !run.poisoned, "{fault:?} at call {call}: {error}");
 
             let mut history = disk.history();
             history.advance(history.len());
             assert_nothing_lost(&history.kill(), &run);
-            for seed in 0..3 {
-                assert_nothing_lost(&history.crash(call * 3 + seed), &run);
-            }
+            assert_nothing_lost(&history.crash(call), &run);
         }
     }
     assert!(reached > 3 * (calls - 40), "{reached} of {}", 3 * calls);

@@ -31,8 +31,12 @@ def names_key(root, store):
     return hkdf(root or bytes(32), store, b"vat checkpoint names 1\0", 32)
 
 
+def prf(root, store, kind, data):
+    return hmac.new(names_key(root, store), bytes([kind]) + data, hashlib.sha256).digest()
+
+
 def name(root, store, kind, data):
-    return hmac.new(names_key(root, store), bytes([kind]) + data, hashlib.sha256).digest()[:16]
+    return prf(root, store, kind, data)[:16]
 
 
 def varint(n):
@@ -137,7 +141,9 @@ def main():
         for value in (b"", b"value", bytes(i % 251 for i in range(9000))):
             key, sealed = row(secret, store, vat, 7, b"name", value, salt)
             fields = dict(root=secret, store=store, vat=vat, space=7, name=b"name", value=value, salt=salt)
-            write("row", fields | dict(key=key, sealed=sealed))
+            fields |= dict(key=key, sealed=sealed, digest=prf(secret, store, 5, key + sealed[:33] + sealed[-16:]))
+            tally_key = name(secret, store, 4, vat) + name(secret, store, 2, struct.pack("<Q", 7)) + bytes(16)
+            write("row", fields | dict(tally_key=tally_key))
         fields = dict(root=secret, store=store, key_file=bytes(range(200, 232)), salt=salt)
         write("keyslots", fields | dict(keyslots=keyslots(secret, store, fields["key_file"], salt)))
 

@@ -30,7 +30,7 @@ enum Verdict {
     /// Give it to capnp-rpc.
     Deliver,
     /// The same, and count it.
-    Call { question: u32 },
+    Ask { question: u32 },
     /// The same, and stop counting it.
     Finish { question: u32 },
     /// Give this one to capnp-rpc instead.
@@ -60,16 +60,20 @@ impl Wire {
         let (message, verdict) = judge(frame, self.limits.capabilities_per_message);
         match verdict {
             Verdict::Deliver => Some(Incoming::Remote(message)),
-            Verdict::Call { question } => {
-                if self.calls.borrow_mut().admit(question, bytes, &self.limits) {
+            Verdict::Ask { question } => {
+                if self.calls.borrow_mut().ask(question, bytes, &self.limits) {
                     return Some(Incoming::Remote(message));
                 }
-                let text = "not carried out: too many calls of yours are under way";
+                let text = "not carried out: too many questions of yours are open";
                 self.queue(&refusal(question, ErrorCode::SessionTooManyCalls, text), true);
                 None
             }
             Verdict::Finish { question } => {
-                self.calls.borrow_mut().remove(question);
+                if !self.calls.borrow_mut().finish(question, &self.limits) {
+                    let limit = self.limits.calls_given_up;
+                    self.finish(SessionEnd::Violation(Violation::GivenUp { limit }));
+                    return None;
+                }
                 Some(Incoming::Remote(message))
             }
             Verdict::Replace(message) => Some(Incoming::Local(message)),
@@ -123,7 +127,7 @@ fn inspect(message: &Reader<Frame>, capabilities: usize, changes: &mut Vec<Chang
     Ok(match message.get_root::<message::Reader<'_>>()?.which() {
         Ok(message::Call(call)) => {
             let call = call?;
-            table(call.get_params()?)?.unwrap_or(Verdict::Call { question: call.get_question_id() })
+            table(call.get_params()?)?.unwrap_or(Verdict::Ask { question: call.get_question_id() })
         }
         Ok(message::Return(answer)) => {
             let answer = answer?;
@@ -137,6 +141,7 @@ fn inspect(message: &Reader<Frame>, capabilities: usize, changes: &mut Vec<Chang
                 _ => Verdict::Deliver,
             }
         }
+        Ok(message::Bootstrap(bootstrap)) => Verdict::Ask { question: bootstrap?.get_question_id() },
         Ok(message::Finish(finish)) => Verdict::Finish { question: finish?.get_question_id() },
         Ok(message::Resolve(resolve)) => Verdict::Answer(unimplemented_resolve(resolve?)?),
         Ok(message::Abort(reason)) => Verdict::End(SessionEnd::Peer(remote_error_text(&exception_text(reason)))),
@@ -210,4 +215,115 @@ fn unimplemented_resolve(resolve: resolve::Reader<'_>) -> capnp::Result<Builder<
         }
     }
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frames::{self, FrameDecoder, FrameLimits};
+
+    const CAPABILITIES: usize = 16;
+
+    /// One message for each kind of descriptor and of message that is changed, in a number of segments that
+    /// depends on the size of the first.
+    fn message(kinds: &[u8], is_return: bool, first_segment: u32) -> Vec<u8> {
+        let mut message = Builder::new(HeapAllocator::new().first_segment_words(first_segment));
+        let root: message::Builder<'_> = message.init_root();
+        let payload = if is_return {
+            root.init_return().init_results()
+        } else {
+            let mut call = root.init_call();
+            call.set_question_id(9);
+            call.reborrow().init_target().set_imported_cap(1);
+            call.init_params()
+        };
+        // Proof: a test with a handful of kinds.
+        let mut table = payload.init_cap_table(u32::try_from(kinds.len()).unwrap());
+        for (index, kind) in (0_u32..).zip(kinds) {
+            let mut descriptor = table.reborrow().get(index);
+            match kind {
+                0 => descriptor.set_none(()),
+                1 => descriptor.set_sender_hosted(100 + index),
+                2 => descriptor.set_sender_promise(100 + index),
+                3 => descriptor.set_receiver_hosted(100 + index),
+                _ => descriptor.init_third_party_hosted().set_vine_id(100 + index),
+            }
+        }
+        let mut bytes = Vec::new();
+        frames::encode(&message.get_segments_for_output(), &mut bytes);
+        bytes
+    }
+
+    fn frame(mut bytes: &[u8]) -> Option<Frame> {
+        let limits = FrameLimits { message_bytes: 1 << 16, segments: 64 };
+        FrameDecoder::new(limits).push(&mut bytes).ok().flatten()
+    }
+
+    fn descriptors(message: &Reader<Frame>) -> Vec<(u8, u32)> {
+        let payload = match message.get_root::<message::Reader<'_>>().unwrap().which() {
+            Ok(message::Call(call)) => call.unwrap().get_params(),
+            Ok(message::Return(answer)) => match answer.unwrap().which() {
+                Ok(return_::Results(results)) => results,
+                _ => panic!("no results"),
+            },
+            _ => panic!("neither a call nor a return"),
+        };
+        let table = payload.unwrap().get_cap_table().unwrap();
+        table
+            .iter()
+            .map(|descriptor| match descriptor.which() {
+                Ok(cap_descriptor::None(())) => (0, 0),
+                Ok(cap_descriptor::SenderHosted(id)) => (1, id),
+                Ok(cap_descriptor::SenderPromise(id)) => (2, id),
+                Ok(cap_descriptor::ReceiverHosted(id)) => (3, id),
+                _ => (4, 0),
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn promises_and_third_parties_become_what_the_peer_hosts_and_all_else_stays(
+            kinds in prop::collection::vec(0_u8..5, 0..CAPABILITIES),
+            is_return in any::<bool>(),
+            first_segment in 1_u32..60,
+        ) {
+            let bytes = message(&kinds, is_return, first_segment);
+            let (message, verdict) = judge(frame(&bytes).unwrap(), CAPABILITIES);
+            match verdict {
+                Verdict::Ask { question: 9 } => prop_assert!(!is_return),
+                Verdict::Deliver => prop_assert!(is_return),
+                _ => prop_assert!(false, "another verdict"),
+            }
+            let expected: Vec<(u8, u32)> = (100..)
+                .zip(&kinds)
+                .map(|(id, kind)| match kind { 0 => (0, 0), 3 => (3, id), _ => (1, id) })
+                .collect();
+            prop_assert_eq!(descriptors(&message), expected);
+        }
+
+        /// Whatever a peer makes of a message, what passes has nothing in it that must not pass.
+        #[test]
+        fn an_altered_message_is_refused_or_has_no_promise_in_it(
+            kinds in prop::collection::vec(0_u8..5, 1..CAPABILITIES),
+            is_return in any::<bool>(),
+            first_segment in 1_u32..60,
+            alterations in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut bytes = message(&kinds, is_return, first_segment);
+            let table = 8;
+            for (position, value) in alterations {
+                let position = table + position.index(bytes.len() - table);
+                bytes[position] = value;
+            }
+            let Some(frame) = frame(&bytes) else { return Ok(()) };
+            let (message, verdict) = judge(frame, CAPABILITIES);
+            if matches!(verdict, Verdict::Deliver | Verdict::Ask { .. } | Verdict::Finish { .. }) {
+                let (_, left) = inspect_or_end(&message, CAPABILITIES);
+                prop_assert!(left.is_empty());
+            }
+        }
+    }
 }

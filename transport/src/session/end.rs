@@ -92,6 +92,12 @@ pub enum Violation {
         /// How many are accepted.
         limit: usize,
     },
+    /// It gave up more calls than one session may.
+    #[error("more than {limit} calls were given up before they were answered")]
+    GivenUp {
+        /// How many may be.
+        limit: usize,
+    },
     /// It broke a rule of the RPC protocol.
     #[error("the RPC protocol was broken: {0}")]
     Rpc(String),
@@ -108,6 +114,7 @@ impl Coded for Violation {
         match self {
             Self::Frame(error) => error.code(),
             Self::Capabilities { .. } => ErrorCode::SessionMessageTooLarge,
+            Self::GivenUp { .. } => ErrorCode::SessionTooManyCalls,
             Self::Malformed(_) | Self::Rpc(_) | Self::Truncated | Self::SecondStream => ErrorCode::SessionProtocol,
         }
     }

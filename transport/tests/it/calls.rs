@@ -227,7 +227,10 @@ fn two_hundred_connections_one_after_the_other_leave_nothing_behind() {
         }
         assert_eq!(Rc::strong_count(&object), references, "no session holds the object any more");
         tokio::join!(client.close(), server.close());
-        assert_eq!((server.open_connections(), client.open_connections()), (0, 0));
+        // QUIC remembers a closed connection for three probe times, to answer what is still under way.
+        while (server.open_connections(), client.open_connections()) != (0, 0) {
+            tokio::task::yield_now().await;
+        }
     });
 }
 

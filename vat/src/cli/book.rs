@@ -1,9 +1,10 @@
 //! `vat accept`, `vat forget`: the address book.
 
+use console::Failure;
 use schemas::{ErrorCode, Exit};
 use serde_json::json;
 
-use super::{Context, connect, output::Failure};
+use super::{Context, connect};
 use crate::{address_book::AddressBook, home::Name};
 
 /// `vat accept PETNAME STURDYREF|-`

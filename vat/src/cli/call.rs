@@ -2,13 +2,13 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use console::Failure;
 use schemas::{ErrorCode, Exit};
 use serde_json::{Value, json};
 
 use super::{
     Context, block_on,
     connect::{self, Reached, failure, within},
-    output::Failure,
 };
 use crate::{
     limits::MAX_SCHEMA_BYTES,

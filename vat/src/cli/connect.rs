@@ -9,11 +9,12 @@ use std::{
 };
 
 use capnp::private::capability::ClientHook;
+use console::Failure;
 use schemas::{ErrorCode, IdentityKey, SturdyRef, VatId, vat_capnp};
 use transport::{Endpoint, Greeting, LocalError, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
 use vls_client::{RecordCache, Resolver, ResolverConfig};
 
-use super::{Context, output::Failure};
+use super::Context;
 use crate::{
     address_book::AddressBook,
     home::{Name, Places},

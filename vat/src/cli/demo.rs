@@ -10,10 +10,9 @@ use std::{
     time::Instant,
 };
 
+use console::{Failure, Output};
 use schemas::{ErrorCode, Exit};
 use serde_json::Value;
-
-use super::output::{Failure, Output};
 
 /// `vat demo`
 pub(super) fn demo(output: Output) -> Result<Exit, Failure> {

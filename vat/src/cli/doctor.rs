@@ -6,15 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use console::{Failure, Output, table};
 use schemas::{ErrorCode, Exit, SearchPathEntry};
 use serde_json::json;
 
-use super::{
-    block_on,
-    connect::client_endpoint,
-    output::{Failure, Output, table},
-    probe::probe,
-};
+use super::{block_on, connect::client_endpoint, probe::probe};
 use crate::{
     config::Config,
     home::{Home, make_folder},

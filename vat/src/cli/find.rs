@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use console::{Failure, ago, table};
 use schemas::{ErrorCode, Exit, Hints, VatAddress, VatId};
 use serde_json::json;
 use vls_client::{Attempt, Resolution};
@@ -9,7 +10,6 @@ use vls_client::{Attempt, Resolution};
 use super::{
     Context, block_on,
     connect::{address_of, client_endpoint, owner, resolver},
-    output::{Failure, ago, table},
     probe::probe,
     settings::parse_entry,
 };

@@ -6,13 +6,13 @@
 use std::{fs, rc::Rc, sync::Arc};
 
 use checkpoint::{FileDisk, Protection, Store, StoreOptions};
+use console::{Failure, ago, table};
 use schemas::{ErrorCode, Exit, Hints, Secret, SturdyRef, VatId, vat_capnp};
 use serde_json::{Value, json};
 
 use super::{
     Context, block_on,
     connect::{address_of, failure, owner, within},
-    output::{Failure, ago, table},
 };
 use crate::{
     address_book::AddressBook,

@@ -1,13 +1,11 @@
 //! Asks one location server whether it is there and what time it has, without anything of the resolver in
 //! between: for `vat vls test` and `vat doctor`.
 
+use console::Failure;
 use schemas::{ErrorCode, SearchPathEntry, Timestamp, location_capnp::location_service};
 use transport::{Endpoint, Session};
 
-use super::{
-    connect::{failure, session_options, within},
-    output::Failure,
-};
+use super::connect::{failure, session_options, within};
 use crate::limits::PROBE_DEADLINE;
 
 /// What a location server said.

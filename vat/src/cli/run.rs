@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use console::Failure;
 use schemas::Exit;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Context, block_on, connect::address_of, output::Failure};
+use super::{Context, block_on, connect::address_of};
 use crate::{
     home::Name,
     process::{self, Live, Report, RunOptions},

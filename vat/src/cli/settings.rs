@@ -1,12 +1,10 @@
-//! `vat vls`, `vat config`, `vat completions`, `vat help`.
+//! `vat vls`, `vat config`, `vat completions`.
 
-use schemas::{ErrorCode, Exit, SearchPathEntry};
+use console::{Failure, Output, table};
+use schemas::{Exit, SearchPathEntry};
 use serde_json::json;
 
-use super::{
-    Context,
-    output::{Failure, Output, table},
-};
+use super::Context;
 use crate::config::{Config, Source};
 
 pub(super) fn parse_entry(text: &str) -> Result<SearchPathEntry, Failure> {
@@ -85,32 +83,4 @@ pub(super) fn completions(
     clap_complete::generate(shell, command, "vat", &mut script);
     output.line(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Ok)
-}
-
-/// `vat help [CODE]`
-pub(super) fn help(code: Option<&str>, output: Output) -> Result<Exit, Failure> {
-    let Some(code) = code else {
-        let rows: Vec<_> = ErrorCode::ALL
-            .iter()
-            .map(|code| vec![code.to_string(), (code.exit() as u8).to_string(), code.meaning().to_owned()])
-            .collect();
-        let data: Vec<_> = ErrorCode::ALL.iter().map(|code| explanation(*code)).collect();
-        output.result(&table(&rows), &data.into())?;
-        return Ok(Exit::Ok);
-    };
-    let code: ErrorCode = code.parse().map_err(|_| {
-        let known: Vec<_> = ErrorCode::ALL.iter().filter(|known| known.as_str().contains(code)).collect();
-        let failure = Failure::new(ErrorCode::CliUnknownCode, format!("there is no error code {code:?}"));
-        match known.first() {
-            Some(similar) => failure.next(format!("Did you mean {similar}? `vat help` lists all codes.")),
-            None => failure,
-        }
-    })?;
-    let human = format!("{code} (exit {})\n\n{}\n\nNext: {}", code.exit() as u8, code.meaning(), code.next());
-    output.result(&human, &explanation(code))?;
-    Ok(Exit::Ok)
-}
-
-fn explanation(code: ErrorCode) -> serde_json::Value {
-    json!({"code": code.as_str(), "exit": code.exit() as u8, "meaning": code.meaning(), "next": code.next()})
 }

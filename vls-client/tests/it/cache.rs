@@ -9,7 +9,7 @@ use std::{
 
 use crate::support::records::{HOUR, altered, draft, key, noon, vat};
 use proptest::prelude::*;
-use schemas::{Coded, ErrorCode, SignedRecord, Timestamp, VatId};
+use schemas::{Coded, ErrorCode, SignedRecord, VatId};
 use tempfile::TempDir;
 use vls_client::{CacheError, RecordCache};
 
@@ -123,7 +123,7 @@ fn the_least_recently_used_are_evicted_and_the_count_is_bounded() {
     let (folder, cache) = cache(8);
     let records: Vec<SignedRecord> = (1..30).map(|seed| draft(1, noon()).by(seed).sign()).collect();
     // One hour apart, so that every use is dated.
-    let at = |index: usize| Timestamp::from_micros(noon().as_micros() + HOUR.as_micros() as u64 * (index as u64 + 1));
+    let at = |index: usize| noon() + HOUR * u32::try_from(index + 1).unwrap();
     for (index, record) in records.iter().enumerate() {
         cache.put(record, at(index)).unwrap();
         // The first one is used all the time.

@@ -272,8 +272,8 @@ mod tests {
     #[test]
     fn rows_that_are_none_are_refused_and_a_newer_programs_are_named_as_such() {
         let [record, lease, mark, evidence] = writes();
-        for missing in [&[record.clone()][..], &[lease.clone()]] {
-            assert_eq!(rows(missing).restore(0).unwrap_err(), RowError::Unpaired);
+        for alone in [&record, &lease] {
+            assert_eq!(rows(std::slice::from_ref(alone)).restore(0).unwrap_err(), RowError::Unpaired);
         }
         for (space, write) in [(0, record), (1, lease), (2, mark), (3, evidence)] {
             let of = |rows: &mut Rows, change: &dyn Fn(&mut Vec<u8>)| {

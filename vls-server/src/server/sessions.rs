@@ -5,13 +5,12 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
 use schemas::{Coded, ErrorCode, location_capnp::location_service};
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
     task::JoinSet,
     time::sleep_until,
 };
@@ -55,15 +54,14 @@ impl Carrier {
         incarnation: [u8; 16],
         config: &ServerConfig,
     ) -> Self {
-        let (limit, limit_per_network) = (config.sessions, config.sessions_per_network);
-        let places = Rc::new(Places { taken: RefCell::default(), limit, limit_per_network });
+        let places = Places::new(config.sessions, config.sessions_per_network);
         let (registry, calls) = (Rc::new(registry), Rc::new(Calls::default()));
         Self { endpoint, registry, calls, incarnation, places, idle_session: config.idle_session }
     }
 
     /// Accepts until the server stops, then waits until every session has ended.
     pub(super) async fn accept(self: Rc<Self>, mut stage: watch::Receiver<Stage>) {
-        let handshakes = Arc::new(Semaphore::new(limits::HANDSHAKES));
+        let handshakes = Places::new(limits::HANDSHAKES, limits::HANDSHAKES_PER_NETWORK);
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
@@ -71,16 +69,15 @@ impl Carrier {
                 Some(_) = sessions.join_next() => {}
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
-                    // Until the handshake is done nobody knows where it really comes from, so these are counted
-                    // for all networks together. Dropping the attempt refuses it.
-                    let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else { continue };
+                    // Dropping the attempt refuses it.
+                    let Some(shaking) = handshakes.take(incoming.remote_address().ip()) else { continue };
                     let (carrier, mut stage) = (Rc::clone(&self), stage.clone());
                     sessions.spawn_local(async move {
                         let connection = tokio::select! {
                             _ = reached(&mut stage, Stage::Closing) => return,
                             connection = shake_hands(incoming) => connection,
                         };
-                        drop(permit);
+                        drop(shaking);
                         if let Some(connection) = connection {
                             carrier.serve(connection, stage).await;
                         }
@@ -118,7 +115,8 @@ impl Carrier {
             Ok(session) => session,
             Err(error) => return log_refused(&connection, &error),
         };
-        tracing::debug!(target: "vls_server::clients", address = %connection.remote_address(), id = %connection.peer(), "session");
+        let address = connection.remote_address();
+        tracing::debug!(target: "vls_server::clients", %address, id = %connection.peer(), "session");
         let end = tokio::select! {
             end = session.closed() => Some(end),
             () = idle(&caller, self.idle_session) => None,
@@ -161,6 +159,7 @@ fn session_limits() -> SessionLimits {
     session.capabilities_per_message = limits::CAPABILITIES_PER_MESSAGE;
     session.calls_in_flight = limits::CALLS_IN_FLIGHT;
     session.call_bytes_in_flight = limits::CALL_BYTES_IN_FLIGHT;
+    session.waiting_answer_bytes = limits::WAITING_ANSWER_BYTES;
     session
 }
 
@@ -175,7 +174,7 @@ async fn idle(caller: &Caller, limit: Duration) {
     }
 }
 
-/// The places of all sessions.
+/// The places of all sessions, or of all handshakes.
 struct Places {
     taken: RefCell<HashMap<SourcePrefix, usize>>,
     limit: usize,
@@ -183,6 +182,10 @@ struct Places {
 }
 
 impl Places {
+    fn new(limit: usize, limit_per_network: usize) -> Rc<Self> {
+        Rc::new(Self { taken: RefCell::default(), limit, limit_per_network })
+    }
+
     fn take(self: &Rc<Self>, address: IpAddr) -> Option<Place> {
         let network = SourcePrefix::of(Some(address));
         let mut taken = self.taken.borrow_mut();
@@ -195,7 +198,7 @@ impl Places {
     }
 }
 
-/// A place among the sessions, until it is dropped.
+/// A place, until it is dropped.
 struct Place {
     places: Rc<Places>,
     network: SourcePrefix,

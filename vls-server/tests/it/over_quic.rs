@@ -1,30 +1,19 @@
 //! The location service as its clients see it, over QUIC on loopback, with clocks turned by hand.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[allow(dead_code)]
-#[path = "support/finder.rs"]
-mod finder;
-#[allow(dead_code)]
-#[path = "support/held_disk.rs"]
-mod held_disk;
-#[allow(dead_code)]
-#[path = "support/local.rs"]
-mod local;
-
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use checkpoint::simulated::{Fault, SimulatedDisk};
-use finder::{Expect, Finder, Wire};
 use futures::{FutureExt, future::join_all};
-use held_disk::HeldDisk;
-use local::{HandClock, START, key, on_one_thread, record};
 use schemas::{Coded, ErrorCode, SignedRecord};
 use transport::SessionEnd;
 use vls_server::{
     Server, ServerConfig,
     registry::{Policy, Rate},
 };
+
+use crate::finder::{Expect, Finder, Found, Wire};
+use crate::held_disk::HeldDisk;
+use crate::local::{HandClock, START, key, on_one_thread, record};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -52,7 +41,7 @@ async fn dial(n: u32, server: &Server) -> Finder {
     Finder::dial(n, server.id(), server.local_address()).await
 }
 
-fn found(record: &SignedRecord, age: u32) -> finder::Found {
+fn found(record: &SignedRecord, age: u32) -> Found {
     (record.packet().to_vec(), age, false)
 }
 

@@ -1,7 +1,4 @@
-//! What a command prints: data on standard output, everything else on standard error (DESIGN §10).
-//!
-//! With `--json` standard output carries JSON only, and a failure is exactly one JSON object on standard
-//! error: `{"error": {"code", "message", "next", "exit"}}`.
+//! What a program prints, for people or as JSON.
 
 use std::io::{self, Write};
 
@@ -10,24 +7,31 @@ use serde_json::{Value, json};
 
 /// Why a command ended without doing what it was asked.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) code: ErrorCode,
-    pub(crate) message: String,
-    pub(crate) next: Option<String>,
+pub struct Failure {
+    /// Its stable code.
+    pub code: ErrorCode,
+    /// What happened, where and why.
+    pub message: String,
+    /// What to do next, if this failure knows better than its code.
+    pub next: Option<String>,
 }
 
 impl Failure {
-    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+    /// A failure whose next step is the one of its code.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), next: None }
     }
 
-    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+    /// Says what to do next.
+    #[must_use]
+    pub fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
         self
     }
 
     /// Says in front what was being done.
-    pub(crate) fn while_doing(mut self, what: &str) -> Self {
+    #[must_use]
+    pub fn while_doing(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
     }
@@ -41,27 +45,37 @@ impl<E: Coded> From<E> for Failure {
 
 /// Prints for a person or for a program.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Output {
+pub struct Output {
     json: bool,
 }
 
 impl Output {
-    pub(crate) fn new(json: bool) -> Self {
+    /// For a program, or for a person.
+    #[must_use]
+    pub fn new(json: bool) -> Self {
         Self { json }
     }
 
-    pub(crate) fn is_json(self) -> bool {
+    /// Whether a program reads it.
+    #[must_use]
+    pub fn is_json(self) -> bool {
         self.json
     }
 
     /// The result of the command, once: `human` as it is, or `data` as one line.
-    pub(crate) fn result(self, human: &str, data: &Value) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// `cli.output` when standard output cannot be written.
+    pub fn result(self, human: &str, data: &Value) -> Result<(), Failure> {
         let text = if self.json { data.to_string() } else { human.to_owned() };
         self.line(&text)
     }
 
     /// A line of standard output, whatever the form.
-    pub(crate) fn line(self, text: &str) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// `cli.output` when it cannot be written.
+    pub fn line(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
@@ -70,7 +84,7 @@ impl Output {
     }
 
     /// Something a person should know that is no part of the result.
-    pub(crate) fn notice(self, text: &str) {
+    pub fn notice(self, text: &str) {
         if !self.json {
             // Nothing sensible can be done when standard error is closed.
             let _ = writeln!(io::stderr().lock(), "{text}");
@@ -78,7 +92,7 @@ impl Output {
     }
 
     /// The failure, and the exit status that it means.
-    pub(crate) fn failure(self, failure: &Failure) -> Exit {
+    pub fn failure(self, failure: &Failure) -> Exit {
         let next = failure.next.as_deref().unwrap_or(failure.code.next());
         let exit = failure.code.exit();
         let mut err = io::stderr().lock();
@@ -94,7 +108,8 @@ impl Output {
 }
 
 /// Columns of text, aligned.
-pub(crate) fn table(rows: &[Vec<String>]) -> String {
+#[must_use]
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -106,7 +121,8 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// A span of time as a person says it.
-pub(crate) fn ago(seconds: u64) -> String {
+#[must_use]
+pub fn ago(seconds: u64) -> String {
     match seconds {
         0 => "just now".to_owned(),
         1..60 => format!("{seconds} s ago"),

@@ -1,15 +1,6 @@
 //! Nothing is acknowledged before it is durable, and nothing that was acknowledged is lost (rule 8), whatever
 //! the disk does.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[allow(dead_code)]
-#[path = "support/held_disk.rs"]
-mod held_disk;
-#[allow(dead_code)]
-#[path = "support/local.rs"]
-mod local;
-
 use std::{path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use checkpoint::{
@@ -17,13 +8,14 @@ use checkpoint::{
     simulated::{Fault, SimulatedDisk},
 };
 use futures::{FutureExt, future::join_all};
-use held_disk::HeldDisk;
-use local::{HandClock, key, on_one_thread, record};
 use schemas::{Coded, SignedRecord};
 use vls_server::{
     DurableRegistry, RecordsError, Stopping,
     registry::{Expected, Outcome, Policy},
 };
+
+use crate::held_disk::HeldDisk;
+use crate::local::{HandClock, key, on_one_thread, record};
 
 const HOUR: Duration = Duration::from_hours(1);
 

@@ -2,19 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use crate::local::START;
 use schemas::{Address, IdentityKey, LocationRecord, SignedRecord, State, Timestamp, VatId};
 use vls_server::registry::{
     Answer, Decision, Evidence, Expected, HighWaterMark, Id, Now, Outcome, Policy, Registry, Restored, RestoredRecord,
     SourcePrefix, Write,
 };
-
-/// When every test begins, by the wall clock.
-pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
-
-/// The key number `n`.
-pub(crate) fn key(n: u8) -> IdentityKey {
-    IdentityKey::from_seed(&[n; 32])
-}
 
 /// A record to sign: epoch, seconds from [`START`] to its signing and to its expiry, and a turn that makes
 /// records of the same epoch and time differ.
@@ -224,4 +217,18 @@ pub(crate) fn refusal(outcome: &Outcome) -> &'static str {
         Outcome::Refused(refusal) => refusal.reason.code().as_str(),
         other => panic!("not refused: {other:?}"),
     }
+}
+
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
+
+pub(crate) fn stored(lease: Duration) -> Outcome {
+    Outcome::Stored { lease }
+}
+
+pub(crate) fn refreshed(lease: Duration) -> Outcome {
+    Outcome::Refreshed { lease }
+}
+
+pub(crate) fn packet(record: &SignedRecord) -> Arc<[u8]> {
+    record.packet().into()
 }

@@ -1,14 +1,5 @@
 //! The `vls-server` program as its operator meets it: real processes, real signals, a real disk.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[allow(dead_code)]
-#[path = "support/finder.rs"]
-mod finder;
-#[allow(dead_code)]
-#[path = "support/local.rs"]
-mod local;
-
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
@@ -18,13 +9,14 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
-use finder::{Finder, Wire};
 use futures::future::join_all;
-use local::{key, on_one_thread, record_at};
 use rustix::process::{Pid, Signal, kill_process};
-use schemas::{IdentityKey, SearchPathEntry};
+use schemas::{IdentityKey, SearchPathEntry, SignedRecord};
 use serde_json::Value;
 use vls_server::{Clock, SystemClock};
+
+use crate::finder::{Finder, Wire};
+use crate::local::{key, on_one_thread, record_at};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vls-server");
 
@@ -57,8 +49,12 @@ impl Running {
 
     fn start_listening(listen: &str, data: &Path, more: &[&str]) -> Self {
         let mut command = program(&["run", "--listen", listen, "--data", data.to_str().unwrap()]);
-        command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.args(more);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
@@ -255,6 +251,59 @@ fn a_damaged_journal_is_exit_9_and_is_left_as_it_is() {
     assert_eq!((code.as_str(), exit), ("checkpoint.damaged", 9));
     assert!(message.contains(".segment"), "{message}");
     assert!(fs::read(&journal).unwrap() == bytes, "nothing was changed");
+}
+
+#[test]
+fn when_the_disk_takes_no_more_it_says_why_and_has_everything_that_it_acknowledged() {
+    const ROUNDS: u64 = 40;
+    let folder = tempfile::tempdir().unwrap();
+    // The files exist before their size is limited.
+    drop(Running::start(folder.path(), &[]));
+    let mut command = Command::new("sh");
+    // A file of this user may have 1 MiB (2048 blocks of 512 bytes); a write beyond fails as on a full disk.
+    command.args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$0\" \"$@\"", PROGRAM, "--json", "run"]);
+    command.args(["--listen", "127.0.0.1:0", "--data", folder.path().to_str().unwrap()]).env_remove("VLS_LOG");
+    let mut server = Running::spawn(command);
+    let entry = serde_json::from_str::<Value>(&server.line).unwrap()["entry"].as_str().unwrap().to_owned();
+    let now = SystemClock.now().wall;
+    let mut acknowledged = [0; 200];
+    on_one_thread(async {
+        let client = Finder::dial_entry(1, &entry).await;
+        for epoch in 1..=ROUNDS {
+            let records: Vec<_> = (0..200).map(|n| record_at(now, &key(n), epoch, 0)).collect();
+            let outcomes = join_all(records.iter().map(|record| client.register(record))).await;
+            for (acknowledged, outcome) in acknowledged.iter_mut().zip(&outcomes) {
+                match outcome {
+                    Ok(outcome) => {
+                        assert_eq!(*outcome, Wire::Stored(3600));
+                        *acknowledged = epoch;
+                    }
+                    Err(error) => assert!(
+                        [schemas::ErrorCode::ServerStopping, schemas::ErrorCode::SessionClosed].contains(&error.code),
+                        "{error:?}"
+                    ),
+                }
+            }
+            if outcomes.iter().any(Result::is_err) {
+                return;
+            }
+        }
+        panic!("{ROUNDS} rounds of 200 records fitted 1 MiB");
+    });
+    let (status, stdout, stderr) = server.ended();
+    assert_eq!((status.code(), stdout.as_str()), (Some(1), ""));
+    let value: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!(value["error"]["code"], "checkpoint.disk", "{stderr}");
+
+    let server = Running::start(folder.path(), &[]);
+    on_one_thread(async {
+        let client = Finder::dial_entry(2, &server.line).await;
+        for (n, epoch) in (0..).zip(acknowledged) {
+            let (packet, ..) = client.lookup(key(n).id().as_bytes()).await.unwrap();
+            let found = SignedRecord::verify(key(n).id(), &packet).unwrap();
+            assert!(found.record().epoch >= epoch, "vat {n}: {} after {epoch} was acknowledged", found.record().epoch);
+        }
+    });
 }
 
 #[test]

@@ -1,18 +1,16 @@
 //! The registry against a model that is too simple to be wrong, and against itself: whatever is done, in
 //! whatever order, with restarts in between.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[allow(dead_code)]
-#[path = "support/world.rs"]
-mod world;
-
 use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
 use proptest::prelude::*;
 use schemas::{SignedRecord, Timestamp};
 use vls_server::registry::{Answer, Expected, Outcome, Policy};
-use world::{Draft, World, key, refusal};
+
+use crate::{
+    local::key,
+    world::{Draft, World, refusal},
+};
 
 /// Policy of the model: short enough that leases end within a run.
 const LEASE: Duration = Duration::from_secs(1_000);
@@ -207,7 +205,7 @@ proptest! {
         let mut world = World::with(policy);
         let mut highest: HashMap<u8, u64> = HashMap::new();
         for (count, (vat, epoch, network, wait)) in vats.into_iter().enumerate() {
-            let record = Draft { epoch, ..Draft::default() }.sign(&key(vat + 1));
+            let record = Draft { epoch, ..Draft::default() }.sign(&key(u32::from(vat) + 1));
             let source = Some([198, 51, network, 9].into());
             let outcome = world.register_from(source, &record, &Expected::Anything);
             let mark = highest.entry(vat).or_default();

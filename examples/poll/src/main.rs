@@ -1,0 +1,60 @@
+//! A poll: an object of one's own, as a program with the whole `vat` command line.
+//!
+//! ```text
+//! cargo run -p poll -- new lunch --object poll
+//! cargo run -p poll -- run lunch
+//! cargo run -p poll -- call lunch vote choice=soup
+//! ```
+
+use std::{collections::BTreeMap, process::ExitCode, rc::Rc};
+
+use poll_capnp::poll;
+use serde::{Deserialize, Serialize};
+use vat::{Handle, Kind, Kinds, State};
+
+#[rustfmt::skip]
+#[path = "generated/poll_capnp.rs"]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+mod poll_capnp;
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Votes(BTreeMap<String, u64>);
+
+impl State for Votes {
+    const TYPE: &'static str = "example.poll.votes";
+}
+
+struct Poll(Handle<Votes>);
+
+impl poll::Server for Poll {
+    async fn vote(self: Rc<Self>, params: poll::VoteParams, mut results: poll::VoteResults) -> capnp::Result<()> {
+        let choice = params.get()?.get_choice()?.to_string()?;
+        let votes = self.0.turn(|votes, _| {
+            let votes = votes.0.entry(choice).or_default();
+            *votes += 1;
+            Ok(*votes)
+        })?;
+        results.get().set_votes(votes);
+        Ok(())
+    }
+
+    async fn standing(self: Rc<Self>, _: poll::StandingParams, mut results: poll::StandingResults) -> capnp::Result<()> {
+        let votes = self.0.read(|votes, _| Ok(votes.clone()))?;
+        let mut list = results.get().init_choices(votes.0.len() as u32);
+        for (index, (name, votes)) in (0..).zip(&votes.0) {
+            list.reborrow().get(index).set_name(name);
+            list.reborrow().get(index).set_votes(*votes);
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    let poll = Kind::new(
+        "poll",
+        "one question, and the votes for each answer",
+        include_bytes!("generated/poll.cgr"),
+        |handle| -> poll::Client { capnp_rpc::new_client(Poll(handle)) },
+    );
+    vat::program::main(Kinds::built_in().with(poll))
+}

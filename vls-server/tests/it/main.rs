@@ -1,0 +1,14 @@
+//! Behaviour of the location server through its public interface: the rules alone, the rules with a disk, the
+//! service over QUIC, and the program as a process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod durability;
+mod finder;
+mod held_disk;
+mod local;
+mod over_quic;
+mod program;
+mod registry_leases;
+mod registry_model;
+mod registry_rules;
+mod world;
