@@ -357,3 +357,6 @@ fn contain<T>(path: &Path, action: impl FnOnce() -> Result<T, Failure>) -> Resul
 }
 
 const _: () = assert!(ROW_KEY_LENGTH == 3 * 16);
+
+#[cfg(test)]
+mod tests;

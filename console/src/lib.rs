@@ -6,6 +6,7 @@
 
 mod help;
 mod output;
+mod redaction;
 mod usage;
 
 pub use help::help;

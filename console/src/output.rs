@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use schemas::{Coded, ErrorCode, Exit};
 use serde_json::{Value, json};
 
+use crate::redaction::redacted;
+
 /// Why a command ended without doing what it was asked.
 #[derive(Debug)]
 pub struct Failure {
@@ -93,15 +95,16 @@ impl Output {
 
     /// The failure, and the exit status that it means.
     pub fn failure(self, failure: &Failure) -> Exit {
-        let next = failure.next.as_deref().unwrap_or(failure.code.next());
+        let message = redacted(&failure.message);
+        let next = redacted(failure.next.as_deref().unwrap_or(failure.code.next()));
         let exit = failure.code.exit();
         let mut err = io::stderr().lock();
         let _ = if self.json {
             let code = failure.code.as_str();
-            let error = json!({"error": {"code": code, "message": failure.message, "next": next, "exit": exit as u8}});
+            let error = json!({"error": {"code": code, "message": message, "next": next, "exit": exit as u8}});
             writeln!(err, "{error}")
         } else {
-            writeln!(err, "error: {} [{}]\n  next: {next}", failure.message, failure.code)
+            writeln!(err, "error: {message} [{}]\n  next: {next}", failure.code)
         };
         exit
     }

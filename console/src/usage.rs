@@ -5,7 +5,10 @@ use std::{ffi::OsString, io::Write};
 use clap::error::ErrorKind;
 use schemas::{ErrorCode, Exit};
 
-use crate::output::{Failure, Output};
+use crate::{
+    output::{Failure, Output},
+    redaction::redacted,
+};
 
 /// Whether the arguments ask for JSON. Before clap had its say, that can only be read off the arguments
 /// themselves.
@@ -21,7 +24,7 @@ pub fn usage(error: &clap::Error, output: Output) -> Exit {
             Err(failure) => output.failure(&failure),
         };
     }
-    let text = error.to_string();
+    let text = redacted(&error.to_string());
     let message = text.trim_start_matches("error: ").trim_end();
     if output.is_json() {
         // The first paragraph says what is wrong; usage and tips follow.

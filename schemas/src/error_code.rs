@@ -115,7 +115,7 @@ error_codes! {
         "A vat or an address book entry of this name is already here.";
         "Choose another name; nothing was changed.";
     VatNameInvalid "vat.name_invalid" Usage:
-        "A name is 1 to 64 letters, digits, `-`, `_` or `.`, and begins with a letter or a digit.";
+        "A name is 1 to 40 letters, digits, `-`, `_` or `.`, and begins with a letter or a digit.";
         "Choose a name of that form.";
     VatRunning "vat.running" Conflict:
         "The vat is awake already: another process holds its checkpoint.";
@@ -179,6 +179,9 @@ error_codes! {
     ObjectAnswerTooLarge "object.answer_too_large" Limit:
         "The object's answer is larger, or more deeply nested, than this program shows.";
         "Ask for less at once, if the method has a limit; or call it from a program of your own.";
+    ObjectCallInTurn "object.call_in_turn" Failed:
+        "The object made a call to another vat from within a turn, which may still be undone; the call was not made.";
+        "Make the call after the turn: its author has to move it behind the closure.";
     ObjectFailed "object.failed" Failed:
         "The object's code failed; its turn was undone.";
         "If it happens again with the same call, report it to the object's author.";

@@ -186,6 +186,12 @@ impl Wire {
     }
 
     fn check_outgoing_call(&self, message: &Builder<HeapAllocator>) -> Result<(), (ErrorCode, String)> {
+        if self.gate.is_in_turn() {
+            return Err((
+                ErrorCode::ObjectCallInTurn,
+                "not sent: the turn that makes this call may be undone".to_owned(),
+            ));
+        }
         let waiting = self.outbox.borrow().waiting_bytes();
         if waiting >= self.limits.waiting_bytes {
             return Err((ErrorCode::SessionTooManyCalls, format!("not sent: {waiting} bytes wait for the peer")));

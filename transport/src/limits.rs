@@ -160,6 +160,9 @@ pub const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// seconds (RFC 9000 §10.2).
 pub const ENDPOINT_CLOSE_DEADLINE: Duration = Duration::from_millis(100);
 
+/// Length of our connection ids, in bytes: enough that random ones do not meet.
+pub const CONNECTION_ID_BYTES: usize = 8;
+
 /// Connections that may wait to be accepted on a local socket.
 pub const LOCAL_BACKLOG: i32 = 128;
 

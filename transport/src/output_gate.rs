@@ -38,8 +38,10 @@ use std::{
 ///
 /// What this demands of the turn engine, and what the gate cannot check:
 ///
-/// * `produced(n)` is called before the code of turn `n` can send anything, so before it runs or at the latest
-///   when it starts; an event that starts no turn (a read) need not call it;
+/// * the code of a turn runs between [`turn_begins`](Self::turn_begins) and [`turn_ends`](Self::turn_ends): it may
+///   still be undone, so calls that it makes are refused instead of being sent;
+/// * `produced(n)` is called when turn `n` is handed to the checkpoint, before its result is given to anyone; an
+///   event that starts no turn (a read) need not call it;
 /// * `release(n)` is called only after a sync that covers turn `n` has returned success;
 /// * everything that leaves the process another way (a registration, a printed line, an HTTP body) waits with
 ///   [`wait`](Self::wait) for the turn that it tells about.
@@ -57,6 +59,8 @@ struct State {
     newest: u64,
     durable: u64,
     poisoned: bool,
+    /// The code of a turn is running.
+    in_turn: bool,
     /// Who waits, by (turn, ticket): the order in which they can go on.
     waiting: BTreeMap<(u64, u64), Waker>,
     next_ticket: u64,
@@ -84,6 +88,7 @@ impl OutputGate {
                 newest,
                 durable,
                 poisoned: false,
+                in_turn: false,
                 waiting: BTreeMap::new(),
                 next_ticket: 0,
             })),
@@ -143,6 +148,22 @@ impl OutputGate {
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.state.borrow().poisoned
+    }
+
+    /// The code of a turn begins to run.
+    pub fn turn_begins(&self) {
+        self.state.borrow_mut().in_turn = true;
+    }
+
+    /// It has run, and was kept or undone.
+    pub fn turn_ends(&self) {
+        self.state.borrow_mut().in_turn = false;
+    }
+
+    /// Whether the code of a turn is running: what it wants to send could be taken back with it.
+    #[must_use]
+    pub fn is_in_turn(&self) -> bool {
+        self.state.borrow().in_turn
     }
 
     /// Whether a message tagged `turn` may leave now.

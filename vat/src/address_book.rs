@@ -1,14 +1,15 @@
 //! The address book: received sturdyrefs under one's own names, so that a secret need not stand on a
 //! command line twice. Sealed like a vat's checkpoint, under a key file of its own.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::Instant};
 
-use checkpoint::{Change, FileDisk, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta};
+use checkpoint::{Change, Disk, FileDisk, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta};
 use schemas::{Coded, ErrorCode, SturdyRef};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     home::{Home, HomeError, Name},
+    limits::{BUSY_DEADLINE, BUSY_PAUSE},
     object::{ObjectError, State, decode_row, encode_row},
 };
 
@@ -48,6 +49,15 @@ impl Coded for AddressBookError {
             Self::Home(error) => error.code(),
         }
     }
+
+    fn next(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.next(),
+            Self::Entry(error) => error.next(),
+            Self::Reference { .. } => None,
+            Self::Home(error) => error.next(),
+        }
+    }
 }
 
 /// A whole sturdyref; a secret, so it has no `Debug`.
@@ -57,6 +67,8 @@ struct Reference(String);
 impl State for Reference {
     const TYPE: &'static str = "address-book.reference";
 }
+
+type OpenStore = fn(Arc<dyn Disk>, &Path, &[u8; 32], &Protection, StoreOptions) -> Result<Store, StoreError>;
 
 /// The open address book. Holds its lock: open it, use it, drop it.
 pub(crate) struct AddressBook {
@@ -69,9 +81,19 @@ impl AddressBook {
         if !home.address_book().is_dir() {
             return Ok(None);
         }
-        let protection = Protection::KeyFile(home.address_book_key());
-        let (disk, options) = (Arc::new(FileDisk), StoreOptions::default());
-        Ok(Some(Self { store: Store::open(disk, &home.address_book(), &NO_VAT, &protection, options)? }))
+        let began = Instant::now();
+        loop {
+            match Self::open_store(home, Store::open) {
+                // Another command has it open, for a moment.
+                Err(StoreError::Locked { .. }) if began.elapsed() < BUSY_DEADLINE => std::thread::sleep(BUSY_PAUSE),
+                // The command that was to make it ended half-way: nothing was kept yet.
+                Err(StoreError::Missing { path }) if !home.address_book().join("keyslots").exists() => {
+                    tracing::debug!(path = %path.display(), "the address book is not finished");
+                    return Ok(None);
+                }
+                opened => return Ok(Some(opened?)),
+            }
+        }
     }
 
     /// Opens the address book, and makes an empty one first if there is none.
@@ -79,11 +101,14 @@ impl AddressBook {
         if let Some(book) = Self::open(home)? {
             return Ok(book);
         }
-        let key = home.address_book_key();
-        home.make_parent(&key)?;
-        let protection = Protection::KeyFile(key);
+        home.make_parent(&home.address_book_key())?;
+        Ok(Self::open_store(home, Store::create)?)
+    }
+
+    fn open_store(home: &Home, open: OpenStore) -> Result<Self, StoreError> {
+        let protection = Protection::KeyFile(home.address_book_key());
         let (disk, options) = (Arc::new(FileDisk), StoreOptions::default());
-        Ok(Self { store: Store::create(disk, &home.address_book(), &NO_VAT, &protection, options)? })
+        Ok(Self { store: open(disk, &home.address_book(), &NO_VAT, &protection, options)? })
     }
 
     /// The reference under this name.

@@ -198,8 +198,8 @@ pub(crate) fn main(kinds: Kinds) -> ExitCode {
     if let Command::LocationServer { arguments } = arguments.command {
         return vls_server::program::main_with(arguments);
     }
-    start_logging();
     let output = Output::new(arguments.json);
+    start_logging(output);
     // References and keys pass through every command.
     if let Err(error) = checkpoint::forbid_core_dumps() {
         tracing::warn!(%error, "core dumps could not be forbidden");
@@ -214,11 +214,15 @@ fn exit(status: Exit) -> ExitCode {
     ExitCode::from(status as u8)
 }
 
-/// `VAT_LOG=debug` shows what happens inside, on standard error; by default only warnings.
-fn start_logging() {
+/// `VAT_LOG=debug` shows what happens inside, on standard error; by default only warnings, and nothing beside
+/// the one JSON object where a program reads it.
+fn start_logging(output: Output) {
+    let default = if output.is_json() { "off" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("VAT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(colours).with_target(false).init();
 }
 
 fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, Failure> {
@@ -271,5 +275,8 @@ fn block_on<R>(work: impl Future<Output = Result<R, Failure>>) -> Result<R, Fail
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::new(ErrorCode::SystemIo, format!("the event loop did not start: {error}")))?;
-    tokio::task::LocalSet::new().block_on(&runtime, work)
+    let done = tokio::task::LocalSet::new().block_on(&runtime, work);
+    // A name lookup that hangs must not keep the program after it has its answer.
+    runtime.shutdown_background();
+    done
 }

@@ -66,6 +66,13 @@ impl Coded for ConfigError {
             Self::NoEntry { .. } => ErrorCode::VlsEntryNotFound,
         }
     }
+
+    fn next(&self) -> Option<String> {
+        match self {
+            Self::Home(error) => error.next(),
+            _ => None,
+        }
+    }
 }
 
 /// Whether a vat may wake when no location server can tell it that a newer copy exists (R7).

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    engine::{Clock, Engine},
+    engine::{Clock, Engine, Outputs},
     kinds::Kinds,
     limits::{MAX_GRANTS, MAX_LABEL_BYTES},
     object::{Authority, Kind, ObjectError, ObjectId, State, decode_row, encode_row},
@@ -129,6 +129,14 @@ impl Coded for VatError {
             Self::Random(_) => ErrorCode::SystemRandom,
         }
     }
+
+    fn next(&self) -> Option<String> {
+        match self {
+            Self::Checkpoint(error) => error.next(),
+            Self::Object(error) => error.next(),
+            _ => None,
+        }
+    }
 }
 
 /// A vat whose checkpoint is open in this process.
@@ -172,7 +180,7 @@ impl Vat {
         Ok(key.id())
     }
 
-    /// Takes over an open checkpoint. `produced` is told the number of every turn (see [`Engine::new`]).
+    /// Takes over an open checkpoint (see [`Engine::new`]).
     ///
     /// # Errors
     /// [`VatError::NotAVat`], [`VatError::UnknownKind`], or what the checkpoint refuses.
@@ -181,7 +189,7 @@ impl Vat {
         id: VatId,
         kinds: Kinds,
         clock: Clock,
-        produced: Box<dyn Fn(u64)>,
+        outputs: Box<dyn Outputs>,
     ) -> Result<Self, VatError> {
         let seed = store.get(&RowKey { space: SPACE_IDENTITY, name: ROW_SEED.to_vec() })?.map(Zeroizing::new);
         let seed = seed.ok_or(VatError::NotAVat("it holds no identity"))?;
@@ -192,7 +200,7 @@ impl Vat {
             return Err(VatError::NotAVat("the identity in it is another one than its folder says"));
         }
         let vat =
-            Self { engine: Rc::new(Engine::new(store, clock, produced)), key, kinds, authorities: RefCell::default() };
+            Self { engine: Rc::new(Engine::new(store, clock, outputs)), key, kinds, authorities: RefCell::default() };
         vat.root_kind()?;
         Ok(vat)
     }
@@ -271,11 +279,17 @@ impl Vat {
         if self.engine.with_rows(SPACE_GRANTS, std::collections::BTreeMap::len)? >= MAX_GRANTS {
             return Err(VatError::TooManyGrants);
         }
-        if let Some(number) = parent
-            && !self.grants()?.iter().any(|(_, grant)| grant.number == number)
-        {
-            return Err(VatError::NoSuchGrant { number });
-        }
+        let expires = match parent {
+            None => expires,
+            Some(number) => {
+                let now = self.engine.now().as_seconds();
+                let alive = |grant: &Grant| grant.number == number && grant.expires.is_none_or(|end| end > now);
+                let grants = self.grants()?;
+                let parent = grants.iter().find(|(_, grant)| alive(grant)).ok_or(VatError::NoSuchGrant { number })?;
+                // A child dies with its parent, which by the same rule ends no later than its own.
+                [expires, parent.1.expires].into_iter().flatten().min()
+            }
+        };
         let secret = Secret::generate()?;
         let mut description = self.description()?;
         self.engine.turn(|turn| {

@@ -32,12 +32,31 @@ type Staged = BTreeMap<(u64, Vec<u8>), Option<Vec<u8>>>;
 /// A clock that the host of the engine supplies.
 pub type Clock = Rc<dyn Fn() -> Timestamp>;
 
+/// Whoever holds back what the vat says until its cause is durable.
+pub trait Outputs {
+    /// The code of a turn is about to run. It may still be undone, so a call that it makes must not leave.
+    fn turn_begins(&self) {}
+
+    /// It has run.
+    fn turn_ends(&self) {}
+
+    /// The turn was handed to the checkpoint: whatever is said from now on may be its consequence, and waits
+    /// until it is durable. Called before the turn's result is returned to anyone.
+    fn produced(&self, turn: u64);
+}
+
+/// Nobody hears anything before the host has waited for the checkpoint itself.
+pub struct NoOutputs;
+
+impl Outputs for NoOutputs {
+    fn produced(&self, _turn: u64) {}
+}
+
 /// Runs the turns of one vat over its checkpoint.
 pub struct Engine {
     store: Store,
     clock: Clock,
-    /// Told of each turn's number the moment the turn is handed to the checkpoint.
-    produced: Box<dyn Fn(u64)>,
+    outputs: Box<dyn Outputs>,
     awake: RefCell<HashMap<u64, Rows>>,
     /// The decoded state of each object that is awake, shared by all handles of that object.
     states: RefCell<HashMap<u64, Rc<dyn Any>>>,
@@ -46,15 +65,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine over an open checkpoint. `produced` is called with the number of every turn before the
-    /// turn's result is returned to anyone: it is where an output gate is told what its messages wait for.
+    /// An engine over an open checkpoint. `outputs` is where an output gate learns what its messages wait for.
     #[must_use]
-    pub fn new(store: Store, clock: Clock, produced: Box<dyn Fn(u64)>) -> Self {
+    pub fn new(store: Store, clock: Clock, outputs: Box<dyn Outputs>) -> Self {
         let newest = Cell::new(store.position().turn);
         Self {
             store,
             clock,
-            produced,
+            outputs,
             awake: RefCell::default(),
             states: RefCell::default(),
             newest,
@@ -116,8 +134,10 @@ impl Engine {
             return Err(ObjectError::Nested.into());
         }
         let mut turn = Turn { engine: self, time: self.now(), staged: Staged::new() };
+        self.outputs.turn_begins();
         // Safe to go on after a panic: the closure could only change the staging, which is dropped.
         let outcome = catch_unwind(AssertUnwindSafe(|| change(&mut turn)));
+        self.outputs.turn_ends();
         let staged = turn.staged;
         self.in_turn.set(false);
         let result = outcome.map_err(|_| ObjectError::Panicked)??;
@@ -183,7 +203,7 @@ impl Engine {
             .collect();
         self.store.submit(TurnDelta { turn, changes })?;
         self.newest.set(turn);
-        (self.produced)(turn);
+        self.outputs.produced(turn);
         let mut awake = self.awake.borrow_mut();
         for ((space, name), value) in staged {
             let Some(rows) = awake.get_mut(&space) else { continue };

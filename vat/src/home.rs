@@ -296,9 +296,21 @@ pub struct Places {
     pub socket: PathBuf,
 }
 
-/// Makes a folder, and those above it, with mode 0700.
+/// Makes a folder, and those above it, with mode 0700, durably: a loss of power must not take the folder of a
+/// key that something was sealed under.
 pub(crate) fn make_folder(path: &Path) -> Result<(), HomeError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_folder(above)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(path)(error)),
+        _ => {}
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(above).and_then(|above| above.sync_all()).map_err(at(above))
 }
 
 /// Puts a file with mode 0600 in the place of another, atomically and durably.

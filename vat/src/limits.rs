@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Longest name of a vat or an address book entry, in bytes: a name is a file name.
-pub const MAX_NAME_BYTES: usize = 64;
+/// Longest name of a vat or an address book entry, in bytes. Shorter than the secret of a sturdyref, so that
+/// one that was pasted in place of a name is not taken for a name, and not repeated.
+pub const MAX_NAME_BYTES: usize = 40;
 
 /// Longest label of a grant, in bytes: a label is one line on a screen.
 pub const MAX_LABEL_BYTES: usize = 256;
@@ -39,6 +40,10 @@ pub const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(2);
 /// server that renews nothing still drops the record of a vat that vanished.
 pub const RECORD_VALIDITY: Duration = Duration::from_secs(2 * 60 * 60);
 
+/// How long the record of a vat that sleeps claims to be true: it says no more than that nobody is at home, and
+/// finders should hear that instead of nothing for as long as a server keeps it.
+pub const DORMANT_VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How often a running vat looks whether its addresses changed, or whether its durable turn moved on so
 /// that the witness should hear of it.
 pub const REVIEW_INTERVAL: Duration = Duration::from_secs(30);
@@ -69,3 +74,13 @@ pub const MAX_CACHED_RECORDS: usize = 4096;
 
 /// How long one location server may take to answer when it is asked alone.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long one name lookup may take when a vat finds out its own addresses.
+pub const NAME_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a command waits for another one that has the checkpoint or the address book open, or for a vat that
+/// is just waking or going to sleep.
+pub const BUSY_DEADLINE: Duration = Duration::from_secs(6);
+
+/// How often it looks whether that is over.
+pub const BUSY_PAUSE: Duration = Duration::from_millis(50);

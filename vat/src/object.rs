@@ -172,6 +172,13 @@ impl Coded for ObjectError {
             Self::Checkpoint(error) => error.code(),
         }
     }
+
+    fn next(&self) -> Option<String> {
+        match self {
+            Self::Checkpoint(error) => error.next(),
+            _ => None,
+        }
+    }
 }
 
 impl From<ObjectError> for capnp::Error {
@@ -279,7 +286,8 @@ impl<S: State> Handle<S> {
     pub fn read<R>(&self, look: impl FnOnce(&S, &Entries<'_>) -> Result<R, ObjectError>) -> Result<R, ObjectError> {
         self.authority.check(|| self.engine.now())?;
         self.engine.healthy()?;
-        look(&self.state.borrow(), &Entries { engine: &self.engine, object: self.object })
+        let state = self.state.try_borrow().map_err(|_| ObjectError::Nested)?;
+        look(&state, &Entries { engine: &self.engine, object: self.object })
     }
 
     /// Changes the state. The closure works on a copy: if it returns an error or panics, nothing happened.
@@ -291,13 +299,15 @@ impl<S: State> Handle<S> {
         change: impl FnOnce(&mut S, &mut ObjectTurn<'_, '_>) -> Result<R, ObjectError>,
     ) -> Result<R, ObjectError> {
         self.authority.check(|| self.engine.now())?;
-        let mut state = self.state.borrow().clone();
+        // Held until the end, so that nothing can be committed whose state could not be taken over.
+        let mut current = self.state.try_borrow_mut().map_err(|_| ObjectError::Nested)?;
+        let mut state = current.clone();
         let result = self.engine.turn(|turn| {
             let result = change(&mut state, &mut ObjectTurn { turn, object: self.object })?;
             turn.put(self.object.0, STATE_ROW, encode_row(&state)?)?;
             Ok::<R, ObjectError>(result)
         })?;
-        *self.state.borrow_mut() = state;
+        *current = state;
         Ok(result)
     }
 }

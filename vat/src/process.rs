@@ -27,8 +27,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use checkpoint::{Durable, FileDisk, Protection, Store, StoreError, StoreOptions};
-use schemas::{Address, Coded, ErrorCode, SearchPathEntry, State, Timestamp, vat_capnp};
+use checkpoint::{Durable, FileDisk, Position, Protection, Store, StoreError, StoreOptions};
+use schemas::{Address, Coded, ErrorCode, State, Timestamp, VatId, vat_capnp};
 use tokio::sync::{Notify, mpsc};
 use transport::{BindError, Endpoint, EndpointConfig, LocalListener, OutputGate};
 use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver, ResolverConfig};
@@ -41,7 +41,7 @@ use crate::{
     Kinds,
     config::{Config, Witness},
     core::{Vat, VatError},
-    engine::Clock,
+    engine::{Clock, Outputs},
     home::{Home, HomeError, Name, make_folder},
     limits::{ANNOUNCE_DEADLINE, DRAIN_DEADLINE, REVIEW_INTERVAL, WITNESS_DEADLINE},
     object::wire_error,
@@ -79,7 +79,7 @@ pub enum Report {
 #[derive(Debug, Clone)]
 pub struct Live {
     /// Its id.
-    pub id: schemas::VatId,
+    pub id: VatId,
     /// The addresses that it published.
     pub addresses: Vec<Address>,
     /// The epoch that it began.
@@ -121,7 +121,7 @@ pub enum RunError {
     /// A location server knows a later turn.
     #[error(
         "the checkpoint of {name} stands at turn {own_turn} (epoch {own_epoch}), but the vat itself has signed that it \
-         reached turn {seen_turn} (epoch {seen_epoch}), as {source_name} shows: this folder is an older copy, or \
+         reached turn {seen_turn} (epoch {seen_epoch}), as {witness} shows: this folder is an older copy, or \
          another copy is alive"
     )]
     RolledBack {
@@ -136,7 +136,7 @@ pub enum RunError {
         /// Epoch of the record.
         seen_epoch: u64,
         /// Who showed the record.
-        source_name: String,
+        witness: String,
     },
     /// A location server knows a later epoch.
     #[error(
@@ -193,7 +193,13 @@ impl Coded for RunError {
             Self::Fenced { name, .. } => {
                 Some(format!("Put the other copy to sleep. Only if it is lost: `vat run {name} --take-over`."))
             }
-            _ => None,
+            Self::Home(error) => error.next(),
+            Self::Checkpoint(error) => error.next(),
+            Self::Disk(error) => error.next(),
+            Self::Vat(error) => error.next(),
+            Self::Bind(error) => error.next(),
+            Self::Local(error) => error.next(),
+            Self::NoWitness { .. } | Self::DiskSilent { .. } | Self::Random(_) => None,
         }
     }
 }
@@ -211,26 +217,55 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     report: &mut dyn FnMut(Report),
 ) -> Result<(), RunError> {
-    let (opened, durable) = open(home, name, kinds)?;
-    let endpoint = Endpoint::bind(opened.vat.key(), options.listen, EndpointConfig::default())?;
-    let seen = ask_witness(name, config, &opened, &endpoint, &options, report).await?;
-    let epoch = opened.vat.engine().durable().epoch.max(seen.epoch()) + 1;
-    let mut incarnation = [0; 16];
-    getrandom::fill(&mut incarnation)?;
-    opened.vat.engine().store().begin_epoch(epoch, incarnation)?;
-
-    let awake = Awake::new(name.clone(), opened, endpoint, config, epoch, incarnation, seen.timestamp()).await;
+    tokio::pin!(stop);
+    let (awake, seen, durable) = tokio::select! {
+        woken = wake(home, name, config, kinds, &options, report) => woken?,
+        // Nothing was promised to anyone yet.
+        () = &mut stop => return Ok(()),
+    };
     let committed = tokio::task::spawn_local(awake.clone().follow_committer(durable));
-    make_folder(&home.root().join("run"))?;
-    let listener = LocalListener::bind(&home.places(name).socket)?;
-    let outcome = awake.clone().serve(seen, listener, stop, report).await;
-    let outcome = match outcome {
+    let outcome = match awake.clone().live(home, &seen, stop, report).await {
         Ok(()) => awake.fall_asleep().await,
         Err(error) => Err(error),
     };
     committed.abort();
     awake.endpoint.close().await;
     outcome
+}
+
+/// Locks, opens, asks the witness, and makes the next epoch durable (R7).
+async fn wake(
+    home: &Home,
+    name: &Name,
+    config: &Config,
+    kinds: Kinds,
+    options: &RunOptions,
+    report: &mut dyn FnMut(Report),
+) -> Result<(Rc<Awake>, Seen, mpsc::UnboundedReceiver<Durable>), RunError> {
+    let (opened, durable) = open(home, name, kinds)?;
+    let endpoint = Endpoint::bind(opened.vat.key(), options.listen, EndpointConfig::default())?;
+    let resolver = witness_resolver(&endpoint, config);
+    let seen =
+        ask_witness(name, config, opened.vat.id(), opened.vat.engine().store(), &resolver, options.take_over, report)
+            .await?;
+    let mut begun_at = opened.vat.engine().durable();
+    if options.take_over {
+        // What was given up with the owner's consent is not held against the vat again.
+        begun_at.turn = begun_at.turn.max(seen.turn());
+    }
+    let epoch = begun_at.epoch.max(seen.epoch()) + 1;
+    let mut incarnation = [0; 16];
+    getrandom::fill(&mut incarnation)?;
+    opened.vat.engine().store().begin_epoch(epoch, incarnation)?;
+    let awake = Awake::new(name.clone(), opened, endpoint, resolver, config, begun_at, epoch, incarnation).await;
+    Ok((awake, seen, durable))
+}
+
+/// Asks the whole search path, and waits for all of it, but not for long.
+pub(crate) fn witness_resolver(endpoint: &Endpoint, config: &Config) -> Resolver {
+    let mut timing = ResolverConfig::default();
+    timing.lookup.deadline = WITNESS_DEADLINE;
+    Resolver::new(endpoint.clone(), config.search_path.value.clone(), None, timing)
 }
 
 /// A checkpoint that is open and locked, before anyone was asked about it.
@@ -252,26 +287,44 @@ fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::Unbound
     let protection = Protection::KeyFile(places.key_file);
     let store = Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options)?;
     let gate = OutputGate::new(store.durable().turn);
-    let produced = {
-        let gate = gate.clone();
-        Box::new(move |turn| gate.produced(turn))
-    };
-    let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), produced)?);
+    let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), Box::new(GateOutputs(gate.clone())))?);
     Ok((Opened { vat, gate }, durable))
 }
 
-/// Asks every entry of the search path what it knows of this vat (R7).
-async fn ask_witness(
+/// What the engine tells the output gate.
+struct GateOutputs(OutputGate);
+
+impl Outputs for GateOutputs {
+    fn turn_begins(&self) {
+        self.0.turn_begins();
+    }
+
+    fn turn_ends(&self) {
+        self.0.turn_ends();
+    }
+
+    fn produced(&self, turn: u64) {
+        self.0.produced(turn);
+    }
+}
+
+/// Asks every entry of the search path what it knows of this vat, and refuses to go on if any of them proves
+/// that the checkpoint is not the newest (R7).
+///
+/// Also asked before a vat that sleeps takes a turn: a turn of an older copy would make it look newer.
+#[allow(clippy::too_many_arguments)] // Each is another part of the question.
+pub(crate) async fn ask_witness(
     name: &Name,
     config: &Config,
-    opened: &Opened,
-    endpoint: &Endpoint,
-    options: &RunOptions,
+    id: VatId,
+    store: &Store,
+    resolver: &Resolver,
+    take_over: bool,
     report: &mut dyn FnMut(Report),
 ) -> Result<Seen, RunError> {
-    let path = config.search_path.value.clone();
-    if path.is_empty() {
-        if config.witness.value == Witness::Required {
+    let required = config.witness.value == Witness::Required;
+    if resolver.path().is_empty() {
+        if required {
             return Err(RunError::NoWitness { reasons: "  the search path is empty".to_owned() });
         }
         report(Report::Notice(format!(
@@ -280,12 +333,9 @@ async fn ask_witness(
         )));
         return Ok(Seen::nothing());
     }
-    let mut timing = ResolverConfig::default();
-    timing.lookup.deadline = WITNESS_DEADLINE;
-    let resolver = Resolver::new(endpoint.clone(), path, None, timing);
-    let seen = Seen::ask(&resolver, opened.vat.id()).await;
+    let seen = Seen::ask(resolver, id).await;
     if !seen.anyone_answered() {
-        if config.witness.value == Witness::Required {
+        if required {
             return Err(RunError::NoWitness { reasons: seen.reasons() });
         }
         report(Report::Notice(format!(
@@ -293,8 +343,8 @@ async fn ask_witness(
             seen.reasons()
         )));
     }
-    if let Err(refusal) = seen.compare(name, opened.vat.engine().durable()) {
-        if !options.take_over {
+    if let Err(refusal) = seen.compare(name, store) {
+        if !take_over {
             return Err(refusal);
         }
         report(Report::Notice(format!("Taking over, as you asked, although {refusal}.")));
@@ -309,10 +359,12 @@ pub(crate) struct Awake {
     gate: OutputGate,
     endpoint: Endpoint,
     record: Rc<OwnRecord>,
-    publisher: Rc<Publisher>,
-    search_path: Vec<SearchPathEntry>,
+    publisher: Publisher,
+    resolver: Resolver,
     advertise: Vec<Address>,
     sessions: Sessions,
+    /// Where the checkpoint stood when the vat woke.
+    begun_at: Position,
     epoch: u64,
     started_at: Timestamp,
     /// Set by the owner's wish to put the vat to sleep.
@@ -324,22 +376,23 @@ pub(crate) struct Awake {
 }
 
 impl Awake {
+    #[allow(clippy::too_many_arguments)] // Called once; a struct of its arguments would be `Awake` again.
     async fn new(
         name: Name,
         opened: Opened,
         endpoint: Endpoint,
+        resolver: Resolver,
         config: &Config,
+        begun_at: Position,
         epoch: u64,
         incarnation: [u8; 16],
-        not_before: Option<Timestamp>,
     ) -> Rc<Self> {
         let Opened { vat, gate } = opened;
-        let search_path = config.search_path.value.clone();
         let advertise = config.advertise.value.clone();
-        let addresses = addresses::find(&endpoint, &search_path, &advertise).await;
-        let record = Rc::new(OwnRecord::new(vat.clone(), epoch, addresses, search_path.clone(), not_before));
-        let publisher =
-            Rc::new(Publisher::new(endpoint.clone(), search_path.clone(), record.clone(), PublisherConfig::default()));
+        let addresses = addresses::find(&endpoint, resolver.path(), &advertise).await;
+        let path = resolver.path().to_vec();
+        let record = Rc::new(OwnRecord::new(vat.clone(), epoch, incarnation, addresses, path));
+        let publisher = Publisher::sharing(&resolver, record.clone(), PublisherConfig::default());
         let sessions = Sessions::new(gate.clone(), epoch, incarnation);
         let started_at = vat.engine().now();
         Rc::new(Self {
@@ -349,9 +402,10 @@ impl Awake {
             endpoint,
             record,
             publisher,
-            search_path,
+            resolver,
             advertise,
             sessions,
+            begun_at,
             epoch,
             started_at,
             sleep: Notify::new(),
@@ -374,37 +428,26 @@ impl Awake {
     }
 
     /// Publishes the vat, and serves until it has to stop.
-    async fn serve(
+    ///
+    /// Nobody is let in before the first registration was tried everywhere: of two copies that wake at once, the
+    /// one that loses must not have acknowledged anything.
+    async fn live(
         self: Rc<Self>,
-        seen: Seen,
-        listener: LocalListener,
-        stop: impl Future<Output = ()>,
+        home: &Home,
+        seen: &Seen,
+        stop: std::pin::Pin<&mut impl Future<Output = ()>>,
         report: &mut dyn FnMut(Report),
     ) -> Result<(), RunError> {
+        let registrations = self.announce(seen.expected()).await?;
+        make_folder(&home.root().join("run"))?;
+        let listener = LocalListener::bind(&home.places(&self.name).socket)?;
         let public: vat_capnp::vat::Client = capnp_rpc::new_client(VatService::new(self.vat.clone()));
         let owner: vat_capnp::owner::Client =
             capnp_rpc::new_client(OwnerService { public: public.clone(), awake: self.clone() });
-        // Whoever comes while the registration is under way finds somebody at home.
         let accepting = tokio::task::spawn_local({
             let awake = self.clone();
             async move { awake.sessions.accept(&awake.endpoint, &public, listener, &owner).await }
         });
-        let outcome = self.stay(seen, stop, report).await;
-        accepting.abort();
-        outcome
-    }
-
-    async fn stay(
-        &self,
-        seen: Seen,
-        stop: impl Future<Output = ()>,
-        report: &mut dyn FnMut(Report),
-    ) -> Result<(), RunError> {
-        tokio::pin!(stop);
-        let registrations = tokio::select! {
-            registrations = self.announce(seen.expected()) => registrations?,
-            () = &mut stop => return Ok(()),
-        };
         report(Report::Live(Live {
             id: self.vat.id(),
             addresses: self.record.addresses(),
@@ -412,49 +455,54 @@ impl Awake {
             turn: self.vat.engine().durable().turn,
             registrations,
         }));
-        let mut review = tokio::time::interval(REVIEW_INTERVAL);
-        review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        review.tick().await;
-        let renewals = self.publisher.run();
-        tokio::pin!(renewals);
-        loop {
-            tokio::select! {
-                () = &mut stop => return Ok(()),
-                () = self.sleep.notified() => return Ok(()),
-                () = self.poisoned.notified() => return Err(self.disk_failure()),
-                superseded = &mut renewals => return registration::fence(&self.name, self.standing(), &superseded.record),
-                _ = review.tick() => self.review().await?,
-            }
-        }
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            () = self.sleep.notified() => Ok(()),
+            () = self.poisoned.notified() => Err(self.disk_failure()),
+            superseded = self.publisher.run() => registration::fence(&self.name, self.standing(), &superseded.record),
+            outcome = self.review() => outcome,
+        };
+        accepting.abort();
+        outcome
     }
 
     /// Registers everywhere, and refuses to go on if another copy was faster.
     async fn announce(&self, expected: Expected) -> Result<Vec<EntryReport>, RunError> {
         self.published_turn.set(self.vat.engine().durable().turn);
-        let reports = self.publisher.announce(expected, ANNOUNCE_DEADLINE).await;
-        registration::check_fence(&self.name, self.standing(), &reports)?;
-        if !registration::has_older_record(&reports) {
-            return Ok(reports);
+        let mut reports = self.publisher.announce(expected, ANNOUNCE_DEADLINE).await;
+        self.check_rivals(&reports)?;
+        if registration::has_older_record(&reports) {
+            reports = self.publisher.announce(Expected::Anything, ANNOUNCE_DEADLINE).await;
+            self.check_rivals(&reports)?;
         }
-        let reports = self.publisher.announce(Expected::Anything, ANNOUNCE_DEADLINE).await;
-        registration::check_fence(&self.name, self.standing(), &reports)?;
         Ok(reports)
+    }
+
+    fn check_rivals(&self, reports: &[EntryReport]) -> Result<(), RunError> {
+        registration::check_rivals(&self.name, self.standing(), self.begun_at, &self.record, reports)
     }
 
     fn standing(&self) -> Standing {
         Standing { epoch: self.epoch, turn: self.vat.engine().durable().turn }
     }
 
-    /// Looks whether the world has changed: new addresses, or turns that the witness should hear of.
+    /// Looks now and then whether the world has changed: another copy at the search path, new addresses, or
+    /// turns that the witness should hear of. Ends only with a reason to stop.
     async fn review(&self) -> Result<(), RunError> {
-        registration::check_fence(&self.name, self.standing(), &self.publisher.reports())?;
-        let addresses = addresses::find(&self.endpoint, &self.search_path, &self.advertise).await;
-        let turn = self.vat.engine().durable().turn;
-        let moved = self.record.set_addresses(addresses);
-        if moved || self.published_turn.replace(turn) != turn {
-            self.publisher.nudge();
+        let mut review = tokio::time::interval(REVIEW_INTERVAL);
+        review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        review.tick().await;
+        loop {
+            review.tick().await;
+            let newest = self.resolver.newest(self.vat.id()).await;
+            registration::check_newest(&self.name, self.standing(), &self.record, &newest)?;
+            let addresses = addresses::find(&self.endpoint, self.resolver.path(), &self.advertise).await;
+            let turn = self.vat.engine().durable().turn;
+            let moved = self.record.set_addresses(addresses);
+            if moved || self.published_turn.replace(turn) != turn {
+                self.publisher.nudge();
+            }
         }
-        Ok(())
     }
 
     /// Ends every session after its last answer, publishes that the vat sleeps, and closes the checkpoint.
@@ -468,7 +516,7 @@ impl Awake {
         }
         self.record.set_state(State::Dormant);
         // Whoever was not told finds out by dialling; the lease ends by itself.
-        self.publisher.announce(Expected::Anything, ANNOUNCE_DEADLINE).await;
+        self.publisher.renew(ANNOUNCE_DEADLINE).await;
         Ok(())
     }
 

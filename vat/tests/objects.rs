@@ -13,6 +13,7 @@ use schemas::{
 use vat::{
     Kinds,
     core::{Vat, VatError},
+    engine::NoOutputs,
 };
 
 /// A vat in a temporary folder, with a clock that the test sets.
@@ -47,7 +48,7 @@ impl Bench {
         .unwrap();
         let seconds = self.seconds.clone();
         let clock = Rc::new(move || Timestamp::from_seconds(seconds.get()));
-        Vat::open(store, self.id, Kinds::built_in(), clock, Box::new(|_| ())).unwrap()
+        Vat::open(store, self.id, Kinds::built_in(), clock, Box::new(NoOutputs)).unwrap()
     }
 }
 
@@ -319,6 +320,21 @@ fn an_expired_grant_opens_nothing_and_its_live_capabilities_end() {
 }
 
 #[test]
+fn a_child_grant_ends_with_its_parent_at_the_latest() {
+    let bench = Bench::new("counter");
+    let vat = bench.open();
+    let end = bench.seconds.get() + 60;
+    vat.grant("parent", Some(end), None).unwrap();
+    let child = vat.grant("child", None, Some(1)).unwrap();
+    let counter: counter::Client = restored(&vat, &child);
+    add(&counter, 1).unwrap();
+    bench.seconds.set(end);
+    assert_eq!(code(&add(&counter, 1).unwrap_err()), ErrorCode::RefDenied);
+    assert!(matches!(vat.restore(&child), Err(VatError::Denied)));
+    assert!(matches!(vat.grant("too late", None, Some(1)), Err(VatError::NoSuchGrant { number: 1 })));
+}
+
+#[test]
 fn another_identity_or_an_unknown_kind_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let make = |kind: &str| {
@@ -341,6 +357,6 @@ fn another_identity_or_an_unknown_kind_is_refused() {
     .unwrap();
     let other = schemas::IdentityKey::from_seed(&[1; 32]).id();
     let clock = Rc::new(|| Timestamp::from_seconds(0));
-    let refused = Vat::open(store, other, Kinds::built_in(), clock, Box::new(|_| ()));
+    let refused = Vat::open(store, other, Kinds::built_in(), clock, Box::new(NoOutputs));
     assert!(matches!(refused, Err(VatError::NotAVat(_))));
 }

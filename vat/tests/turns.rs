@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use schemas::Timestamp;
 use vat::{
     ObjectError,
-    engine::{Clock, Engine},
+    engine::{Clock, Engine, Outputs},
 };
 
 const SPACE: u64 = 16;
@@ -31,8 +31,16 @@ fn store(folder: &Path, create: bool) -> Store {
 
 fn engine(store: Store) -> (Rc<Engine>, Rc<RefCell<Vec<u64>>>) {
     let produced = Rc::new(RefCell::new(Vec::new()));
-    let told = produced.clone();
-    (Rc::new(Engine::new(store, clock(), Box::new(move |turn| told.borrow_mut().push(turn)))), produced)
+    (Rc::new(Engine::new(store, clock(), Box::new(Told(produced.clone())))), produced)
+}
+
+/// Keeps the numbers that an output gate is told.
+struct Told(Rc<RefCell<Vec<u64>>>);
+
+impl Outputs for Told {
+    fn produced(&self, turn: u64) {
+        self.0.borrow_mut().push(turn);
+    }
 }
 
 fn put(engine: &Engine, name: &[u8], value: &[u8]) {

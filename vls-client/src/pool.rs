@@ -286,4 +286,21 @@ mod tests {
         assert_eq!(latencies.p95(), Some(Duration::from_millis(20)));
         assert_eq!(latencies.patience(), Duration::from_millis(80));
     }
+
+    #[tokio::test]
+    async fn the_least_recently_used_server_makes_room() {
+        let key = schemas::IdentityKey::from_seed(&[1; 32]);
+        let endpoint = Endpoint::client(&key).unwrap();
+        let pool = Pool::new(endpoint, crate::resolver::finder_greeting(), Duration::from_secs(1));
+        let server = |port| Server { id: key.id(), host: "127.0.0.1".to_owned(), port };
+        let last = u16::try_from(limits::MAX_POOLED_SESSIONS).unwrap() + 5;
+        for port in 1..=last {
+            pool.with_slot(&server(port), |_| ());
+            pool.with_slot(&server(1), |slot| slot.failed = true);
+        }
+        let slots = pool.inner.slots.borrow();
+        assert_eq!(slots.by_server.len(), limits::MAX_POOLED_SESSIONS);
+        assert!(slots.by_server.contains_key(&server(1)) && slots.by_server.contains_key(&server(last)));
+        assert!(!slots.by_server.contains_key(&server(2)));
+    }
 }

@@ -6,7 +6,7 @@
 use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use schemas::{RecordError, SearchPathEntry, SignedRecord, Timestamp};
+use schemas::{Order, RecordError, SearchPathEntry, SignedRecord, Timestamp};
 use tokio::{
     sync::{Mutex, Notify},
     time::{sleep, timeout},
@@ -34,6 +34,15 @@ pub trait RecordSource {
     /// # Errors
     /// When no record can be signed; the publisher tries again later.
     fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError>;
+
+    /// Whether this very start of the vat has signed `record`. An epoch belongs to one start, so a record of
+    /// our epoch that we did not sign is another copy's; but servers may show us our own at any time.
+    fn is_own(&self, record: &SignedRecord) -> bool;
+
+    /// A server has taken `record`: the next one has to be later, whatever the clock says.
+    fn accepted(&self, record: &SignedRecord) {
+        let _ = record;
+    }
 }
 
 /// How a publisher goes about it. The default is right for usual networks.
@@ -69,13 +78,23 @@ impl fmt::Debug for PublisherConfig {
     }
 }
 
-/// A location server has proved that this identity was started again somewhere else: this copy must stop.
+/// A location server has proved that another copy of this identity runs: this one must stop.
 #[derive(Debug, Clone)]
 pub struct Superseded {
     /// Who showed the proof.
     pub entry: SearchPathEntry,
-    /// The proof: a record of a later epoch, signed by this identity, verified.
+    /// The proof: a record of a later epoch, or of ours by another start; signed by this identity, verified.
     pub record: SignedRecord,
+}
+
+/// On what condition a registration is made.
+#[derive(Clone, Copy)]
+enum Condition {
+    /// The caller's.
+    Given(Expected),
+    /// That the server still has what it last took from us, as far as that is known. Two copies of one epoch
+    /// that overwrite each other would never notice; this way the second one does.
+    Unchanged,
 }
 
 /// Keeps a vat registered with every entry of its search path.
@@ -100,8 +119,9 @@ struct Inner {
 struct Entry {
     place: SearchPathEntry,
     server: Option<Server>,
-    /// One registration at a time: records must arrive in the order in which they were signed.
-    turn: Mutex<()>,
+    /// One registration at a time: records must arrive in the order in which they were signed. Holds the order
+    /// of the record that the server last took.
+    last: Mutex<Option<Order>>,
 }
 
 struct State {
@@ -141,7 +161,7 @@ impl Publisher {
                 report.outcome = Some(Err(Failure::NoCarrier { carrier }.into()));
             }
         }
-        let entry = |place: SearchPathEntry| Entry { server: server(&place), place, turn: Mutex::new(()) };
+        let entry = |place: SearchPathEntry| Entry { server: server(&place), place, last: Mutex::new(None) };
         let inner = Inner {
             pool,
             entries: path.into_iter().map(entry).collect(),
@@ -157,13 +177,22 @@ impl Publisher {
     /// Registers with all entries at once, each on the condition `expected`, and gives what came of each
     /// within `deadline`. For moments that somebody waits for: going live, sleep, take-over, departure.
     pub async fn announce(&self, expected: Expected, deadline: Duration) -> Vec<EntryReport> {
-        let announced = (0..self.inner.entries.len()).map(|entry| self.inner.register(entry, expected, deadline));
-        join_all(announced).await;
+        self.register_all(Condition::Given(expected), deadline).await
+    }
+
+    /// The same as a renewal: each entry on the condition that it still has what it last took from this
+    /// publisher. For changes while the vat is awake, its going to sleep among them.
+    pub async fn renew(&self, deadline: Duration) -> Vec<EntryReport> {
+        self.register_all(Condition::Unchanged, deadline).await
+    }
+
+    async fn register_all(&self, condition: Condition, deadline: Duration) -> Vec<EntryReport> {
+        let entries = 0..self.inner.entries.len();
+        join_all(entries.map(|entry| self.inner.register(entry, condition, deadline))).await;
         self.reports()
     }
 
-    /// Keeps the registrations alive. Ends only when a server proves that this identity was started again
-    /// somewhere else.
+    /// Keeps the registrations alive. Ends only when a server proves that another copy of this identity runs.
     ///
     /// Dropping the future loses nothing: a later call goes on.
     pub async fn run(&self) -> Superseded {
@@ -176,7 +205,7 @@ impl Publisher {
             let due = self.inner.state.borrow_mut().schedule.begin_due(now);
             running.extend(
                 due.into_iter()
-                    .map(|entry| self.inner.register(entry, Expected::Anything, self.inner.register_deadline)),
+                    .map(|entry| self.inner.register(entry, Condition::Unchanged, self.inner.register_deadline)),
             );
             let wake_at = self.inner.state.borrow().schedule.wake_at();
             let wait = wake_at.map(|at| at.saturating_sub(now));
@@ -207,7 +236,7 @@ impl Publisher {
         state.reports.iter().enumerate().map(report).collect()
     }
 
-    /// The proof that this identity was started again somewhere else, if any server has shown one.
+    /// The proof that another copy of this identity runs, if any server has shown one.
     #[must_use]
     pub fn superseded(&self) -> Option<Superseded> {
         self.inner.state.borrow().superseded.clone()
@@ -222,14 +251,19 @@ impl fmt::Debug for Publisher {
 
 impl Inner {
     /// One registration, from begin to report.
-    async fn register(&self, index: usize, expected: Expected, deadline: Duration) {
+    async fn register(&self, index: usize, condition: Condition, deadline: Duration) {
         let entry = &self.entries[index];
         let Some(server) = &entry.server else { return };
         self.handle(PublishEvent::Begun { entry: index });
         let mut underway = Underway { publisher: self, entry: index, ended: false };
         let registered = async {
-            let _turn = entry.turn.lock().await;
-            self.offer(server, expected).await
+            let mut last = entry.last.lock().await;
+            let result = self.offer(server, condition, *last).await;
+            if let Ok((_, record)) = &result {
+                *last = Some(record.order());
+                self.source.accepted(record);
+            }
+            result
         };
         let result = match timeout(deadline, registered).await {
             Ok(result) => result,
@@ -240,14 +274,22 @@ impl Inner {
     }
 
     /// Offers a fresh record to a server.
-    async fn offer(&self, server: &Server, expected: Expected) -> Result<(Registered, SignedRecord), Offered> {
+    async fn offer(
+        &self,
+        server: &Server,
+        condition: Condition,
+        last: Option<Order>,
+    ) -> Result<(Registered, SignedRecord), Offered> {
         let record = match self.source.current(self.clock.now().wall) {
             Ok(record) => record,
             Err(error) => return Err(Offered { sent: None, error: error.into() }),
         };
+        let expected = match condition {
+            Condition::Given(expected) => expected,
+            Condition::Unchanged => last.map_or(Expected::Anything, Expected::Order),
+        };
         let result = match self.send(server, &record, expected).await {
-            // A lost answer made the pool ask twice, and the first try had got through.
-            Ok(Reply::Unexpected(shown)) if shown == record.packet() => {
+            Ok(Reply::Unexpected(shown)) if self.may_replace(&record, &shown, condition) => {
                 self.send(server, &record, Expected::Anything).await
             }
             result => result,
@@ -255,6 +297,16 @@ impl Inner {
         match result.map_err(RegisterError::from).and_then(|reply| interpret(&record, &expected, reply)) {
             Ok(registered) => Ok((registered, record)),
             Err(error) => Err(Offered { sent: Some(record), error }),
+        }
+    }
+
+    /// Whether a record that was not expected is no reason to stop: one of our own, when an answer was lost on
+    /// its way; for a renewal also none, or an older epoch's, when a server has lost what it knew.
+    fn may_replace(&self, sent: &SignedRecord, shown: &[u8], condition: Condition) -> bool {
+        let renewal = matches!(condition, Condition::Unchanged);
+        match SignedRecord::verify(sent.id(), shown) {
+            Ok(shown) => self.source.is_own(&shown) || (renewal && shown.record().epoch < sent.record().epoch),
+            Err(_) => renewal && shown.is_empty(),
         }
     }
 
@@ -279,7 +331,7 @@ impl Inner {
                 }
                 Err(Offered { sent, error }) => {
                     tracing::debug!(entry = %report.entry, %error, "a registration failed");
-                    let proof = sent.as_ref().and_then(|sent| proof_of_later_epoch(&error, sent));
+                    let proof = sent.as_ref().and_then(|sent| self.proof_of_another_copy(&error, sent));
                     let retry_after = error.retry_after();
                     report.outcome = Some(Err(error));
                     if let Some(record) = proof {
@@ -291,6 +343,14 @@ impl Inner {
             }
         };
         self.handle(event);
+    }
+
+    /// A record of a later epoch says that this copy was left behind; one of ours that another start signed,
+    /// that two copies run, of which this one has not the server's word.
+    fn proof_of_another_copy(&self, error: &RegisterError, sent: &SignedRecord) -> Option<SignedRecord> {
+        let is_rival =
+            |shown: &&SignedRecord| shown.record().epoch >= sent.record().epoch && !self.source.is_own(shown);
+        error.shown().filter(is_rival).cloned()
     }
 
     fn handle(&self, event: PublishEvent) {
@@ -305,12 +365,6 @@ impl Inner {
 struct Offered {
     sent: Option<SignedRecord>,
     error: RegisterError,
-}
-
-/// A record of a later epoch says that this copy was left behind. One of the same epoch that is later, or
-/// other, is reported as an error and no more: it is not certain which of two copies is to stop.
-fn proof_of_later_epoch(error: &RegisterError, sent: &SignedRecord) -> Option<SignedRecord> {
-    error.proof_beyond(sent).filter(|shown| shown.record().epoch > sent.record().epoch).cloned()
 }
 
 /// A registration that is dropped half-way counts as failed, so that it is tried again.

@@ -159,15 +159,14 @@ impl Coded for RegisterError {
 }
 
 impl RegisterError {
-    /// The server's verified proof that the vat has come further than `sent`: another copy of it has signed.
+    /// The record, verified, that the server showed as its reason.
     #[must_use]
-    pub fn proof_beyond(&self, sent: &SignedRecord) -> Option<&SignedRecord> {
-        let shown = match self {
-            Self::Stale { newer: Some(record) } | Self::Unexpected { current: Some(record) } => record,
-            Self::Conflict { other } => other,
-            _ => return None,
-        };
-        (shown.compare(sent) == Ordering::Greater).then_some(shown)
+    pub fn shown(&self) -> Option<&SignedRecord> {
+        match self {
+            Self::Stale { newer: record } | Self::Unexpected { current: record } => record.as_ref(),
+            Self::Conflict { other } => Some(other),
+            _ => None,
+        }
     }
 
     /// When the server wants to be asked again, if it said so.

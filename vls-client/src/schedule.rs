@@ -1,7 +1,7 @@
 //! Whom to ask when, whom to believe, and when to stop: the resolver's pure core (DESIGN §5).
 //!
 //! Cache and entries race. The first entries are asked together, the rest one per hedge delay or as soon as
-//! one fails; every answer is judged ([`crate::judge`]); the highest verified record is kept. The schedule
+//! one fails; every answer is judged (module `judge`); the highest verified record is kept. The schedule
 //! says when a result may be used ([`Action::Settled`]) and when nothing more can come
 //! ([`Action::Finished`]); between the two, answers may still improve what is known.
 //!

@@ -127,7 +127,10 @@ fn run(arguments: RunArguments, output: Output) -> Result<(), Failure> {
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| system("start the event loop", &error))?;
-    tokio::task::LocalSet::new().block_on(&runtime, work)
+    let done = tokio::task::LocalSet::new().block_on(&runtime, work);
+    // A name lookup that hangs must not keep the program.
+    runtime.shutdown_background();
+    done
 }
 
 /// The signals that end the server in good order.
@@ -150,9 +153,9 @@ impl Signals {
     }
 }
 
-/// `VLS_LOG=debug` shows what happens inside, on standard error; `VLS_LOG=vls_server::clients=debug` also the
-/// addresses of clients, which are never logged otherwise. With `--json` standard error belongs to failures, so
-/// nothing is logged there unless the variable asks for it.
+/// `VLS_LOG=debug` shows what happens inside, on standard error, the addresses of clients included;
+/// `VLS_LOG=vls_server::clients=debug` these alone. Without the variable no client is ever named. With `--json`
+/// standard error belongs to failures, so nothing is logged there unless the variable asks for it.
 fn start_logging(output: Output) {
     let default = if output.is_json() { "off" } else { "warn,vls_server=info,vls_server::clients=off" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("VLS_LOG")

@@ -4,6 +4,7 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::PoisonError,
+    time::Instant,
 };
 
 use super::{
@@ -121,19 +122,27 @@ impl Shared {
         let written_before = state.fold.written;
         state.fold.written += after.offset - start;
         let written = state.fold.written;
+        // The background thread is woken only if it has something new to do or to wait for: on a machine with few
+        // cores a needless switch for each group is dear.
+        let mut wake = state.fold.unfolded() >= self.limits.fold_bytes;
         if state.fold.first_unfolded.is_none() {
-            state.fold.first_unfolded = Some(std::time::Instant::now());
+            state.fold.first_unfolded = Some(Instant::now());
+            wake = true;
         }
         if let Some(mark) = state.fold.mark.as_mut().filter(|mark| mark.from.is_none() && after.turn >= mark.turn) {
             let ends_here = after.turn == mark.turn;
             mark.from = Some(if ends_here { (*after, written) } else { (*before, written_before) });
+            wake = true;
         }
         // Half a segment ahead is time enough to fill the next one with zeros.
         if filled > length / 2 && matches!(state.spare, Spare::None) {
             state.spare = Spare::Wanted(after.segment + 1);
+            wake = true;
         }
         drop(state);
-        self.background.notify_one();
+        if wake {
+            self.background.notify_one();
+        }
         self.changed.notify_all();
         true
     }

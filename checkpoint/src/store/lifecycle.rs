@@ -98,11 +98,10 @@ pub(super) fn open(
     let journal = Journal::new(disk, directory);
     let mut overlay = Overlay::default();
     let replayed = replay(&journal, &keys, &position.from, &mut |turn| {
-        // A base may end in the middle of a group.
-        if turn.turn > position.turn {
-            for change in &turn.changes {
-                overlay.set(change.space, change.name.0.to_vec(), change.value.map(|value| value.0.to_vec()));
-            }
+        // Also turns that the base contains, if it ends in the middle of a group: what they set is what the base
+        // has, or is set again by a later turn.
+        for change in &turn.changes {
+            overlay.set(change.space, change.name.0.to_vec(), change.value.map(|value| value.0.to_vec()));
         }
     })?;
     if replayed.at.turn < position.turn {

@@ -126,7 +126,8 @@ impl Limits {
                 group_turns: options.group_turns,
                 group_bytes: options.group_bytes,
                 segment_bytes: options.segment_bytes,
-                fold_bytes: options.fold_bytes,
+                // Where submitting waits for a fold, one must be on its way.
+                fold_bytes: options.fold_bytes.min(limits::MAX_UNFOLDED_BYTES / 2),
                 fold_after: options.fold_after,
             }),
         }

@@ -178,6 +178,32 @@ fn a_store_goes_on_after_a_cut() {
     assert_eq!((store.position().turn, get(&store, 0, b"row")), (2, Some(b"other".to_vec())));
 }
 
+/// The torn frame was the first one of its segment; the next one is short enough for the segment before.
+#[test]
+fn a_segment_that_held_nothing_but_a_torn_frame_does_not_come_back() {
+    let disk = SimulatedDisk::new();
+    let store = create(&disk, no_folds()).unwrap();
+    durable_turn(&store, vec![set(0, b"row", &[1; 6000])]).unwrap();
+    durable_turn(&store, vec![set(0, b"row", &[2; 3000])]).unwrap();
+    drop(store);
+    let mut bytes = disk.contents(&segment(1)).unwrap();
+    assert_eq!(frames_of(&bytes).len(), 1);
+    bytes[1024..1536].fill(0);
+    disk.replace(&segment(1), &bytes);
+
+    let store = open(&disk, no_folds()).unwrap();
+    assert_eq!(store.position().turn, 1);
+    durable_turn(&store, vec![set(0, b"row", b"other")]).unwrap();
+    drop(store);
+    assert_eq!(frames_of(&disk.contents(&segment(0)).unwrap()).len(), 3);
+    let mut history = disk.history();
+    history.advance(history.len());
+    for seed in 0..30 {
+        let store = open(&history.crash(seed), no_folds()).unwrap();
+        assert_eq!((store.position().turn, get(&store, 0, b"row")), (2, Some(b"other".to_vec())));
+    }
+}
+
 #[test]
 fn a_durable_frame_that_loses_a_sector_is_damage_and_not_a_torn_tail() {
     for protection in both() {

@@ -14,7 +14,8 @@ use vat::{Handle, Kind, Kinds, State};
 
 #[rustfmt::skip]
 #[path = "generated/poll_capnp.rs"]
-#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+#[allow(dead_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+#[allow(clippy::unwrap_used, clippy::unimplemented)]
 mod poll_capnp;
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -38,9 +39,13 @@ impl poll::Server for Poll {
         Ok(())
     }
 
-    async fn standing(self: Rc<Self>, _: poll::StandingParams, mut results: poll::StandingResults) -> capnp::Result<()> {
+    async fn standing(
+        self: Rc<Self>,
+        _: poll::StandingParams,
+        mut results: poll::StandingResults,
+    ) -> capnp::Result<()> {
         let votes = self.0.read(|votes, _| Ok(votes.clone()))?;
-        let mut list = results.get().init_choices(votes.0.len() as u32);
+        let mut list = results.get().init_choices(u32::try_from(votes.0.len()).unwrap_or(u32::MAX));
         for (index, (name, votes)) in (0..).zip(&votes.0) {
             list.reborrow().get(index).set_name(name);
             list.reborrow().get(index).set_votes(*votes);

@@ -442,6 +442,46 @@ fn calls_without_end_are_refused_beyond_the_limit_and_accepted_again_when_others
     });
 }
 
+#[test]
+fn questions_that_are_never_let_go_of_are_refused_beyond_the_limit() {
+    run(async {
+        let scene = Scene::new().await;
+        let (mut peer, session) = scene.attack_within(new_counter(), |limits| limits.open_questions = 10).await;
+        for question in 0..12 {
+            peer.bootstrap(question).await;
+        }
+        for question in 0..12 {
+            let message = peer.receive().await.unwrap();
+            let Ok(message::Return(answer)) = message.get_root::<message::Reader<'_>>().unwrap().which() else {
+                panic!()
+            };
+            let answer = answer.unwrap();
+            let answered = matches!(answer.which(), Ok(return_::Results(_)));
+            assert_eq!((answer.get_answer_id(), answered), (question, question < 10));
+        }
+        assert!(session.end().is_none());
+        scene.honest_peer_is_served().await;
+    });
+}
+
+#[test]
+fn calls_that_are_given_up_over_and_over() {
+    run(async {
+        let scene = Scene::new().await;
+        let object: counter::Client = capnp_rpc::new_client(Hoard::default());
+        let (mut peer, session) = scene.attack_within(object.client, |limits| limits.calls_given_up = 5).await;
+        peer.bootstrap(0).await;
+        for question in 1..=6 {
+            peer.call(question, 0, COUNTER, 1).await;
+            peer.send(|message| message.init_finish().set_question_id(question)).await;
+        }
+        let end = session.closed().await;
+        assert!(matches!(end, SessionEnd::Violation(Violation::GivenUp { limit: 5 })), "{end}");
+        assert_eq!(peer.told().await.code, ErrorCode::SessionTooManyCalls);
+        scene.honest_peer_is_served().await;
+    });
+}
+
 /// Answers every call with ten kilobytes.
 #[derive(Default)]
 struct Verbose(Cell<usize>);

@@ -22,6 +22,9 @@ use crate::{
     service::remote_failure,
 };
 
+/// What a terminal without signals sends for Ctrl-C.
+const CTRL_C: u8 = 3;
+
 /// What a command is about.
 pub(super) enum Target {
     /// An object, by a secret reference.
@@ -48,6 +51,9 @@ pub(super) fn read_reference(text: &str) -> Result<SturdyRef, Failure> {
     } else {
         stdin.lock().take(limit).read_to_end(&mut input).map_err(io)?;
     }
+    if input.contains(&CTRL_C) {
+        return Err(no_input("interrupted"));
+    }
     if input.len() > MAX_REFERENCE_BYTES {
         return Err(no_input("standard input holds more than a reference"));
     }
@@ -73,7 +79,8 @@ impl QuietTerminal {
         let stdin = std::io::stdin();
         let Ok(before) = tcgetattr(&stdin) else { return Self(None) };
         let mut quiet = before.clone();
-        quiet.local_modes.remove(LocalModes::ECHO);
+        // Without signals, so that Ctrl-C cannot leave the terminal without its echo: it ends the line instead.
+        quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
         quiet.local_modes.insert(LocalModes::ECHONL);
         let set = tcsetattr(&stdin, OptionalActions::Flush, &quiet);
         Self(set.is_ok().then_some(before))

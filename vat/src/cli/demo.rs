@@ -138,6 +138,8 @@ impl Stage {
     fn command(&self, home: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(home).env("VAT_HOME", home).stdin(Stdio::null());
+        // What the demo reads from standard error is one JSON object.
+        command.env_remove("VAT_LOG").env_remove("VLS_LOG");
         command
     }
 

@@ -40,7 +40,8 @@ pub(super) fn doctor(root: &Path, output: Output) -> Result<Exit, Failure> {
         look_at_home(home, &mut findings);
     }
     findings.push(Finding::new("open files", open_files()));
-    findings.push(Finding::new("UDP", client_endpoint().map(|_| "sockets can be opened".to_owned())));
+    findings
+        .push(Finding::new("UDP", block_on(async { client_endpoint() }).map(|_| "sockets can be opened".to_owned())));
     print(&findings, output)
 }
 

@@ -72,7 +72,7 @@ fn print(context: &Context, id: VatId, found: &Resolution, explain: bool) -> Res
         vec!["epoch".to_owned(), format!("{}, turn {}", record.epoch, record.turn)],
     ];
     rows.extend(addresses.iter().map(|address| vec!["address".to_owned(), address.clone()]));
-    rows.push(vec!["known from".to_owned(), found.freshness.as_str().to_owned()]);
+    rows.push(vec!["record".to_owned(), found.freshness.as_str().to_owned()]);
     let mut human = table(&rows);
     if explain {
         human = format!("{human}\n\n{}", attempts_table(&found.attempts));

@@ -3,23 +3,25 @@
 //! A vat that is awake is asked through its socket; a vat that sleeps is opened here, under its lock, for
 //! as long as the command takes.
 
-use std::{fs, rc::Rc, sync::Arc};
+use std::{fs, io, rc::Rc, sync::Arc, time::Instant};
 
-use checkpoint::{FileDisk, Protection, Store, StoreOptions};
+use checkpoint::{FileDisk, Protection, Store, StoreError, StoreOptions};
 use console::{Failure, ago, table};
-use schemas::{ErrorCode, Exit, Hints, Secret, SturdyRef, VatId, vat_capnp};
+use schemas::{ErrorCode, Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
 use serde_json::{Value, json};
+use transport::Session;
 
 use super::{
     Context, block_on,
-    connect::{address_of, failure, owner, within},
+    connect::{address_of, client_endpoint, failure, owner, within},
 };
 use crate::{
     address_book::AddressBook,
-    core::Vat,
+    core::{Grant, Vat},
+    engine::NoOutputs,
     home::{HomeError, Name, Places, make_folder, replace_file},
-    limits::LOCAL_DEADLINE,
-    process::{publishable_addresses, system_clock},
+    limits::{BUSY_DEADLINE, BUSY_PAUSE, LOCAL_DEADLINE},
+    process::{self, Report, publishable_addresses, system_clock},
 };
 
 /// `vat new NAME --object KIND`
@@ -41,7 +43,7 @@ pub(super) fn new(context: &Context, name: &str, kind: &str) -> Result<Exit, Fai
     // The vat grows under a name that no vat can have, and appears under its own all at once.
     let nursery = places.folder.with_file_name(format!(".{name}.new.{}", std::process::id()));
     make_folder(&nursery)?;
-    let made = make(context, &nursery, &places, kind);
+    let made = make(context, &name, &nursery, &places, kind);
     if made.is_err() {
         // What failed is reported; a left-over folder in the nursery is no vat and harms nobody.
         let _ = fs::remove_dir_all(&nursery);
@@ -56,27 +58,82 @@ pub(super) fn new(context: &Context, name: &str, kind: &str) -> Result<Exit, Fai
     Ok(Exit::Ok)
 }
 
-fn make(context: &Context, nursery: &std::path::Path, places: &Places, kind: &str) -> Result<VatId, Failure> {
+fn make(
+    context: &Context,
+    name: &Name,
+    nursery: &std::path::Path,
+    places: &Places,
+    kind: &str,
+) -> Result<VatId, Failure> {
     let protection = Protection::KeyFile(places.key_file.clone());
     let id = Vat::create(Arc::new(FileDisk), &nursery.join("store"), &protection, &context.kinds, kind)?;
     replace_file(&nursery.join("id"), format!("{id}\n").as_bytes())?;
-    let io = |error| HomeError::Io { path: places.folder.clone(), error };
-    fs::rename(nursery, &places.folder).map_err(io)?;
+    let io_error = |error| HomeError::Io { path: places.folder.clone(), error };
+    fs::rename(nursery, &places.folder).map_err(|error| match error.kind() {
+        // Somebody else was faster: a folder is only ever replaced by nobody.
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => HomeError::Exists { name: name.to_string() },
+        _ => io_error(error),
+    })?;
     let parent = places.folder.parent().unwrap_or(&places.folder);
-    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)?;
+    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io_error)?;
     Ok(id)
 }
 
-/// Opens a vat that sleeps. Holds its lock until the result is dropped.
-fn open_asleep(context: &Context, places: &Places, id: VatId) -> Result<Vat, Failure> {
-    let protection = Protection::KeyFile(places.key_file.clone());
-    let options = StoreOptions::default();
-    let store = Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options)?;
-    Ok(Vat::open(store, id, context.kinds.clone(), system_clock(), Box::new(|_| ()))?)
+/// By which way a command reaches one of the owner's vats.
+enum Way {
+    /// It is awake: through its socket. The session is kept as long as the client is used.
+    Awake(vat_capnp::owner::Client, #[allow(dead_code)] Session),
+    /// It sleeps: its checkpoint is open here, and locked until it is dropped.
+    Asleep(Box<Vat>),
+}
+
+/// What a command is going to do with a vat.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Intent {
+    Look,
+    Change,
+}
+
+/// Finds the way. A vat that is just waking, going to sleep, or used by another command is waited for.
+///
+/// Before a sleeping vat is changed, the search path is asked as if it woke (R7): a turn of an older copy would
+/// make that copy look newer than it is.
+async fn way(context: &Context, name: &Name, places: &Places, id: VatId, intent: Intent) -> Result<Way, Failure> {
+    let began = Instant::now();
+    loop {
+        if let Some((client, session)) = owner(name, places).await? {
+            return Ok(Way::Awake(client, session));
+        }
+        let protection = Protection::KeyFile(places.key_file.clone());
+        let options = StoreOptions::default();
+        match Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options) {
+            Err(StoreError::Locked { .. }) if began.elapsed() < BUSY_DEADLINE => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            opened => {
+                let store = opened?;
+                if intent == Intent::Change && !context.config.search_path.value.is_empty() {
+                    let endpoint = client_endpoint()?;
+                    let resolver = process::witness_resolver(&endpoint, &context.config);
+                    let mut report = |report| {
+                        if let Report::Notice(text) = report {
+                            context.output.notice(&text);
+                        }
+                    };
+                    let asked =
+                        process::ask_witness(name, &context.config, id, &store, &resolver, false, &mut report).await;
+                    endpoint.close().await;
+                    asked?;
+                }
+                let vat = Vat::open(store, id, context.kinds.clone(), system_clock(), Box::new(NoOutputs))?;
+                return Ok(Way::Asleep(Box::new(vat)));
+            }
+        }
+    }
 }
 
 /// Waits until everything that a sleeping vat was made to do is durable, and closes it.
-fn put_back(vat: Vat) -> Result<(), Failure> {
+fn put_back(vat: Box<Vat>) -> Result<(), Failure> {
     let engine = vat.engine().clone();
     drop(vat);
     engine.store().wait_durable(engine.newest_turn())?;
@@ -93,7 +150,15 @@ pub(super) fn list(context: &Context) -> Result<Exit, Failure> {
     let mut vats = Vec::new();
     block_on(async {
         for name in context.home.names()? {
-            let (places, id) = context.home.vat(&name)?;
+            let (places, id) = match context.home.vat(&name) {
+                Ok(found) => found,
+                Err(error) => {
+                    // One damaged folder hides no other vat.
+                    rows.push(vec![name.to_string(), "damaged".to_owned(), error.to_string()]);
+                    vats.push(json!({"name": name.as_str(), "state": "damaged", "reason": error.to_string()}));
+                    continue;
+                }
+            };
             let state = match owner(&name, &places).await {
                 Ok(Some(_)) => "awake",
                 Ok(None) => "asleep",
@@ -123,23 +188,22 @@ pub(super) fn list(context: &Context) -> Result<Exit, Failure> {
 pub(super) fn status(context: &Context, name: &str) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
     let (places, id) = context.home.vat(&name)?;
-    let awake = block_on(async {
-        let Some((owner, _session)) = owner(&name, &places).await? else { return Ok(None) };
-        let response = within(LOCAL_DEADLINE, owner.status_request().send().promise).await?;
-        let status = response.get().and_then(|results| results.get_status()).map_err(failure)?;
-        Ok(Some(awake_status(&name, id, status).map_err(failure)?))
+    let (human, data) = block_on(async {
+        match way(context, &name, &places, id, Intent::Look).await? {
+            Way::Awake(owner, _session) => {
+                let response = within(LOCAL_DEADLINE, owner.status_request().send().promise).await?;
+                let status = response.get().and_then(|results| results.get_status()).map_err(failure)?;
+                awake_status(&name, id, status).map_err(failure)
+            }
+            Way::Asleep(vat) => asleep_status(&name, vat),
+        }
     })?;
-    let (human, data) = match awake {
-        Some(status) => status,
-        None => asleep_status(context, &name, &places, id)?,
-    };
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
 }
 
 fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -> capnp::Result<(String, Value)> {
-    let addresses: Vec<String> =
-        status.get_addresses()?.iter().map(|address| Ok(address?.to_string()?)).collect::<capnp::Result<_>>()?;
+    let addresses = addresses(status)?;
     let object = status.get_object()?.to_str()?;
     let mut rows = vec![
         vec!["vat".to_owned(), address_of(id)],
@@ -180,8 +244,8 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
     Ok((table(&rows), data))
 }
 
-fn asleep_status(context: &Context, name: &Name, places: &Places, id: VatId) -> Result<(String, Value), Failure> {
-    let vat = open_asleep(context, places, id)?;
+fn asleep_status(name: &Name, vat: Box<Vat>) -> Result<(String, Value), Failure> {
+    let id = vat.id();
     let position = vat.engine().durable();
     let sizes = vat.engine().store().sizes()?;
     let object = vat.root_kind()?.name();
@@ -205,6 +269,10 @@ fn asleep_status(context: &Context, name: &Name, places: &Places, id: VatId) -> 
     Ok((table(&rows), data))
 }
 
+fn addresses(status: vat_capnp::status::Reader<'_>) -> capnp::Result<Vec<String>> {
+    status.get_addresses()?.iter().map(|address| Ok(address?.to_string()?)).collect()
+}
+
 /// The terms of a new grant.
 pub(super) struct Terms {
     pub(super) label: String,
@@ -217,29 +285,27 @@ pub(super) fn share(context: &Context, name: &str, terms: &Terms, with_hints: bo
     let name: Name = name.parse()?;
     let (places, id) = context.home.vat(&name)?;
     let expires = terms.expires_in.map(|seconds| system_clock()().as_seconds().saturating_add(seconds));
-    let awake = block_on(async {
-        let Some((owner, _session)) = owner(&name, &places).await? else { return Ok(None) };
-        let mut request = owner.share_request();
-        request.get().set_label(&terms.label);
-        request.get().set_parent(terms.under.unwrap_or(0));
-        request.get().set_expires(expires.unwrap_or(0));
-        let response = within(LOCAL_DEADLINE, request.send().promise).await?;
-        let secret = response.get().and_then(|results| results.get_secret()).map_err(failure)?;
-        let secret = Secret::from_slice(secret)?;
-        let response = within(LOCAL_DEADLINE, owner.status_request().send().promise).await?;
-        let addresses = response.get().and_then(|results| results.get_status()?.get_addresses()).map_err(failure)?;
-        let addresses = addresses.iter().map(|address| Ok(address?.to_string()?)).collect::<capnp::Result<Vec<_>>>();
-        Ok(Some((secret, addresses.map_err(failure)?)))
-    })?;
-    let (secret, addresses) = match awake {
-        Some(shared) => shared,
-        None => {
-            let vat = open_asleep(context, &places, id)?;
-            let secret = vat.grant(&terms.label, expires, terms.under)?;
-            put_back(vat)?;
-            (secret, Vec::new())
+    let (secret, addresses) = block_on(async {
+        match way(context, &name, &places, id, Intent::Change).await? {
+            Way::Awake(owner, _session) => {
+                let mut request = owner.share_request();
+                request.get().set_label(&terms.label);
+                request.get().set_parent(terms.under.unwrap_or(0));
+                request.get().set_expires(expires.unwrap_or(0));
+                let response = within(LOCAL_DEADLINE, request.send().promise).await?;
+                let secret = response.get().and_then(|results| results.get_secret()).map_err(failure)?;
+                let secret = Secret::from_slice(secret)?;
+                let response = within(LOCAL_DEADLINE, owner.status_request().send().promise).await?;
+                let status = response.get().and_then(|results| results.get_status()).map_err(failure)?;
+                Ok((secret, addresses(status).map_err(failure)?))
+            }
+            Way::Asleep(vat) => {
+                let secret = vat.grant(&terms.label, expires, terms.under)?;
+                put_back(vat)?;
+                Ok((secret, Vec::new()))
+            }
         }
-    };
+    })?;
     let mut hints = Hints::default();
     if with_hints {
         hints.search_path = context.config.search_path.value.clone();
@@ -261,43 +327,42 @@ struct GrantLine {
     parent: Option<u64>,
 }
 
+impl GrantLine {
+    fn of_message(grant: vat_capnp::grant::Reader<'_>) -> capnp::Result<Self> {
+        Ok(Self {
+            number: grant.get_number(),
+            label: grant.get_label()?.to_string()?,
+            created_at: grant.get_created_at(),
+            expires: Some(grant.get_expires()).filter(|expires| *expires != 0),
+            hash: grant.get_hash()?.to_string()?,
+            parent: Some(grant.get_parent()).filter(|parent| *parent != 0),
+        })
+    }
+
+    fn of_grant((hash, grant): (SecretHash, Grant)) -> Self {
+        let Grant { number, label, created_at, expires, parent, .. } = grant;
+        Self { number, label, created_at, expires, hash: hash.to_string(), parent }
+    }
+}
+
 /// `vat grants NAME`
 pub(super) fn grants(context: &Context, name: &str) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
     let (places, id) = context.home.vat(&name)?;
-    let awake = block_on(async {
-        let Some((owner, _session)) = owner(&name, &places).await? else { return Ok(None) };
-        let response = within(LOCAL_DEADLINE, owner.grants_request().send().promise).await?;
-        let grants = response.get().and_then(|results| results.get_grants()).map_err(failure)?;
-        let line = |grant: vat_capnp::grant::Reader<'_>| -> capnp::Result<GrantLine> {
-            Ok(GrantLine {
-                number: grant.get_number(),
-                label: grant.get_label()?.to_string()?,
-                created_at: grant.get_created_at(),
-                expires: Some(grant.get_expires()).filter(|expires| *expires != 0),
-                hash: grant.get_hash()?.to_string()?,
-                parent: Some(grant.get_parent()).filter(|parent| *parent != 0),
-            })
-        };
-        Ok(Some(grants.iter().map(line).collect::<capnp::Result<Vec<_>>>().map_err(failure)?))
-    })?;
-    let grants = match awake {
-        Some(grants) => grants,
-        None => {
-            let vat = open_asleep(context, &places, id)?;
-            let line = |(hash, grant): (schemas::SecretHash, crate::core::Grant)| GrantLine {
-                number: grant.number,
-                label: grant.label,
-                created_at: grant.created_at,
-                expires: grant.expires,
-                hash: hash.to_string(),
-                parent: grant.parent,
-            };
-            let grants = vat.grants()?.into_iter().map(line).collect();
-            put_back(vat)?;
-            grants
+    let grants = block_on(async {
+        match way(context, &name, &places, id, Intent::Look).await? {
+            Way::Awake(owner, _session) => {
+                let response = within(LOCAL_DEADLINE, owner.grants_request().send().promise).await?;
+                let grants = response.get().and_then(|results| results.get_grants()).map_err(failure)?;
+                grants.iter().map(GrantLine::of_message).collect::<capnp::Result<Vec<_>>>().map_err(failure)
+            }
+            Way::Asleep(vat) => {
+                let grants = vat.grants()?.into_iter().map(GrantLine::of_grant).collect();
+                put_back(vat)?;
+                Ok(grants)
+            }
         }
-    };
+    })?;
     print_grants(context, &name, &grants)
 }
 
@@ -331,18 +396,20 @@ fn print_grants(context: &Context, name: &Name, grants: &[GrantLine]) -> Result<
 pub(super) fn revoke(context: &Context, name: &str, number: u64) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
     let (places, id) = context.home.vat(&name)?;
-    let awake = block_on(async {
-        let Some((owner, _session)) = owner(&name, &places).await? else { return Ok(false) };
-        let mut request = owner.revoke_request();
-        request.get().set_number(number);
-        within(LOCAL_DEADLINE, request.send().promise).await?;
-        Ok(true)
+    block_on(async {
+        match way(context, &name, &places, id, Intent::Change).await? {
+            Way::Awake(owner, _session) => {
+                let mut request = owner.revoke_request();
+                request.get().set_number(number);
+                within(LOCAL_DEADLINE, request.send().promise).await?;
+            }
+            Way::Asleep(vat) => {
+                vat.revoke(number)?;
+                put_back(vat)?;
+            }
+        }
+        Ok(())
     })?;
-    if !awake {
-        let vat = open_asleep(context, &places, id)?;
-        vat.revoke(number)?;
-        put_back(vat)?;
-    }
     context.output.result(&format!("grant {number} of {name} is revoked"), &json!({"revoked": number}))?;
     Ok(Exit::Ok)
 }

@@ -21,7 +21,7 @@ pub(super) async fn probe(endpoint: &Endpoint, entry: &SearchPathEntry) -> Resul
         let message = "only entries of the form vls://<id>@<host>:<port> can be asked by this program";
         return Err(Failure::new(ErrorCode::VlsEntryMalformed, message));
     };
-    let addresses = tokio::net::lookup_host((host.trim_matches(['[', ']']), *port))
+    let addresses = tokio::net::lookup_host((host.as_str(), *port))
         .await
         .map_err(|error| Failure::new(ErrorCode::NetName, format!("{host}: {error}")))?;
     let mut last = Failure::new(ErrorCode::NetName, format!("{host} has no address"));

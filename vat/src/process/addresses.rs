@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use schemas::{Address, SearchPathEntry};
 use transport::Endpoint;
 
+use crate::limits::NAME_DEADLINE;
+
 /// Documentation addresses (RFC 5737, RFC 3849): a way to ask for the default route without meaning anybody.
 const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
@@ -42,15 +44,14 @@ fn quic(address: SocketAddr) -> Address {
     Address::Quic { host: address.ip().to_string(), port: address.port() }
 }
 
+/// What to ask the way to: all names are looked up at once, and one that does not resolve costs little.
 async fn targets(path: &[SearchPathEntry]) -> Vec<SocketAddr> {
-    let mut targets = Vec::new();
-    for entry in path {
-        if let SearchPathEntry::Vls { host, port, .. } = entry
-            && let Ok(found) = tokio::net::lookup_host((host.trim_matches(['[', ']']), *port)).await
-        {
-            targets.extend(found);
-        }
-    }
+    let lookups = path.iter().map(|entry| async move {
+        let SearchPathEntry::Vls { host, port, .. } = entry else { return Vec::new() };
+        let found = tokio::time::timeout(NAME_DEADLINE, tokio::net::lookup_host((host.as_str(), *port))).await;
+        found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default()
+    });
+    let mut targets: Vec<SocketAddr> = futures::future::join_all(lookups).await.into_iter().flatten().collect();
     targets.extend(ANYWHERE.map(|ip| SocketAddr::new(ip, 9)));
     targets
 }

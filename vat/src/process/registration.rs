@@ -3,43 +3,68 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::Duration,
 };
 
-use checkpoint::Position;
+use checkpoint::{Position, Store};
 use schemas::{
-    Address, Coded, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State, Timestamp, VatId, vat_capnp,
+    Address, Coded, ErrorCode, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State, Timestamp, VatId,
+    vat_capnp,
 };
 use vls_client::{EntryReport, Expected, Newest, Outcome, RecordSource, RegisterError, Resolver};
 
 use super::RunError;
-use crate::{core::Vat, home::Name, limits::RECORD_VALIDITY};
+use crate::{
+    core::Vat,
+    home::Name,
+    limits::{DORMANT_VALIDITY, RECORD_VALIDITY},
+};
+
+/// What a record's `h=` says: which start of the vat signed it, and the head of its chain of frames. 16 hex
+/// digits each, of 64 bits: an accident will not repeat them, and an attacker cannot sign.
+fn chain_head(incarnation: [u8; 16], chain_head: [u8; 16]) -> String {
+    let digits = |bytes: &[u8]| bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+    digits(&incarnation) + &digits(&chain_head)
+}
+
+/// Whether a record was signed by the start of the vat that drew this incarnation. An epoch belongs to one
+/// start, so a record of the same epoch with another incarnation is another copy's.
+fn is_signed_by(incarnation: [u8; 16], epoch: u64, record: &LocationRecord) -> bool {
+    let own = chain_head(incarnation, [0; 16]);
+    record.epoch == epoch && record.chain_head.as_ref().is_some_and(|head| head.get(..16) == own.get(..16))
+}
 
 /// Signs the vat's record as it is at each moment.
 pub(super) struct OwnRecord {
     vat: Rc<Vat>,
     epoch: u64,
+    incarnation: [u8; 16],
     search_path: Vec<SearchPathEntry>,
     addresses: RefCell<Vec<Address>>,
     state: Cell<State>,
-    /// The timestamp of the newest record that was signed or seen; the next one is later (rule 4).
-    last: Cell<Option<Timestamp>>,
+    /// The timestamp of the newest record that was signed.
+    signed: Cell<Timestamp>,
+    /// The timestamp of the newest record that a server has taken.
+    accepted: Cell<Timestamp>,
 }
 
 impl OwnRecord {
     pub(super) fn new(
         vat: Rc<Vat>,
         epoch: u64,
+        incarnation: [u8; 16],
         addresses: Vec<Address>,
         search_path: Vec<SearchPathEntry>,
-        not_before: Option<Timestamp>,
     ) -> Self {
         Self {
             vat,
             epoch,
+            incarnation,
             search_path,
             addresses: RefCell::new(addresses),
             state: Cell::new(State::Live),
-            last: Cell::new(not_before),
+            signed: Cell::default(),
+            accepted: Cell::default(),
         }
     }
 
@@ -57,31 +82,59 @@ impl OwnRecord {
     }
 }
 
+impl OwnRecord {
+    /// max(now, last + 1) (rule 4). A record that is dated more than the servers allow ahead of the clock was
+    /// taken by none of them, so a clock that was set back does not keep the vat unfindable.
+    fn next_timestamp(&self, now: Timestamp) -> Timestamp {
+        let after = |last: Timestamp| last.saturating_add(Duration::from_micros(1));
+        let taken = now.max(after(self.accepted.get()));
+        let next = taken.max(after(self.signed.get()));
+        if next.saturating_since(now) <= schemas::limits::MAX_CLOCK_AHEAD { next } else { taken }
+    }
+}
+
 impl RecordSource for OwnRecord {
     fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError> {
         let durable = self.vat.engine().durable();
-        let timestamp = match self.last.get() {
-            Some(last) if last >= now => Timestamp::from_micros(last.as_micros().saturating_add(1)),
-            _ => now,
-        };
-        self.last.set(Some(timestamp));
-        let asleep = self.state.get() != State::Live;
-        let record = LocationRecord {
+        let timestamp = self.next_timestamp(now);
+        self.signed.set(timestamp);
+        let awake = self.state.get() == State::Live;
+        let mut record = LocationRecord {
             epoch: self.epoch,
             turn: durable.turn,
-            chain_head: Some(durable.chain_head.iter().map(|byte| format!("{byte:02x}")).collect()),
+            chain_head: Some(chain_head(self.incarnation, durable.chain_head)),
             state: self.state.get(),
-            expires: timestamp.saturating_add(RECORD_VALIDITY),
-            addresses: if asleep { Vec::new() } else { self.addresses() },
+            expires: timestamp.saturating_add(if awake { RECORD_VALIDITY } else { DORMANT_VALIDITY }),
+            addresses: if awake { self.addresses() } else { Vec::new() },
             search_path: self.search_path.clone(),
             document: None,
         };
-        SignedRecord::sign(self.vat.key(), &record, timestamp)
+        record.addresses.truncate(schemas::limits::MAX_ADDRESSES);
+        record.search_path.truncate(schemas::limits::MAX_SEARCH_PATH);
+        // The first addresses and entries are the most useful ones; what does not fit stays out.
+        loop {
+            match SignedRecord::sign(self.vat.key(), &record, timestamp) {
+                Err(error) if error.code() == ErrorCode::RecordTooLarge => {
+                    if record.search_path.pop().is_none() && record.addresses.pop().is_none() {
+                        return Err(error);
+                    }
+                }
+                signed => return signed,
+            }
+        }
+    }
+
+    fn is_own(&self, record: &SignedRecord) -> bool {
+        is_signed_by(self.incarnation, self.epoch, record.record())
+    }
+
+    fn accepted(&self, record: &SignedRecord) {
+        self.accepted.set(self.accepted.get().max(record.timestamp()));
     }
 }
 
 /// What the search path knew of the vat when it woke.
-pub(super) struct Seen {
+pub(crate) struct Seen {
     newest: Option<Newest>,
 }
 
@@ -102,8 +155,8 @@ impl Seen {
         self.record().map_or(0, |record| record.record().epoch)
     }
 
-    pub(super) fn timestamp(&self) -> Option<Timestamp> {
-        self.record().map(SignedRecord::timestamp)
+    pub(super) fn turn(&self) -> u64 {
+        self.record().map_or(0, |record| record.record().turn)
     }
 
     pub(super) fn anyone_answered(&self) -> bool {
@@ -123,21 +176,12 @@ impl Seen {
     }
 
     /// Whether the checkpoint is the newest state that anybody knows of.
-    pub(super) fn compare(&self, name: &Name, own: Position) -> Result<(), RunError> {
+    pub(super) fn compare(&self, name: &Name, store: &Store) -> Result<(), RunError> {
         let Some(record) = self.record() else { return Ok(()) };
-        let seen = record.record();
-        if seen.turn > own.turn && seen.epoch >= own.epoch {
-            return Err(RunError::RolledBack {
-                name: name.clone(),
-                own_turn: own.turn,
-                own_epoch: own.epoch,
-                seen_turn: seen.turn,
-                seen_epoch: seen.epoch,
-                source_name: self.witness(),
-            });
-        }
-        // A record of the checkpoint's own epoch is what every vat finds that was killed.
-        if seen.epoch == own.epoch {
+        let own = store.durable();
+        rolled_back(name, own, record, || self.witness())?;
+        // A record that this copy signed in its last epoch is what every vat finds that was killed.
+        if is_signed_by(store.incarnation(), own.epoch, record.record()) {
             return Ok(());
         }
         fence(name, Standing { epoch: own.epoch, turn: own.turn }, record)
@@ -179,16 +223,53 @@ pub(super) fn fence(name: &Name, own: Standing, rival: &SignedRecord) -> Result<
     })
 }
 
-/// Whether any entry refused the registration because another copy of the vat is ahead.
-///
-/// A record of our own epoch that we did not sign is another copy as well: an epoch belongs to one start.
-pub(super) fn check_fence(name: &Name, own: Standing, reports: &[EntryReport]) -> Result<(), RunError> {
-    let rivals = reports.iter().filter_map(EntryReport::error).filter_map(|error| match error {
-        RegisterError::Stale { newer: record } | RegisterError::Unexpected { current: record } => record.as_ref(),
-        RegisterError::Conflict { other } => Some(other),
-        _ => None,
-    });
-    rivals.into_iter().try_for_each(|rival| fence(name, own, rival))
+/// Refuses to go on from a state that the vat has left behind. Turns are durable before a record tells of
+/// them and never taken back, so a record of a later turn proves it, whatever its epoch.
+fn rolled_back(
+    name: &Name,
+    own: Position,
+    record: &SignedRecord,
+    witness: impl FnOnce() -> String,
+) -> Result<(), RunError> {
+    let seen = record.record();
+    if seen.turn <= own.turn {
+        return Ok(());
+    }
+    Err(RunError::RolledBack {
+        name: name.clone(),
+        own_turn: own.turn,
+        own_epoch: own.epoch,
+        seen_turn: seen.turn,
+        seen_epoch: seen.epoch,
+        witness: witness(),
+    })
+}
+
+/// Whether any entry has shown that another copy of the vat is ahead, or that this one is behind its own word.
+/// `begun_at` is where the checkpoint stood when the vat woke, or the later turn that was taken over from.
+pub(super) fn check_rivals(
+    name: &Name,
+    own: Standing,
+    begun_at: Position,
+    record: &OwnRecord,
+    reports: &[EntryReport],
+) -> Result<(), RunError> {
+    for report in reports {
+        let Some(shown) = report.error().and_then(RegisterError::shown).filter(|shown| !record.is_own(shown)) else {
+            continue;
+        };
+        rolled_back(name, begun_at, shown, || report.entry.to_string())?;
+        fence(name, own, shown)?;
+    }
+    Ok(())
+}
+
+/// Whether another copy is seen at the search path while this one runs.
+pub(super) fn check_newest(name: &Name, own: Standing, record: &OwnRecord, newest: &Newest) -> Result<(), RunError> {
+    match &newest.record {
+        Some(shown) if !record.is_own(shown) => fence(name, own, shown),
+        _ => Ok(()),
+    }
 }
 
 /// Whether an entry has another record than the one that was expected, although no copy is ahead: it was away

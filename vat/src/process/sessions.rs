@@ -26,6 +26,8 @@ struct Inner {
     next: Cell<u64>,
     /// Handshakes under way count as well: they cost as much.
     pending: Cell<usize>,
+    /// Nobody is let in any more.
+    stopping: Cell<bool>,
     open: RefCell<HashMap<u64, Open>>,
 }
 
@@ -44,6 +46,7 @@ impl Sessions {
                 greeting,
                 next: Cell::new(0),
                 pending: Cell::new(0),
+                stopping: Cell::new(false),
                 open: RefCell::default(),
             }),
         }
@@ -81,7 +84,7 @@ impl Sessions {
 
     fn admit_remote(&self, incoming: Incoming, public: vat_capnp::vat::Client) {
         let sessions = self.clone();
-        if self.is_full() {
+        if self.is_full() || self.inner.stopping.get() {
             // Dropped is refused: the peer hears of it at once.
             return drop(incoming);
         }
@@ -130,6 +133,11 @@ impl Sessions {
 
     /// Keeps a session until it ends. A vat that comes back with a higher epoch supersedes its old sessions.
     async fn keep(&self, session: Session, connection: Option<PeerConnection>) {
+        if self.inner.stopping.get() {
+            // It shook hands while the vat fell asleep.
+            connection.iter().for_each(|connection| connection.close(ErrorCode::VatStopping));
+            return;
+        }
         let number = self.inner.next.replace(self.inner.next.get() + 1);
         let session = Rc::new(session);
         let (peer, epoch) = (session.peer().id, session.peer().epoch);
@@ -144,8 +152,9 @@ impl Sessions {
         self.inner.open.borrow_mut().remove(&number);
     }
 
-    /// Ends every session, each after the answers that it may still send.
+    /// Lets nobody in any more, and ends every session, each after the answers that it may still send.
     pub(super) async fn close_all(&self) {
+        self.inner.stopping.set(true);
         let open: Vec<Rc<Session>> = self.inner.open.borrow().values().map(|open| open.session.clone()).collect();
         open.iter().for_each(|session| session.close());
         for session in open {

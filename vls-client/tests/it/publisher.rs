@@ -1,6 +1,10 @@
 //! The publisher against real location servers.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use schemas::{Coded, ErrorCode, RecordError, SearchPathEntry, SignedRecord, State, Timestamp};
 use tokio::task::spawn_local;
@@ -22,11 +26,12 @@ struct Vat {
     state: Cell<State>,
     last: Cell<Timestamp>,
     broken: Cell<bool>,
+    signed: RefCell<Vec<SignedRecord>>,
 }
 
 fn vat_of_epoch(epoch: u64) -> Rc<Vat> {
     let (state, last) = (Cell::new(State::Live), Cell::new(Timestamp::default()));
-    Rc::new(Vat { epoch, state, last, broken: Cell::new(false) })
+    Rc::new(Vat { epoch, state, last, broken: Cell::new(false), signed: RefCell::default() })
 }
 
 impl RecordSource for Vat {
@@ -36,7 +41,13 @@ impl RecordSource for Vat {
         }
         let timestamp = now.max(self.last.get() + Duration::from_micros(1));
         self.last.set(timestamp);
-        Ok(draft(self.epoch, timestamp).state(self.state.get()).at(&["quic:127.0.0.1:9"]).sign())
+        let record = draft(self.epoch, timestamp).state(self.state.get()).at(&["quic:127.0.0.1:9"]).sign();
+        self.signed.borrow_mut().push(record.clone());
+        Ok(record)
+    }
+
+    fn is_own(&self, record: &SignedRecord) -> bool {
+        self.signed.borrow().iter().any(|own| own.packet() == record.packet())
     }
 }
 
@@ -113,7 +124,8 @@ fn renewals_go_on_by_themselves_each_with_a_fresh_record() {
         for pair in arrived.windows(2) {
             assert!(pair[0].record.timestamp() < pair[1].record.timestamp());
         }
-        assert!(arrived.iter().all(|arrived| !arrived.conditional));
+        // Each renewal expects what the last one left, so a second copy cannot overwrite it unnoticed.
+        assert!(!arrived[0].conditional && arrived[1..].iter().all(|arrived| arrived.conditional));
         running.abort();
     });
 }
@@ -205,14 +217,15 @@ fn a_proof_of_a_later_epoch_ends_the_publisher() {
 }
 
 #[test]
-fn a_later_record_of_the_same_epoch_is_reported_but_ends_nothing() {
+fn a_record_of_the_same_epoch_that_another_start_signed_ends_the_publisher() {
     run(async {
         let server = server(50);
-        server.reply(Replies::Stale(draft(3, now() + SECOND * 60).sign().packet().to_vec()));
+        let other = draft(3, now() + SECOND * 60).sign();
+        server.reply(Replies::Stale(other.packet().to_vec()));
         let publisher = publisher_with(&[&server.entry], &vat_of_epoch(3), hasty());
         let report = publisher.announce(Expected::Anything, LONG).await.remove(0);
         assert!(matches!(report.error(), Some(RegisterError::Stale { newer: Some(_) })));
-        assert!(publisher.superseded().is_none());
+        assert_eq!(publisher.superseded().unwrap().record, other);
     });
 }
 
@@ -387,5 +400,37 @@ fn reports_have_one_stable_json_form() {
         assert_eq!((&json[0]["registered"], &json[1]["registered"]), (&true.into(), &false.into()));
         assert_eq!(json[1]["code"], "net.timeout");
         assert!(json[1]["last_success_us"].is_null());
+    });
+}
+
+#[test]
+fn of_two_copies_of_one_epoch_the_one_that_was_overwritten_notices_at_its_next_renewal() {
+    run(async {
+        let server = server(50);
+        let (first, second) = (vat_of_epoch(3), vat_of_epoch(3));
+        let (first, second) = (publisher(&[&server.entry], &first), publisher(&[&server.entry], &second));
+        assert!(first.announce(Expected::Anything, LONG).await[0].is_registered());
+        assert!(second.announce(Expected::Anything, LONG).await[0].is_registered());
+        assert!(first.superseded().is_none());
+        assert!(!first.renew(LONG).await[0].is_registered());
+        let proof = first.superseded().expect("another copy has signed");
+        assert_eq!(proof.record.record().epoch, 3);
+        assert!(second.renew(LONG).await[0].is_registered(), "one of the two goes on");
+    });
+}
+
+#[test]
+fn a_server_that_shows_us_our_own_record_or_has_lost_it_stops_nothing() {
+    run(async {
+        let server = server(50);
+        let vat = vat_of_epoch(3);
+        let publisher = publisher(&[&server.entry], &vat);
+        assert!(publisher.announce(Expected::Absent, LONG).await[0].is_registered());
+        // Somebody else forwards a record of ours that we believed to be lost.
+        server.put(&vat.current(now()).unwrap());
+        assert!(publisher.renew(LONG).await[0].is_registered());
+        server.forget();
+        assert!(publisher.renew(LONG).await[0].is_registered());
+        assert!(publisher.superseded().is_none());
     });
 }

@@ -351,6 +351,14 @@ fn entries_of_other_carriers_are_reported_and_not_asked() {
 }
 
 #[test]
+fn a_path_of_any_length_is_asked_only_so_far() {
+    let most = vls_client::limits::MAX_CANDIDATES;
+    let run = run(reach(entries(most + 3), None), &vec![(MILLISECOND, Server::Fails); most + 3]);
+    assert_eq!(run.asked.iter().flatten().count(), most);
+    assert!(run.outcomes[most..].iter().all(|outcome| outcome.kind() == "too_many"));
+}
+
+#[test]
 fn a_witness_asks_all_at_once_waits_for_all_and_takes_records_of_any_time() {
     let expired = SIGNED.iter().position(|record| record.record().epoch == 3 && record.check_time(noon()).is_err());
     let mut servers = vec![shows(10, signed(2, 0, State::Live)); 5];

@@ -263,3 +263,24 @@ impl Drop for Call {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_for_each_network_and_for_all_and_come_back() {
+        let address = |network: u8, host: u8| IpAddr::from([192, 0, network, host]);
+        let places = Places::new(3, 2);
+        let first = places.take(address(1, 1)).unwrap();
+        let second = places.take(address(1, 2)).unwrap();
+        assert!(places.take(address(1, 3)).is_none(), "network 1 has its two");
+        let third = places.take(address(2, 1)).unwrap();
+        assert!(places.take(address(3, 1)).is_none(), "all three are taken");
+        drop(first);
+        assert!(places.take(address(1, 3)).is_some_and(|_| places.take(address(3, 1)).is_none()));
+        let other = places.take(address(3, 1)).unwrap();
+        drop((second, third, other));
+        assert!(places.taken.borrow().is_empty(), "networks without a place take no memory");
+    }
+}

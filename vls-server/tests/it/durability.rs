@@ -44,7 +44,7 @@ fn an_answer_waits_for_the_disk_and_tells_of_nothing_that_is_not_durable() {
         let durable = record(&key(2), 1, 0);
         register(&registry, &durable).await.unwrap();
 
-        disk.hold();
+        let held = disk.hold();
         let mut stored = Box::pin(register(&registry, &second));
         assert_eq!(stored.as_mut().now_or_never(), None, "the disk has not confirmed it");
         let mut lookup = Box::pin(packet(&registry, &second));
@@ -57,7 +57,7 @@ fn an_answer_waits_for_the_disk_and_tells_of_nothing_that_is_not_durable() {
         assert_eq!(packet(&registry, &durable).now_or_never().unwrap().as_deref(), Some(durable.packet()));
         assert_eq!(packet(&registry, &record(&key(3), 1, 0)).now_or_never().unwrap(), None);
 
-        disk.release();
+        drop(held);
         assert_eq!(stored.await, Ok(Outcome::Stored { lease: HOUR }));
         assert_eq!(lookup.await.as_deref(), Some(second.packet()));
         assert_eq!(stale.await, Ok(Outcome::Stale { current: Some(second.packet().into()) }));

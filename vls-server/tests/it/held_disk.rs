@@ -23,6 +23,16 @@ impl Switch {
     }
 }
 
+/// Holds up the syncs of a disk.
+pub(crate) struct Held(Arc<Switch>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *self.0.held.lock().unwrap() = false;
+        self.0.changed.notify_all();
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct HeldDisk {
     disk: Arc<dyn Disk>,
@@ -34,15 +44,11 @@ impl HeldDisk {
         Arc::new(Self { disk, switch: Arc::default() })
     }
 
-    /// From now on no sync returns.
-    pub(crate) fn hold(&self) {
+    /// No sync returns until the guard is dropped, also by a test that fails: whoever closes a store waits for
+    /// its last sync.
+    pub(crate) fn hold(&self) -> Held {
         *self.switch.held.lock().unwrap() = true;
-    }
-
-    /// Lets all syncs go on.
-    pub(crate) fn release(&self) {
-        *self.switch.held.lock().unwrap() = false;
-        self.switch.changed.notify_all();
+        Held(Arc::clone(&self.switch))
     }
 
     fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {

@@ -237,7 +237,7 @@ fn a_registration_is_answered_only_after_the_disk_has_it() {
         let server = start(config, &clock).await;
         let (vat, finder) = (dial(1, &server).await, dial(2, &server).await);
         let record = record(&key(1), 1, 0);
-        disk.hold();
+        let held = disk.hold();
         let mut registered = Box::pin(vat.register(&record));
         assert_eq!(registered.as_mut().now_or_never(), None);
         // The same session answers a later call, so the registration has arrived and waits.
@@ -248,7 +248,7 @@ fn a_registration_is_answered_only_after_the_disk_has_it() {
         assert_eq!(looked_up.as_mut().now_or_never(), None);
         finder.now().await.unwrap();
         assert_eq!(looked_up.as_mut().now_or_never(), None, "told before it was durable");
-        disk.release();
+        drop(held);
         assert_eq!(registered.await, Ok(Wire::Stored(3600)));
         assert_eq!(looked_up.await, Ok(found(&record, 0)));
     });
@@ -265,13 +265,13 @@ fn a_stopping_server_answers_what_is_under_way_and_forgets_nothing() {
         let server = start(held, &clock).await;
         let client = dial(1, &server).await;
         let records: Vec<_> = (1..=50).map(|n| record(&key(n), 1, 0)).collect();
-        disk.hold();
+        let held = disk.hold();
         let mut registered = Box::pin(join_all(records.iter().map(|record| client.register(record))));
         assert!(registered.as_mut().now_or_never().is_none());
         client.now().await.unwrap();
         let mut stopped = Box::pin(server.stop());
         assert!(stopped.as_mut().now_or_never().is_none(), "it waits for the disk");
-        disk.release();
+        drop(held);
         let (outcomes, stopped) = futures::join!(registered, stopped);
         stopped.unwrap();
         for outcome in outcomes {
@@ -334,6 +334,19 @@ fn a_network_has_only_so_many_sessions_and_gets_a_place_back_when_one_ends() {
             }
         }
         second.now().await.unwrap();
+    });
+}
+
+#[test]
+fn many_callers_at_once_prove_their_address_and_are_all_served() {
+    // More than may connect without proving their address, from one network.
+    const CALLERS: u32 = 60;
+    on_one_thread(async {
+        let (server, _clock) = usual().await;
+        let callers = join_all((1..=CALLERS).map(|n| dial(n, &server))).await;
+        let records: Vec<_> = (1..=CALLERS).map(|n| record(&key(n), 1, 0)).collect();
+        let outcomes = join_all(callers.iter().zip(&records).map(|(caller, record)| caller.register(record))).await;
+        assert_eq!(outcomes, vec![Ok(Wire::Stored(3600)); records.len()]);
     });
 }
 

@@ -119,6 +119,18 @@ fn a_lease_is_measured_by_the_monotonic_clock() {
 }
 
 #[test]
+fn a_lease_that_has_ended_is_renewed_however_soon_and_whatever_the_wall_clock_shows() {
+    let mut world = World::new();
+    let record = Draft { expires: 10, ..Draft::default() }.sign(&key(1));
+    assert_eq!(world.register(&record), stored(Duration::from_secs(10)));
+    world.now.monotonic += Duration::from_secs(20);
+    world.now.wall = START - Duration::from_secs(100);
+    assert!(world.lookup(record.id()).expired);
+    assert_eq!(world.register(&record), refreshed(Duration::from_secs(110)));
+    assert!(!world.lookup(record.id()).expired);
+}
+
+#[test]
 fn after_a_restart_the_wall_clock_bounds_each_lease_and_never_lengthens_one() {
     let record = Draft::default().sign(&key(1));
     let mut world = World::new();

@@ -212,6 +212,11 @@ impl Server {
         self.state.table.borrow_mut().insert(record.id(), record.clone());
     }
 
+    /// Loses everything that it knew.
+    pub(crate) fn forget(&self) {
+        self.state.table.borrow_mut().clear();
+    }
+
     /// Lookups wait until the sender says true.
     pub(crate) fn hold(&self) -> watch::Sender<bool> {
         let (sender, receiver) = watch::channel(false);

@@ -1,0 +1,139 @@
+//! A base in which somebody who can write the file, and knows redb, has taken rows away or put old ones back.
+
+use std::path::Path;
+
+use super::*;
+use crate::{
+    keys::Root,
+    simulated::SimulatedDisk,
+    store::{Change, RowKey},
+};
+
+const PATH: &str = "/base.redb";
+
+fn keys() -> Keys {
+    Keys::new(Root::Sealed(zeroize::Zeroizing::new([1; 32])), [2; 16], [3; 32])
+}
+
+fn position(turn: u64) -> BasePosition {
+    BasePosition { vat: [3; 32], turn, from: Boundary::START }
+}
+
+fn overlay(changes: &[(u64, u8, Option<&[u8]>)]) -> Overlay {
+    let mut overlay = Overlay::default();
+    for (space, name, value) in changes {
+        let change = Change { key: RowKey { space: *space, name: vec![*name] }, value: value.map(<[u8]>::to_vec) };
+        overlay.set(change.key.space, change.key.name, change.value);
+    }
+    overlay
+}
+
+/// Two spaces with three rows each, after a first fold with other values.
+fn base(disk: &SimulatedDisk) -> Base {
+    let base = Base::create(disk, Path::new(PATH), &keys(), &position(0)).unwrap();
+    base.write(&keys(), &overlay(&[(1, 1, Some(b"old")), (1, 2, Some(b"old")), (2, 1, Some(b"old"))]), &position(1))
+        .unwrap();
+    base
+}
+
+fn fold(base: &Base) {
+    let changes = [(1, 1, Some(&b"new"[..])), (1, 3, Some(b"new")), (2, 1, Some(b"new")), (2, 2, Some(b"new"))];
+    base.write(&keys(), &overlay(&changes), &position(2)).unwrap();
+}
+
+/// The stored bytes under a key.
+fn stored(base: &Base, key: RowKeyBytes) -> Option<Vec<u8>> {
+    base.snapshot(&keys()).unwrap().read(&key).unwrap()
+}
+
+/// What a tampering hand writes.
+fn put(base: &Base, rows: &[(RowKeyBytes, Option<Vec<u8>>)]) {
+    let transaction = base.database().unwrap().begin_write().unwrap();
+    {
+        let mut table = transaction.open_table(ROWS).unwrap();
+        for (key, value) in rows {
+            match value {
+                Some(value) => drop(table.insert(key, value.as_slice()).unwrap()),
+                None => drop(table.remove(key).unwrap()),
+            }
+        }
+    }
+    transaction.commit().unwrap();
+}
+
+fn scan(base: &Base, space: u64) -> Result<Vec<ScannedRow>, StoreError> {
+    let mut rows = base.snapshot(&keys())?.scan(&keys(), space)?;
+    rows.sort();
+    Ok(rows)
+}
+
+fn row(name: u8, value: &[u8]) -> ScannedRow {
+    (vec![name], value.to_vec())
+}
+
+#[test]
+fn a_scan_shows_every_row_of_its_space() {
+    let disk = SimulatedDisk::new();
+    let base = base(&disk);
+    assert_eq!(scan(&base, 1).unwrap(), [row(1, b"old"), row(2, b"old")]);
+    fold(&base);
+    assert_eq!(scan(&base, 1).unwrap(), [row(1, b"new"), row(2, b"old"), row(3, b"new")]);
+    assert_eq!(scan(&base, 2).unwrap(), [row(1, b"new"), row(2, b"new")]);
+    assert_eq!(scan(&base, 3).unwrap(), []);
+    base.write(&keys(), &overlay(&[(2, 1, None), (2, 2, None), (2, 9, None)]), &position(3)).unwrap();
+    assert_eq!(scan(&base, 2).unwrap(), []);
+    assert_eq!(stored(&base, keys().tally_key(2)), None, "an empty space leaves nothing behind");
+    assert_eq!(scan(&base, 1).unwrap().len(), 3);
+}
+
+#[test]
+fn a_scan_finds_rows_that_were_hidden_put_back_or_moved() {
+    let disk = SimulatedDisk::new();
+    let base = base(&disk);
+    let (one, two, other) = (keys().row_key(1, &[1]), keys().row_key(1, &[2]), keys().row_key(2, &[1]));
+    let (tally, other_tally) = (keys().tally_key(1), keys().tally_key(2));
+    let old: Vec<_> = [one, two, other, tally, other_tally].map(|key| (key, stored(&base, key))).to_vec();
+    fold(&base);
+    let third = keys().row_key(1, &[3]);
+    let new: Vec<_> = [one, two, third, other, tally, other_tally].map(|key| (key, stored(&base, key))).to_vec();
+    let old_of = |key: RowKeyBytes| old.iter().find(|(found, _)| *found == key).cloned().unwrap();
+
+    let hidden = vec![(two, None)];
+    let put_back = vec![old_of(one)];
+    let moved = vec![(two, stored(&base, one))];
+    // Rows and tally of the space fit each other in these: the bucket knows better.
+    let all_hidden = vec![(one, None), (two, None), (third, None), (tally, None)];
+    let all_put_back = vec![old_of(one), old_of(two), (third, None), old_of(tally)];
+    for changed in [hidden, put_back, moved, all_hidden, all_put_back] {
+        put(&base, &changed);
+        let error = scan(&base, 1).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { damage: Damage::Row, .. }), "{error}");
+        assert_eq!(scan(&base, 2).unwrap().len(), 2, "the other space is whole");
+        put(&base, &new);
+        assert_eq!(scan(&base, 1).unwrap().len(), 3);
+    }
+}
+
+#[test]
+fn a_fold_onto_a_tampered_base_does_not_hide_it() {
+    let disk = SimulatedDisk::new();
+    let base = base(&disk);
+    put(&base, &[(keys().row_key(1, &[2]), None)]);
+    fold(&base);
+    assert!(scan(&base, 1).is_err());
+    assert_eq!(scan(&base, 2).unwrap().len(), 2);
+    // A tally of a space without its rows, and rows without their tally.
+    put(&base, &[(keys().tally_key(2), None)]);
+    assert!(base.write(&keys(), &overlay(&[(2, 1, None), (2, 2, None)]), &position(3)).is_err());
+}
+
+#[test]
+fn the_position_of_another_vat_is_told_apart() {
+    let disk = SimulatedDisk::new();
+    let base = base(&disk);
+    let other = Keys::new(Root::Sealed(zeroize::Zeroizing::new([1; 32])), [2; 16], [9; 32]);
+    assert!(matches!(base.snapshot(&other), Err(StoreError::WrongVat { .. })));
+    put(&base, &[(POSITION_KEY, None)]);
+    let error = base.snapshot(&keys()).err().unwrap();
+    assert!(matches!(error, StoreError::Damaged { damage: Damage::Position, .. }), "{error}");
+}
