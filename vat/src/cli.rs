@@ -145,12 +145,6 @@ enum Command {
         /// An error code such as vls.no_answer
         code: Option<String>,
     },
-    /// The location server, for `vat demo`
-    #[command(name = "location-server", hide = true, disable_help_flag = true)]
-    LocationServer {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<std::ffi::OsString>,
-    },
 }
 
 #[derive(Subcommand)]
@@ -188,16 +182,21 @@ struct Context {
     output: Output,
 }
 
+/// The first word with which `vat demo` starts a location server.
+const LOCATION_SERVER: &str = "location-server";
+
 /// Runs the program with the process's own arguments.
 pub(crate) fn main(kinds: Kinds) -> ExitCode {
+    // `vat demo` starts a location server from its own executable; it is no command for users.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == LOCATION_SERVER) {
+        return vls_server::program::main_with(words);
+    }
     let json = console::wants_json(std::env::args_os());
     let arguments = match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
         Ok(arguments) => arguments,
         Err(error) => return exit(console::usage(&error, Output::new(json))),
     };
-    if let Command::LocationServer { arguments } = arguments.command {
-        return vls_server::program::main_with(arguments);
-    }
     let output = Output::new(arguments.json);
     start_logging(output);
     // References and keys pass through every command.
@@ -266,7 +265,6 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         Command::Vls(VlsCommand::Test { entry }) => find::test(&context, &entry),
         Command::Config(ConfigCommand::Show) => settings::show(&context),
         Command::Demo | Command::Doctor | Command::Completions { .. } | Command::Help { .. } => Ok(Exit::Ok),
-        Command::LocationServer { .. } => Ok(Exit::Ok),
     }
 }
 

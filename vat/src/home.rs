@@ -306,8 +306,9 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), HomeError> {
         make_folder(above)?;
     }
     match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(path)(error)),
-        _ => {}
+        // Another process was faster; anything else of that name is in the way.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made.map_err(at(path))?,
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(above).and_then(|above| above.sync_all()).map_err(at(above))

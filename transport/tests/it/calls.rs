@@ -96,9 +96,9 @@ fn two_endpoints_that_dial_each_other_at_once_have_two_sessions() {
     });
 }
 
-/// Calls its argument back: a capability that travels in a call.
-struct Introducer;
-impl schemas::vat_capnp::owner::Server for Introducer {}
+/// Claims an interface and implements nothing of it.
+struct Hollow;
+impl schemas::vat_capnp::owner::Server for Hollow {}
 
 /// Asks for the bootstrap of the session that it is called through, within the call.
 struct CallsBack {
@@ -132,8 +132,8 @@ fn an_object_may_call_its_caller_back_from_within_the_call() {
 #[test]
 fn an_unknown_method_is_an_error_of_the_call_and_not_of_the_session() {
     run(async {
-        let introducer: schemas::vat_capnp::owner::Client = capnp_rpc::new_client(Introducer);
-        let (dialling, _accepting) = sessions(options(), serving(introducer.client)).await;
+        let hollow: schemas::vat_capnp::owner::Client = capnp_rpc::new_client(Hollow);
+        let (dialling, _accepting) = sessions(options(), serving(hollow.client)).await;
         let owner: schemas::vat_capnp::owner::Client = dialling.bootstrap();
         let error = owner.status_request().send().promise.await.err().unwrap();
         assert_eq!(error.kind, capnp::ErrorKind::Unimplemented);

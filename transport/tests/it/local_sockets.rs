@@ -193,7 +193,7 @@ fn of_many_that_replace_a_dead_file_at_once_one_wins() {
                 })
             })
             .collect();
-        let winners = threads.into_iter().filter(|_| true).map(|thread| thread.join().unwrap()).filter(|won| *won);
+        let winners = threads.into_iter().map(|thread| thread.join().unwrap()).filter(|won| *won);
         assert_eq!(winners.count(), 1);
         assert!(!path.exists());
     }

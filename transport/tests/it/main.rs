@@ -3,9 +3,13 @@
 
 mod calls;
 mod endpoints;
+mod exhaustion;
 mod gate;
+mod greetings;
 mod hostile;
 mod local_sockets;
 mod raw;
 mod refused;
+mod scene;
+mod standard_output;
 mod support;

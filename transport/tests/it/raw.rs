@@ -5,13 +5,22 @@ use std::{sync::Arc, time::Duration};
 use capnp::message::{Builder, Reader, ReaderOptions};
 use capnp_rpc::rpc_capnp::message;
 use quinn::{ApplicationClose, ConnectionError, RecvStream, SendStream};
-use schemas::{RemoteError, session_capnp::hello};
+use schemas::{
+    RemoteError,
+    objects_capnp::{counter, notes},
+    session_capnp::hello,
+    vat_capnp::vat,
+};
 use transport::{
     Endpoint, PeerConnection, Session, SessionOptions,
     frames::{Frame, FrameDecoder, FrameLimits},
 };
 
 use crate::support::{connect, key};
+
+pub(crate) const COUNTER: u64 = <counter::Client as capnp::traits::HasTypeId>::TYPE_ID;
+pub(crate) const NOTES: u64 = <notes::Client as capnp::traits::HasTypeId>::TYPE_ID;
+pub(crate) const VAT: u64 = <vat::Client as capnp::traits::HasTypeId>::TYPE_ID;
 
 /// A peer with a key of its own, on a stream of its own, and no manners.
 pub(crate) struct RawPeer {

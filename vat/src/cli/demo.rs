@@ -33,7 +33,7 @@ pub(super) fn demo(output: Output) -> Result<Exit, Failure> {
 fn play(stage: &Stage) -> Result<u64, Failure> {
     stage.say("1. A volunteer starts a location server. It prints the line that others put into their search path.");
     let mut server =
-        stage.start(&stage.server, &["location-server", "run", "--listen", "127.0.0.1:0", "--data", "data"])?;
+        stage.start(&stage.server, &[super::LOCATION_SERVER, "run", "--listen", "127.0.0.1:0", "--data", "data"])?;
     let entry = server.read_line()?;
     stage.say(&format!("   {entry}"));
 
@@ -130,7 +130,7 @@ impl Stage {
     fn show(&self, home: &Path, arguments: &[&str]) {
         let who = home.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let shown: Vec<_> = arguments.iter().filter(|argument| **argument != "--json").copied().collect();
-        let program = if arguments.first() == Some(&"location-server") { "vls-server" } else { "vat" };
+        let program = if arguments.first() == Some(&super::LOCATION_SERVER) { "vls-server" } else { "vat" };
         let shown = if program == "vls-server" { &shown[1..] } else { &shown[..] };
         self.say(&format!("   {who} $ {program} {}", shown.join(" ")));
     }

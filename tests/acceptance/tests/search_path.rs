@@ -1,0 +1,190 @@
+//! Finding a vat when location servers are dead: they cost nothing, and their absence is explained.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use acceptance::{Home, SilentAddress, World, absent_server};
+use serde_json::json;
+
+/// The most that a dead server may add to the median of a command: generous for two busy cores, and far
+/// below any time-out, none of which is under a second.
+const UNNOTICED: Duration = Duration::from_millis(150);
+
+/// Runs per way of asking. Odd, so that there is a median.
+const RUNS: usize = 7;
+
+/// A friend who has only this in the search path, and the vat's reference under the name `pet`.
+fn friend<'w>(world: &'w World, name: &str, path: &[&str], reference: &str) -> Home<'w> {
+    let home = world.home(name);
+    path.iter().for_each(|entry| home.add_server(entry));
+    home.vat_with_input(&["accept", "pet", "-"], reference).ok();
+    home
+}
+
+fn forget_cached_records(home: &Home<'_>) {
+    let cache = home.path("cache");
+    if cache.exists() {
+        fs::remove_dir_all(cache).unwrap();
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[test]
+fn a_dead_server_in_the_path_costs_no_visible_delay() {
+    let world = World::new();
+    let server = world.location_server("server");
+    let silent = SilentAddress::bind();
+    let alice = world.home("alice");
+    alice.add_server(server.entry());
+    let id = alice.new_vat("tally", "counter");
+    let vat = alice.wake("tally");
+    let reference = alice.share("tally", &[]);
+
+    let (absent, dead) = (absent_server(), silent.entry());
+    let paths = [vec![server.entry()], vec![&absent, server.entry()], vec![&dead, server.entry()]];
+    let friends: Vec<_> = ["alone", "absent", "silent"]
+        .iter()
+        .zip(&paths)
+        .map(|(name, path)| friend(&world, name, path, &reference))
+        .collect();
+    for (what, command) in [("resolve", vec!["resolve", id.as_str()]), ("call", vec!["call", "pet", "get"])] {
+        for cached in [false, true] {
+            // In turn, so that whatever else the machine does hits all of them alike.
+            let mut times = vec![Vec::new(); friends.len()];
+            for _ in 0..RUNS {
+                for (friend, times) in friends.iter().zip(&mut times) {
+                    if !cached {
+                        forget_cached_records(friend);
+                    }
+                    let began = Instant::now();
+                    friend.vat(&command).ok();
+                    times.push(began.elapsed());
+                }
+            }
+            let medians: Vec<_> = times.into_iter().map(median).collect();
+            println!(
+                "{what}, cached {cached}: alone {:?}, absent {:?}, silent {:?}",
+                medians[0], medians[1], medians[2]
+            );
+            for (dead, median) in ["absent", "silent"].iter().zip(&medians[1..]) {
+                assert!(
+                    *median < medians[0] + UNNOTICED,
+                    "{what} with an {dead} server takes {median:?}, without {:?} (cached record: {cached})",
+                    medians[0]
+                );
+            }
+        }
+    }
+    vat.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn with_all_servers_dead_a_cached_record_still_leads_to_the_vat() {
+    let world = World::new();
+    let mut server = world.location_server("server");
+    let silent = SilentAddress::bind();
+    let alice = world.home("alice");
+    alice.add_server(server.entry());
+    let id = alice.new_vat("tally", "counter");
+    let vat = alice.wake("tally");
+    let bob = friend(&world, "bob", &[server.entry(), &silent.entry()], &alice.share("tally", &[]));
+    bob.vat(&["call", "pet", "add"]).ok();
+    server.kill();
+
+    assert_eq!(bob.vat(&["call", "pet", "add"]).ok().stdout, "total: 2\n");
+    let found = bob.json(&["resolve", &id]);
+    assert_eq!((&found["state"], &found["addresses"]), (&json!("live"), &vat.live["addresses"]));
+    let explained = bob.vat(&["resolve", &id, "--explain"]).ok();
+    for entry in [server.entry(), &silent.entry()] {
+        assert!(explained.stdout.contains(entry), "each entry is explained: {explained}");
+    }
+    vat.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn with_all_servers_dead_and_nothing_cached_each_entry_has_its_reason() {
+    let world = World::new();
+    let mut server = world.location_server("server");
+    let (silent, absent) = (SilentAddress::bind(), absent_server());
+    let alice = world.home("alice");
+    alice.add_server(server.entry());
+    let id = alice.new_vat("tally", "counter");
+    let vat = alice.wake("tally");
+    let bob = friend(&world, "bob", &[server.entry(), &silent.entry(), &absent], &alice.share("tally", &[]));
+    server.kill();
+
+    for command in [&["resolve", id.as_str()][..], &["call", "pet", "get"]] {
+        let failure = bob.fails(command, 5, "vls.no_answer");
+        for entry in [server.entry(), &silent.entry(), &absent] {
+            let lines = failure.message.lines().filter(|line| line.contains(entry)).count();
+            assert_eq!(lines, 1, "one line of reason for {entry}: {}", failure.message);
+        }
+        failure.hints("vat vls test");
+    }
+    vat.kill();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn an_empty_search_path_never_dead_ends() {
+    let world = World::new();
+    let alice = world.home("alice");
+    let id = alice.new_vat("tally", "counter");
+    let vat = alice.start(&["run", "tally", "--listen", "127.0.0.1:0"]);
+    vat.wait_for("that it is awake", |line| line.contains("is awake"));
+    vat.wait_for_notice("how to add an entry", |line| line.contains("vat vls add"));
+    let reference = alice.share("tally", &[]);
+
+    assert_eq!(alice.vat(&["call", "tally", "add"]).ok().stdout, "total: 1\n");
+    assert_eq!(alice.vat_with_input(&["call", "-", "add"], &reference).ok().stdout, "total: 2\n");
+    for target in ["tally", id.as_str()] {
+        let found = alice.vat(&["resolve", target]).ok();
+        assert!(found.stdout.contains("awake on this machine"), "{found}");
+        assert!(found.stderr.contains("search path is empty"), "it says why it was found this way: {found}");
+    }
+    let local = alice.json(&["resolve", "tally"]);
+    assert_eq!((&local["state"], &local["local"]), (&json!("awake"), &json!(true)));
+    let listed = alice.vat(&["vls", "list"]).ok();
+    assert!(listed.stdout.contains("vat vls add"), "{listed}");
+    let bob = world.home("bob");
+    bob.fails(&["resolve", &id], 5, "vls.empty_path").hints("vat vls add");
+    vat.interrupt().ok();
+    assert!(alice.vat(&["resolve", "tally"]).ok().stdout.contains("asleep on this machine"));
+    world.no_secret_leaked();
+}
+
+#[test]
+fn a_vat_registers_with_every_server_and_is_found_through_any() {
+    let world = World::new();
+    let (mut first, mut second) = (world.location_server("first"), world.location_server("second"));
+    let alice = world.home("alice");
+    alice.add_server(first.entry());
+    alice.add_server(second.entry());
+    let id = alice.new_vat("tally", "counter");
+    let vat = alice.wake("tally");
+    let reference = alice.share("tally", &[]);
+    let bob = friend(&world, "bob", &[first.entry()], &reference);
+    let carol = friend(&world, "carol", &[second.entry()], &reference);
+    assert_eq!(bob.json(&["resolve", &id])["state"], "live");
+    assert_eq!(carol.json(&["resolve", &id])["state"], "live");
+    // Each server alone is enough, for whoever has both.
+    let dave = friend(&world, "dave", &[first.entry(), second.entry()], &reference);
+    first.kill();
+    assert_eq!(dave.vat(&["call", "pet", "add"]).ok().stdout, "total: 1\n");
+    first.restart();
+    second.kill();
+    forget_cached_records(&dave);
+    assert_eq!(dave.vat(&["call", "pet", "add"]).ok().stdout, "total: 2\n");
+    vat.sleep();
+    world.no_secret_leaked();
+}

@@ -1,0 +1,236 @@
+//! Peers that pile up work, memory or time here. After each, an honest session of the same thread works.
+
+use std::{cell::Cell, rc::Rc};
+
+use capnp_rpc::rpc_capnp::{message, return_};
+use schemas::{
+    ErrorCode, RemoteError,
+    objects_capnp::{counter, notes},
+};
+use transport::{SessionEnd, Violation, limits};
+
+use crate::{
+    raw::{COUNTER, NOTES, RawPeer, SHORT},
+    scene::Scene,
+    support::{Counter, counter, new_counter, run},
+};
+
+/// Counts calls and answers none.
+#[derive(Default)]
+struct Hoard(Cell<usize>);
+impl counter::Server for Hoard {
+    async fn get(
+        self: Rc<Self>,
+        _params: counter::GetParams,
+        _results: counter::GetResults,
+    ) -> Result<(), capnp::Error> {
+        self.0.set(self.0.get() + 1);
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn calls_without_end_are_refused_beyond_the_limit_and_accepted_again_when_others_are_given_up() {
+    run(async {
+        let scene = Scene::new().await;
+        let hoard = Rc::new(Hoard::default());
+        let object: counter::Client = capnp_rpc::new_client_from_rc(hoard.clone());
+        let (mut peer, session) = scene.attack_within(object.client, |limits| limits.calls_in_flight = 3).await;
+        peer.bootstrap(0).await;
+        peer.receive().await.unwrap();
+        let refused = async |peer: &mut RawPeer| {
+            let message = peer.receive().await.unwrap();
+            let Ok(message::Return(answer)) = message.get_root::<message::Reader<'_>>().unwrap().which() else {
+                panic!()
+            };
+            let answer = answer.unwrap();
+            let Ok(return_::Exception(error)) = answer.which() else { panic!() };
+            let reason = error.unwrap().get_reason().unwrap().to_string().unwrap();
+            assert_eq!(RemoteError::parse(&reason).unwrap().code, ErrorCode::SessionTooManyCalls);
+            answer.get_answer_id()
+        };
+        for question in 1..=5 {
+            peer.call(question, 0, COUNTER, 1).await;
+        }
+        assert_eq!((refused(&mut peer).await, refused(&mut peer).await), (4, 5));
+        assert_eq!(hoard.0.get(), 3);
+        // The number of a refused call is free again; the place of one that was given up is, too.
+        peer.call(4, 0, COUNTER, 1).await;
+        assert_eq!(refused(&mut peer).await, 4);
+        peer.send(|message| message.init_finish().set_question_id(2)).await;
+        peer.call(6, 0, COUNTER, 1).await;
+        while hoard.0.get() < 4 {
+            tokio::task::yield_now().await;
+        }
+        assert!(session.end().is_none());
+        scene.honest_peer_is_served().await;
+    });
+}
+
+#[test]
+fn questions_that_are_never_let_go_of_are_refused_beyond_the_limit() {
+    run(async {
+        let scene = Scene::new().await;
+        let (mut peer, session) = scene.attack_within(new_counter(), |limits| limits.open_questions = 10).await;
+        for question in 0..12 {
+            peer.bootstrap(question).await;
+        }
+        for question in 0..12 {
+            let message = peer.receive().await.unwrap();
+            let Ok(message::Return(answer)) = message.get_root::<message::Reader<'_>>().unwrap().which() else {
+                panic!()
+            };
+            let answer = answer.unwrap();
+            let answered = matches!(answer.which(), Ok(return_::Results(_)));
+            assert_eq!((answer.get_answer_id(), answered), (question, question < 10));
+        }
+        assert!(session.end().is_none());
+        scene.honest_peer_is_served().await;
+    });
+}
+
+#[test]
+fn calls_that_are_given_up_over_and_over() {
+    run(async {
+        let scene = Scene::new().await;
+        let object: counter::Client = capnp_rpc::new_client(Hoard::default());
+        let (mut peer, session) = scene.attack_within(object.client, |limits| limits.calls_given_up = 5).await;
+        peer.bootstrap(0).await;
+        for question in 1..=6 {
+            peer.call(question, 0, COUNTER, 1).await;
+            peer.send(|message| message.init_finish().set_question_id(question)).await;
+        }
+        let end = session.closed().await;
+        assert!(matches!(end, SessionEnd::Violation(Violation::GivenUp { limit: 5 })), "{end}");
+        assert_eq!(peer.told().await.code, ErrorCode::SessionTooManyCalls);
+        scene.honest_peer_is_served().await;
+    });
+}
+
+/// Answers every call with ten kilobytes.
+#[derive(Default)]
+struct Verbose(Cell<usize>);
+impl notes::Server for Verbose {
+    async fn get(
+        self: Rc<Self>,
+        _params: notes::GetParams,
+        mut results: notes::GetResults,
+    ) -> Result<(), capnp::Error> {
+        self.0.set(self.0.get() + 1);
+        results.get().set_text("x".repeat(10_000));
+        Ok(())
+    }
+}
+
+/// More than the windows of QUIC and our own queue hold together.
+const MANY: u32 = 2_000;
+
+/// Sends [`MANY`] calls whose answers nobody reads.
+async fn call_without_reading(peer: &mut RawPeer) {
+    peer.bootstrap(0).await;
+    peer.receive().await.unwrap();
+    for question in 1..=MANY {
+        peer.call(question, 0, NOTES, 1).await;
+    }
+}
+
+#[test]
+fn a_peer_that_calls_and_never_reads_is_not_read_from_until_it_does() {
+    run(async {
+        let scene = Scene::new().await;
+        let verbose = Rc::new(Verbose::default());
+        let object: notes::Client = capnp_rpc::new_client_from_rc(verbose.clone());
+        let (mut peer, session) = scene.attack(object.client).await;
+        call_without_reading(&mut peer).await;
+        // All calls are on their way; the honest peer's calls take longer than what is left of the hostile one's.
+        let mut last = 0;
+        while verbose.0.get() == 0 || verbose.0.get() != last {
+            last = verbose.0.get();
+            for _ in 0..20 {
+                scene.honest_peer_is_served().await;
+            }
+        }
+        let windows =
+            (limits::STREAM_WINDOW_BYTES as usize + limits::WAITING_ANSWER_BYTES + limits::READ_AHEAD_BYTES) / 10_000;
+        assert!(last <= windows, "{last} calls were carried out, whose answers nobody took; at most {windows} fit");
+        // It reads, and is served again.
+        for question in 1..=MANY {
+            let message = peer.receive().await.unwrap();
+            let Ok(message::Return(answer)) = message.get_root::<message::Reader<'_>>().unwrap().which() else {
+                panic!()
+            };
+            assert_eq!(answer.unwrap().get_answer_id(), question);
+        }
+        assert!(session.end().is_none());
+        scene.honest_peer_is_served().await;
+    });
+}
+
+#[test]
+fn a_peer_that_never_reads_is_given_up() {
+    run(async {
+        let scene = Scene::new().await;
+        let object: notes::Client = capnp_rpc::new_client(Verbose::default());
+        let (mut peer, session) = scene.attack_within(object.client, |limits| limits.write_stall = SHORT).await;
+        call_without_reading(&mut peer).await;
+        let end = session.closed().await;
+        assert!(matches!(end, SessionEnd::Stalled { after: SHORT }), "{end}");
+        assert_eq!(peer.told().await.code, ErrorCode::SessionStalled);
+        scene.honest_peer_is_served().await;
+    });
+}
+
+#[test]
+fn a_peer_that_takes_nothing_cannot_make_our_own_calls_pile_up() {
+    run(async {
+        let scene = Scene::new().await;
+        let (_peer, session) = scene.attack_within(new_counter(), |limits| limits.waiting_bytes = 100_000).await;
+        let theirs: notes::Client = session.bootstrap();
+        let call = || {
+            let mut request = theirs.put_request();
+            request.get().set_text("x".repeat(10_000));
+            Box::pin(request.send().promise)
+        };
+        // QUIC's window takes some; then the queue fills; then a call fails at once.
+        let mut waiting = Vec::new();
+        let error = loop {
+            let mut call = call();
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            match futures::FutureExt::now_or_never(&mut call) {
+                Some(outcome) => break outcome.err().unwrap(),
+                None => waiting.push(call),
+            }
+            assert!(waiting.len() < 1_000, "nothing stops the queue from growing");
+        };
+        assert_eq!(RemoteError::parse(&error.extra).unwrap().code, ErrorCode::SessionTooManyCalls);
+        assert!(session.end().is_none());
+        scene.honest_peer_is_served().await;
+    });
+}
+
+#[test]
+fn a_flood_of_small_calls_does_not_keep_an_honest_peer_waiting() {
+    run(async {
+        let scene = Scene::new().await;
+        let object = Rc::new(Counter::default());
+        let (mut peer, session) = scene.attack(counter(object.clone())).await;
+        peer.bootstrap(0).await;
+        let mut flood = Vec::new();
+        for question in 1..=3_000 {
+            let mut message = capnp::message::Builder::new_default();
+            let mut call = message.init_root::<message::Builder<'_>>().init_call();
+            call.set_question_id(question);
+            call.set_interface_id(COUNTER);
+            call.set_method_id(1);
+            call.init_target().init_promised_answer();
+            flood.extend(capnp::serialize::write_message_to_words(&message));
+        }
+        let (_, ()) = tokio::join!(async { peer.output.write_all(&flood).await.unwrap() }, async {
+            for _ in 0..50 {
+                scene.honest_peer_is_served().await;
+            }
+        });
+        assert!(session.end().is_none());
+    });
+}
