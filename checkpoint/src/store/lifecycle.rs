@@ -57,8 +57,7 @@ pub(super) fn create(
     let keys = Arc::new(Keys::new(root, keyslots.store, *vat));
     let keyslots_new = directory.join(KEYSLOTS_NEW);
     write_new(disk.as_ref(), &keyslots_new, &keyslots.encode())?;
-    sync_directory(disk.as_ref(), directory)?;
-
+    // This syncs the folder, and so both names, before anything gets a name inside the journal.
     create_directory(disk.as_ref(), journal.directory())?;
     let segment = journal.create(0, limits.segment_bytes)?;
     let mut writer = Writer::new(Arc::clone(&keys), segment, Boundary::START);

@@ -64,7 +64,13 @@ impl Running {
         self.stdout.wait_for(is_it).unwrap_or_else(|| panic!("it did not print {what}: {}", self.so_far()))
     }
 
-    /// The same for standard error.
+    /// Waits until it prints a line on standard output, or ends without one.
+    #[must_use]
+    pub fn first_line(&self) -> Option<String> {
+        self.stdout.wait_for(|_| true)
+    }
+
+    /// The same as [`Running::wait_for`] for standard error.
     ///
     /// # Panics
     /// As [`Running::wait_for`].

@@ -143,6 +143,11 @@ fn an_older_copy_of_a_vat_refuses_to_wake_until_its_owner_takes_over() {
         assert_eq!(alice.json(&["status", "tally"])["epoch"], 1, "attempt {attempt} changed nothing");
     }
     bob.fails(&["call", "pet", "get"], 5, "vls.dormant");
+    // Nor does it take turns while it sleeps: they would make it look newer than it is.
+    for _ in 0..4 {
+        alice.fails(&["share", "tally"], 7, "vat.rolled_back");
+    }
+    assert_eq!(alice.json(&["status", "tally"])["turn"], old_turn);
 
     let vat = alice.wake_with("tally", &["--take-over"]);
     assert_eq!(vat.epoch(), 3, "above every epoch that anybody knows");
@@ -177,6 +182,45 @@ fn of_two_copies_of_a_folder_the_one_that_was_left_behind_is_refused() {
     vat.kill();
     alice.fails(&["run", "tally", "--listen", "127.0.0.1:0"], 7, "vat.fenced");
     taken.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn a_location_server_that_is_named_twice_is_no_rival() {
+    let world = World::new();
+    let server = world.location_server("server");
+    let alice = world.home("alice");
+    alice.add_server(server.entry());
+    // The same server under another name: it shows the vat's own record when that is registered once more.
+    alice.add_server(&server.entry().replace("127.0.0.1", "localhost"));
+    alice.new_vat("tally", "counter");
+    for epoch in 1..=3 {
+        let vat = alice.wake("tally");
+        assert_eq!(vat.epoch(), epoch);
+        let status = alice.json(&["status", "tally"]);
+        for registration in status["registrations"].as_array().unwrap() {
+            assert!(registration["last_success"].as_u64().unwrap() > 0, "{status}");
+        }
+        vat.sleep();
+    }
+    world.no_secret_leaked();
+}
+
+#[test]
+fn of_two_copies_that_wake_at_once_at_most_one_lives() {
+    let world = World::new();
+    let server = world.location_server("server");
+    let (alice, clone) = (world.home("alice"), world.home("clone"));
+    alice.add_server(server.entry());
+    clone.add_server(server.entry());
+    alice.new_vat("tally", "counter");
+    alice.wake("tally").sleep();
+    copy(&alice.path("vats"), &clone.path("vats"));
+    copy(&alice.path("keys"), &clone.path("keys"));
+    // Both have seen the same record, of their own last start; the compare-and-swap lets one replace it.
+    let started = [&alice, &clone].map(|home| home.start(&["--json", "run", "tally", "--listen", "127.0.0.1:0"]));
+    let live = started.iter().filter_map(|vat| vat.first_line()).count();
+    assert!(live <= 1, "two copies of one identity are live");
     world.no_secret_leaked();
 }
 

@@ -344,6 +344,16 @@ fn an_id_can_be_written_only_so_often_and_can_always_be_renewed() {
 }
 
 #[test]
+fn contradictions_are_writes_of_their_id_too() {
+    let mut world = World::with(strict());
+    let drafts = (1..=9).map(|turn| Draft { turn, ..Draft::default() }.sign(&key(1)));
+    let outcomes: Vec<_> = drafts.map(|record| world.register(&record)).collect();
+    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Refused(_))).map(refusal);
+    assert!(refused.clone().count() > 0 && refused.clone().all(|code| code == "vls.quota"), "{outcomes:?}");
+    assert!(world.disk.turn <= 4, "no more was written than the id may write");
+}
+
+#[test]
 fn a_full_table_gives_up_what_expired_first() {
     let mut world = World::with(Policy { max_records: 3, ..Policy::default() });
     for (n, expires) in [(1, 500), (2, 300), (3, 5000)] {

@@ -7,7 +7,7 @@ use vls_server::registry::{Expected, Outcome, Policy};
 
 use crate::{
     local::{START, key},
-    world::{Draft, HOUR, World, packet, refreshed, refusal, stored},
+    world::{Draft, HOUR, World, at, packet, refreshed, refusal, stored},
 };
 
 // ---- rule 1: cheap checks first, the signature last
@@ -167,6 +167,30 @@ fn a_forged_contradiction_is_no_evidence() {
     assert_eq!(refusal(&outcome), "record.forged");
     assert_eq!(world.registry.evidence(vat.id().as_bytes()), None);
     assert_eq!(world.current(vat.id()), Some(packet(&record)));
+}
+
+#[test]
+fn the_evidence_is_that_of_the_latest_contradiction() {
+    let vat = key(1);
+    // One place for a record and no mark: what is displaced is forgotten, and an earlier time can come back.
+    let mut world = World::with(Policy { max_records: 1, max_marks: 1, ..Policy::default() });
+    let contradict = |world: &mut World, signed| {
+        let pair = [1, 2].map(|turn| Draft { signed, turn, ..Draft::default() }.sign(&vat));
+        assert_eq!(world.register(&pair[0]), stored(HOUR));
+        assert!(matches!(world.register(&pair[1]), Outcome::Conflict { .. }));
+    };
+    let signed = |world: &World| world.registry.evidence(vat.id().as_bytes()).unwrap().highest().timestamp();
+    contradict(&mut world, 10);
+    assert_eq!(signed(&world), at(10));
+    contradict(&mut world, 20);
+    assert_eq!(signed(&world), at(20));
+    for other in [2, 3] {
+        world.wait(HOUR);
+        assert_eq!(world.register(&Draft::default().sign(&key(other))), stored(HOUR));
+    }
+    world.wait(HOUR);
+    contradict(&mut world, 15);
+    assert_eq!(signed(&world), at(20));
 }
 
 #[test]
