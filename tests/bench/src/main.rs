@@ -1,0 +1,84 @@
+//! Benchmarks: each figure with a baseline that is measured in the same run, so that it means the same on
+//! every machine.
+//!
+//! ```sh
+//! cargo run --release -p bench -- main-job
+//! ```
+//!
+//! prints one JSON line per figure, `{"name":…,"value":…,"unit":…,"baseline":…,"ratio":…}`, and notes on
+//! standard error. `ratio` is `value / baseline`; both are medians over rounds that take turns (see
+//! [`rounds`]). Names of figures never change their meaning; `docs/benchmarks.md` says what each one measures.
+//!
+//! A benchmark is one module with a `run`, and one line in [`BENCHES`]. What several of them need stands
+//! beside them: [`echo`] and [`journal`] are baselines; [`location_server`] and [`live_vat`] are what is
+//! measured, each as [`program`] runs it: on a thread of its own with an event loop of its own; [`placement`]
+//! keeps the scheduler from deciding a comparison.
+
+mod echo;
+mod exchange;
+mod figure;
+mod folder;
+mod journal;
+mod live_vat;
+mod location_server;
+mod main_job;
+mod placement;
+mod program;
+mod rounds;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use figure::Figure;
+use rounds::Effort;
+
+/// Why a benchmark gave up. A person reads it; nobody tells one from another.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Takes the figures one by one, as soon as each is known.
+pub(crate) type Report<'a> = &'a mut dyn FnMut(Figure) -> Result<(), Failure>;
+
+/// One benchmark: a few figures that are measured together.
+struct Bench {
+    name: &'static str,
+    summary: &'static str,
+    run: fn(Effort, Report<'_>) -> Result<(), Failure>,
+}
+
+const BENCHES: &[Bench] =
+    &[Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run }];
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let chosen = match arguments.as_slice() {
+        [name] => BENCHES.iter().find(|bench| bench.name == name),
+        _ => None,
+    };
+    let Some(bench) = chosen else {
+        note("usage: bench NAME, where NAME is one of");
+        BENCHES.iter().for_each(|bench| note(&format!("  {:12} {}", bench.name, bench.summary)));
+        return ExitCode::from(EXIT_USAGE);
+    };
+    match (bench.run)(Effort::FULL, &mut print) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            note(&format!("{}: {failure}", bench.name));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn print(figure: Figure) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout().lock(), "{figure}")?)
+}
+
+/// Tells the person who watches something that is no figure.
+pub(crate) fn note(text: &str) {
+    // Nobody may be watching.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
