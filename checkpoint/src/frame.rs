@@ -199,9 +199,11 @@ pub(crate) fn has_zero_sector(bytes: &[u8]) -> bool {
     bytes.chunks(SECTOR_BYTES).any(is_zero)
 }
 
-/// Whether all of these bytes are zero.
+/// Whether all of these bytes are zero. Opening a store asks it of whole segments, so it compares memory in
+/// blocks.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
+    static ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|block| *block == ZEROS[..block.len()])
 }
 
 /// Length of the frame that carries `payload` bytes.

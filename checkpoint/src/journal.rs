@@ -83,3 +83,7 @@ impl Boundary {
     pub(crate) const START: Self =
         Self { segment: 0, offset: 0, group: 0, sequence: 0, chain: [0; 16], turn: 0, epoch: 0, incarnation: [0; 16] };
 }
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
+mod tests;

@@ -10,5 +10,5 @@ mod redaction;
 mod usage;
 
 pub use help::help;
-pub use output::{Failure, Output, ago, table};
+pub use output::{Failure, Output, ago, printable, table};
 pub use usage::{usage, wants_json};

@@ -81,6 +81,8 @@ impl Output {
         let mut out = io::stdout().lock();
         match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
+            // Who closed the pipe has read enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(Failure::new(ErrorCode::CliOutput, format!("standard output: {error}"))),
         }
     }
@@ -95,7 +97,7 @@ impl Output {
 
     /// The failure, and the exit status that it means.
     pub fn failure(self, failure: &Failure) -> Exit {
-        let message = redacted(&failure.message);
+        let message = printable(&redacted(&failure.message));
         let next = redacted(failure.next.as_deref().unwrap_or(failure.code.next()));
         let exit = failure.code.exit();
         let mut err = io::stderr().lock();
@@ -110,9 +112,24 @@ impl Output {
     }
 }
 
-/// Columns of text, aligned.
+/// Text of strangers without what would command a terminal: control characters but line ends and tabs, and
+/// those that change the direction of the text around them, are shown as escapes.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let is_harmless = |c: char| matches!(c, '\n' | '\t') || !(c.is_control() || is_directional(c));
+    text.chars().map(|c| if is_harmless(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+}
+
+/// Marks, embeddings, overrides and isolates (Unicode TR9), and the separators that some terminals obey.
+fn is_directional(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Columns of text, aligned. Each cell is one line, whatever it holds.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
+    let one_line = |cell: &String| printable(cell).replace('\n', "\\n").replace('\t', "\\t");
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -132,5 +149,21 @@ pub fn ago(seconds: u64) -> String {
         60..3600 => format!("{} min ago", seconds / 60),
         3600..86400 => format!("{} h ago", seconds / 3600),
         _ => format!("{} days ago", seconds / 86400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{printable, table};
+
+    #[test]
+    fn text_of_strangers_commands_no_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb\u{202e}c\nd\u{9b}é"), "a\\u{1b}[31mb\\u{202e}c\nd\\u{9b}é");
+    }
+
+    #[test]
+    fn a_cell_is_one_line_and_columns_stand_below_each_other() {
+        let rows = [vec!["a".to_owned(), "x\ny".to_owned()], vec!["bbb".to_owned(), "z".to_owned()]];
+        assert_eq!(table(&rows), "a    x\\ny\nbbb  z");
     }
 }

@@ -32,6 +32,11 @@ pub fn usage(error: &clap::Error, output: Output) -> Exit {
         let words: Vec<&str> = first.split_whitespace().collect();
         return output.failure(&Failure::new(ErrorCode::CliUsage, words.join(" ")));
     }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Nothing was wrong but that nothing was said.
+        let _ = writeln!(std::io::stderr().lock(), "{message}");
+        return Exit::Usage;
+    }
     // Nothing sensible can be done when standard error is closed.
     let _ = writeln!(std::io::stderr().lock(), "error: {message} [{}]", ErrorCode::CliUsage);
     Exit::Usage

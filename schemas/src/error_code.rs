@@ -125,7 +125,7 @@ error_codes! {
         "Wake it with `vat run NAME`.";
     VatUnknownObject "vat.unknown_object" Usage:
         "This program has no object of this kind.";
-        "`vat new --help` lists the kinds.";
+        "The message names the kinds that it has. A vat of another kind is run by the program that made it.";
     VatRolledBack "vat.rolled_back" Conflict:
         "A location server holds this vat's own signed statement of a later turn than its checkpoint has: this folder is an older copy, or another copy is alive.";
         "Find the newer copy. Only if it is lost: `vat run NAME --take-over` goes on from here and gives up what the message names.";
@@ -153,7 +153,7 @@ error_codes! {
         "Copy the id again.";
     RefNoInput "ref.no_input" Usage:
         "A reference was to be read from standard input, and none came.";
-        "Pipe it in: `printf %s \"$REF\" | vat call - METHOD`.";
+        "Pipe it in, such as: `printf %s \"$REF\" | vat accept NAME -`.";
     RefNotFound "ref.not_found" NotFound:
         "The vat has no grant of this number.";
         "`vat grants NAME` lists them.";
@@ -225,7 +225,7 @@ error_codes! {
         "Check that the other side runs, and that no firewall drops UDP to its port.";
     NetTimeout "net.timeout" Timeout:
         "No answer within the time limit.";
-        "Try again, or raise it with --timeout.";
+        "Try again; `vat call` waits longer with --timeout.";
     NetName "net.name" Unreachable:
         "The host name does not resolve.";
         "Check the spelling and the DNS of this machine.";

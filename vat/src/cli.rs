@@ -74,7 +74,7 @@ enum Command {
         #[arg(long, default_value = "", value_name = "TEXT")]
         label: String,
         /// Let it expire after this many seconds
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         expires_in: Option<u64>,
         /// Let it die with this grant, by its number
         #[arg(long, value_name = "NUMBER")]
@@ -193,7 +193,7 @@ pub(crate) fn main(kinds: Kinds) -> ExitCode {
         return vls_server::program::main_with(words);
     }
     let json = console::wants_json(std::env::args_os());
-    let arguments = match Arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
+    let arguments = match command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found)) {
         Ok(arguments) => arguments,
         Err(error) => return exit(console::usage(&error, Output::new(json))),
     };
@@ -207,6 +207,16 @@ pub(crate) fn main(kinds: Kinds) -> ExitCode {
         Ok(status) => status,
         Err(failure) => output.failure(&failure),
     })
+}
+
+/// What this program is called: one that brings kinds of its own has a name of its own.
+fn program() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    path.file_name().map_or_else(|| "vat".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn command() -> clap::Command {
+    Arguments::command().bin_name(program())
 }
 
 fn exit(status: Exit) -> ExitCode {
@@ -227,7 +237,7 @@ fn start_logging(output: Output) {
 fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, Failure> {
     // These need no home folder, and must work when it is broken.
     match &arguments.command {
-        Command::Completions { shell } => return settings::completions(*shell, &mut Arguments::command(), output),
+        Command::Completions { shell } => return settings::completions(*shell, &mut command(), output),
         Command::Help { code } => {
             console::help("vat", code.as_deref(), output)?;
             return Ok(Exit::Ok);

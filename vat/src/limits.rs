@@ -84,3 +84,6 @@ pub const BUSY_DEADLINE: Duration = Duration::from_secs(6);
 
 /// How often it looks whether that is over.
 pub const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a vat that goes to sleep waits until its peers have taken their last answers.
+pub const CLOSE_DEADLINE: Duration = Duration::from_millis(500);

@@ -231,8 +231,8 @@ impl Reader<'_> {
     }
 }
 
-/// Where the zeros at the end of these bytes begin, rounded up to sectors.
+/// Where the sectors of zeros at the end of these bytes begin.
 fn end_of_data(bytes: &[u8]) -> usize {
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    end.next_multiple_of(SECTOR_BYTES).min(bytes.len())
+    let last = bytes.chunks(SECTOR_BYTES).rposition(|sector| !is_zero(sector));
+    last.map_or(0, |last| bytes.len().min((last + 1) * SECTOR_BYTES))
 }

@@ -290,3 +290,42 @@ fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StoreErro
     file.write_all_at(0, bytes).map_err(failed)?;
     file.sync_data().map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulated::SimulatedDisk;
+
+    const VAT: [u8; 32] = [7; 32];
+
+    /// A fold may end in the middle of a frame; then the base is ahead of where replay begins, and the frame
+    /// has to be there.
+    #[test]
+    fn a_base_with_turns_that_the_journal_has_lost_is_damage() {
+        let (disk, directory) = (SimulatedDisk::new(), Path::new("/store"));
+        let options = StoreOptions::default;
+        drop(Store::create(disk.clone(), directory, &VAT, &Protection::Plain, options()).unwrap());
+        let (id, root) = read_keyslots(disk.as_ref(), directory, &Protection::Plain).unwrap();
+        let keys = Keys::new(root, id, VAT);
+        let base = Base::open(disk.as_ref(), &directory.join(BASE)).unwrap();
+        let position = base.snapshot(&keys).unwrap().position();
+        base.write(&keys, &Overlay::default(), &BasePosition { turn: 3, ..position }).unwrap();
+        base.close().unwrap();
+
+        let refused = Store::open(disk, directory, &VAT, &Protection::Plain, options()).unwrap_err();
+        let damage = Damage::BehindBase { journal: 0, base: 3 };
+        assert!(matches!(&refused, StoreError::Damaged { damage: found, .. } if *found == damage), "{refused}");
+    }
+
+    #[test]
+    fn the_text_of_a_lock_reads_back_and_nothing_else_does() {
+        let holder = parse_lock_text(&lock_text()).unwrap();
+        assert_eq!(holder.process_id, std::process::id());
+        for text in ["", "process 1", "process x\nprogram y\nsince 1\n", "process 1\nprogram y\nsince\n"] {
+            assert_eq!(parse_lock_text(text), None, "{text}");
+        }
+        let long = format!("process 1\nprogram \u{1b}[31m{}\nsince 1\n", "x".repeat(200));
+        assert_eq!(parse_lock_text(&long).unwrap().program.chars().count(), MAX_PROGRAM_CHARACTERS);
+        assert!(!parse_lock_text(&long).unwrap().program.contains('\u{1b}'));
+    }
+}

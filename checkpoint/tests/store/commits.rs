@@ -10,7 +10,7 @@ use std::{
 };
 
 use checkpoint::{
-    Disk, DiskFile, Durable, FileAccess, LockAttempt, Store, StoreError, StoreOptions, TurnDelta, limits,
+    Disk, DiskFile, Durable, FileAccess, LockAttempt, Protection, Store, StoreError, StoreOptions, TurnDelta, limits,
     simulated::SimulatedDisk,
 };
 use schemas::{Coded, ErrorCode};
@@ -149,6 +149,15 @@ fn stuck_store(options: StoreOptions) -> (Arc<Store>, Arc<SimulatedDisk>, Arc<Ga
     (Arc::new(store), disk, gate)
 }
 
+/// What a store reports, and the callback that collects it.
+type Reports = Arc<Mutex<Vec<Durable>>>;
+
+fn reports() -> (Reports, Box<dyn Fn(Durable) + Send>) {
+    let reports = Reports::default();
+    let sink = Arc::clone(&reports);
+    (reports, Box::new(move |report| sink.lock().unwrap().push(report)))
+}
+
 fn journal_syncs(disk: &SimulatedDisk) -> u64 {
     disk.syncs(Path::new(JOURNAL))
 }
@@ -253,10 +262,8 @@ fn a_fold_in_the_middle_of_a_group_is_opened_again_exactly() {
 #[test]
 fn every_group_is_reported_in_order_and_poison_never() {
     let disk = SimulatedDisk::new();
-    let reports = Arc::new(Mutex::new(Vec::new()));
-    let sink = Arc::clone(&reports);
-    let on_durable = move |report| sink.lock().unwrap().push(report);
-    let store = create(&disk, StoreOptions { on_durable: Some(Box::new(on_durable)), ..many_folds() }).unwrap();
+    let (reports, sink) = reports();
+    let store = create(&disk, StoreOptions { on_durable: Some(sink), ..many_folds() }).unwrap();
     for n in 0..40 {
         turn(&store, vec![set(0, b"row", &[n])]).unwrap();
     }
@@ -415,6 +422,27 @@ fn a_callback_that_panics_stops_the_store_and_hangs_nobody() {
     assert!(matches!(*store.poisoned().unwrap(), StoreError::Panicked { .. }));
     drop(store);
     assert!(open(&disk, no_folds()).unwrap().position().turn >= 1);
+}
+
+/// What is under way when the store stops may still become durable. It is not reported: whoever heard of the
+/// error has stopped showing things.
+#[test]
+fn nothing_is_reported_after_the_store_has_stopped() {
+    let disk = plain_store_with_a_damaged_row();
+    let gate = Arc::new(Gate::default());
+    let gated = Arc::new(GatedDisk { disk, gate: gate.clone() });
+    let (reports, sink) = reports();
+    let options = StoreOptions { on_durable: Some(sink), ..no_folds() };
+    let store = Store::open(gated, directory(), &VAT, &Protection::Plain, options).unwrap();
+    let before = gate.arrived.load(Ordering::SeqCst);
+    gate.set(true);
+    turn(&store, vec![set(0, b"a", b"b")]).unwrap();
+    gate.wait_for_arrivals(before + 1);
+    assert_eq!(store.scan(0).unwrap_err().code(), ErrorCode::CheckpointDamaged);
+    gate.set(false);
+    assert_eq!(store.wait_durable(2).unwrap_err().code(), ErrorCode::VatPoisoned);
+    assert_eq!(store.close().unwrap_err().code(), ErrorCode::VatPoisoned);
+    assert_eq!(*reports.lock().unwrap(), [Durable::Poisoned]);
 }
 
 #[test]

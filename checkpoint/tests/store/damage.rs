@@ -11,7 +11,6 @@ use schemas::{Coded, ErrorCode};
 
 use crate::harness::*;
 
-const BASE: &str = "/store/base.redb";
 const KEYSLOTS: &str = "/store/keyslots";
 
 fn segment(number: u64) -> PathBuf {
@@ -191,16 +190,21 @@ fn a_segment_that_held_nothing_but_a_torn_frame_does_not_come_back() {
     bytes[1024..1536].fill(0);
     disk.replace(&segment(1), &bytes);
 
-    let store = open(&disk, no_folds()).unwrap();
+    let store = open(&disk, marking(&disk, no_folds())).unwrap();
     assert_eq!(store.position().turn, 1);
     durable_turn(&store, vec![set(0, b"row", b"other")]).unwrap();
     drop(store);
     assert_eq!(frames_of(&disk.contents(&segment(0)).unwrap()).len(), 3);
     let mut history = disk.history();
-    history.advance(history.len());
-    for seed in 0..30 {
-        let store = open(&history.crash(seed), no_folds()).unwrap();
-        assert_eq!((store.position().turn, get(&store, 0, b"row")), (2, Some(b"other".to_vec())));
+    for point in 0..=history.len() {
+        history.advance(point);
+        let oldest = 1 + history.marks().count() as u64;
+        for seed in 0..8 {
+            let store = open(&history.crash(seed), no_folds()).unwrap();
+            let turn = store.position().turn;
+            assert!((oldest..=2).contains(&turn), "{turn} after operation {point}");
+            assert_eq!(get(&store, 0, b"row"), Some(if turn == 1 { vec![1; 6000] } else { b"other".to_vec() }));
+        }
     }
 }
 
@@ -426,18 +430,7 @@ fn a_base_that_was_tampered_with_is_refused_or_reads_as_it_was_and_never_panics(
 
 #[test]
 fn a_row_that_reads_as_damaged_stops_the_store() {
-    let disk = SimulatedDisk::new();
-    let store = Store::create(disk.clone(), directory(), &VAT, &Protection::Plain, no_folds()).unwrap();
-    durable_turn(&store, vec![set(0, b"name", b"a value that stands in the base in clear")]).unwrap();
-    store.fold().unwrap();
-    drop(store);
-    let mut base = disk.contents(Path::new(BASE)).unwrap();
-    let needle = b"stands in the base";
-    let places: Vec<usize> = (0..base.len() - needle.len()).filter(|at| base[*at..].starts_with(needle)).collect();
-    assert!(!places.is_empty());
-    places.iter().for_each(|at| base[*at] ^= 1);
-    disk.replace(Path::new(BASE), &base);
-    let store = open_as(&disk, &Protection::Plain).unwrap();
+    let store = open_as(&plain_store_with_a_damaged_row(), &Protection::Plain).unwrap();
     let error = store.scan(0).unwrap_err();
     assert_eq!(error.code(), ErrorCode::CheckpointDamaged, "{error}");
     assert_eq!(store.poisoned().unwrap().code(), ErrorCode::CheckpointDamaged);

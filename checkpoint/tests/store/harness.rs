@@ -8,6 +8,7 @@ use checkpoint::{
 
 pub(crate) const VAT: [u8; 32] = [7; 32];
 pub(crate) const SPACES: u64 = 3;
+pub(crate) const BASE: &str = "/store/base.redb";
 
 /// All rows, by space and name.
 pub(crate) type Rows = BTreeMap<(u64, Vec<u8>), Vec<u8>>;
@@ -82,6 +83,22 @@ pub(crate) fn apply(rows: &mut Rows, changes: &[Change]) {
             None => rows.remove(&key),
         };
     }
+}
+
+/// A plain store with one row, folded, that the medium has changed; the journal is fine.
+pub(crate) fn plain_store_with_a_damaged_row() -> Arc<SimulatedDisk> {
+    let disk = SimulatedDisk::new();
+    let store = Store::create(disk.clone(), directory(), &VAT, &Protection::Plain, no_folds()).unwrap();
+    durable_turn(&store, vec![set(0, b"name", b"a value that stands in the base in clear")]).unwrap();
+    store.fold().unwrap();
+    drop(store);
+    let mut base = disk.contents(Path::new(BASE)).unwrap();
+    let needle = b"stands in the base";
+    let places: Vec<usize> = (0..base.len() - needle.len()).filter(|at| base[*at..].starts_with(needle)).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|at| base[*at] ^= 1);
+    disk.replace(Path::new(BASE), &base);
+    disk
 }
 
 /// Everything that a store has.

@@ -138,7 +138,7 @@ fn references_that_are_mistyped_cut_or_of_nobody() {
         bob.fails(&["accept", "pet", cut], 2, "ref.malformed");
     }
     for nothing in ["", "\n"] {
-        bob.fails_with_input(&["call", "-", "get"], nothing, 2, "ref.no_input").hints("vat call -");
+        bob.fails_with_input(&["call", "-", "get"], nothing, 2, "ref.no_input").hints("vat accept NAME -");
     }
     assert!(!bob.path("address-book").exists(), "nothing was accepted");
 

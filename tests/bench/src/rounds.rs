@@ -27,7 +27,7 @@ impl Effort {
     /// Many short rounds rather than few long ones: a busy disk changes its pace from one second to the next, and
     /// neighbours must have met the same one. The whole of `main-job` stays below a minute.
     pub(crate) const FULL: Self =
-        Self { rounds: 35, samples: 700, cold_samples: 10, window: Duration::from_millis(100) };
+        Self { rounds: 25, samples: 500, cold_samples: 10, window: Duration::from_millis(100) };
 
     /// Just enough to see that a benchmark works.
     #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use console::Failure;
+use console::{Failure, printable};
 use schemas::{ErrorCode, Exit};
 use serde_json::{Value, json};
 
@@ -97,11 +97,11 @@ fn render(results: &Value) -> String {
     for (name, value) in fields {
         // Writing to a string cannot fail.
         let _ = match value {
-            Value::String(value) => writeln!(text, "{name}: {value}"),
+            Value::String(value) => writeln!(text, "{name}: {}", printable(value)),
             Value::Array(items) => {
                 let _ = writeln!(text, "{name}:{}", if items.is_empty() { " none" } else { "" });
                 items.iter().try_for_each(|item| match item {
-                    Value::String(item) => writeln!(text, "  {item}"),
+                    Value::String(item) => writeln!(text, "  {}", printable(item)),
                     item => writeln!(text, "  {item}"),
                 })
             }

@@ -48,11 +48,11 @@ pub(super) fn read_reference(text: &str) -> Result<SturdyRef, Failure> {
         prompt("Paste the reference and press Enter (it is not shown): ");
         let _quiet = QuietTerminal::set();
         stdin.lock().take(limit).read_until(b'\n', &mut input).map_err(io)?;
+        if input.contains(&CTRL_C) {
+            return Err(no_input("interrupted"));
+        }
     } else {
         stdin.lock().take(limit).read_to_end(&mut input).map_err(io)?;
-    }
-    if input.contains(&CTRL_C) {
-        return Err(no_input("interrupted"));
     }
     if input.len() > MAX_REFERENCE_BYTES {
         return Err(no_input("standard input holds more than a reference"));
@@ -135,8 +135,14 @@ impl Reached {
     pub(super) async fn close(self) {
         let Self { capability, vat, link, .. } = self;
         drop((capability, vat));
-        drop(link.session);
-        if let Some(endpoint) = link.endpoint {
+        link.close().await;
+    }
+}
+
+impl Link {
+    async fn close(self) {
+        drop(self.session);
+        if let Some(endpoint) = self.endpoint {
             endpoint.close().await;
         }
     }
@@ -164,22 +170,28 @@ pub(super) async fn reach(context: &Context, target: &Target, deadline: Duration
         }
         Target::Reference(reference) => {
             let (vat, link) = reach_vat(context, reference, deadline).await?;
-            let mut request = vat.restore_request();
-            request.get().set_secret(reference.secret.expose());
-            let results = within(deadline, request.send().promise).await?;
-            let results = results.get().map_err(failure)?;
-            Ok(Reached {
-                capability: results
-                    .get_capability()
-                    .get_as_capability::<capnp::capability::Client>()
-                    .map_err(failure)?
-                    .hook,
-                interface_id: results.get_interface_id(),
-                vat,
-                link,
-            })
+            match restore(&vat, reference, deadline).await {
+                Ok((capability, interface_id)) => Ok(Reached { capability, interface_id, vat, link }),
+                Err(failure) => {
+                    link.close().await;
+                    Err(failure)
+                }
+            }
         }
     }
+}
+
+async fn restore(
+    vat: &vat_capnp::vat::Client,
+    reference: &SturdyRef,
+    deadline: Duration,
+) -> Result<(Box<dyn ClientHook>, u64), Failure> {
+    let mut request = vat.restore_request();
+    request.get().set_secret(reference.secret.expose());
+    let results = within(deadline, request.send().promise).await?;
+    let results = results.get().map_err(failure)?;
+    let capability = results.get_capability().get_as_capability::<capnp::capability::Client>().map_err(failure)?;
+    Ok((capability.hook, results.get_interface_id()))
 }
 
 async fn reach_vat(
@@ -256,7 +268,7 @@ pub(super) async fn owner(
 
 fn asleep(name: &Name) -> Failure {
     Failure::new(ErrorCode::VatAsleep, format!("the vat {name} is asleep"))
-        .next(format!("Wake it with `vat run {name}`."))
+        .next(format!("Wake it with `{} run {name}`.", super::program()))
 }
 
 /// Waits for an answer, but not for ever: a peer may never send one.

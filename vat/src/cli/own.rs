@@ -50,8 +50,9 @@ pub(super) fn new(context: &Context, name: &str, kind: &str) -> Result<Exit, Fai
     }
     let id = made?;
     let human = format!(
-        "{name} is a {kind}: {}\nWake it with: vat run {name}\nGrant it with: vat share {name}",
-        address_of(id)
+        "{name} is a {kind}: {}\nWake it with: {program} run {name}\nGrant it with: {program} share {name}",
+        address_of(id),
+        program = super::program()
     );
     let data = json!({"name": name.as_str(), "vat": address_of(id), "object": kind});
     context.output.result(&human, &data)?;
@@ -252,7 +253,7 @@ fn asleep_status(name: &Name, vat: Box<Vat>) -> Result<(String, Value), Failure>
     let grants = vat.grants()?.len();
     let rows = [
         vec!["vat".to_owned(), address_of(id)],
-        vec!["state".to_owned(), format!("asleep; wake it with: vat run {name}")],
+        vec!["state".to_owned(), format!("asleep; wake it with: {} run {name}", super::program())],
         vec!["object".to_owned(), object.to_owned()],
         vec!["epoch".to_owned(), position.epoch.to_string()],
         vec!["turn".to_owned(), position.turn.to_string()],

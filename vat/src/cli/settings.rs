@@ -80,7 +80,7 @@ pub(super) fn completions(
     output: Output,
 ) -> Result<Exit, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, command, "vat", &mut script);
+    clap_complete::generate(shell, command, super::program(), &mut script);
     output.line(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Ok)
 }

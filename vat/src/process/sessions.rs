@@ -12,7 +12,7 @@ use transport::{
     SessionOptions,
 };
 
-use crate::limits::{ACCEPT_PAUSE, MAX_SESSIONS};
+use crate::limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, MAX_SESSIONS};
 
 /// All sessions of one vat.
 #[derive(Clone)]
@@ -157,8 +157,8 @@ impl Sessions {
         self.inner.stopping.set(true);
         let open: Vec<Rc<Session>> = self.inner.open.borrow().values().map(|open| open.session.clone()).collect();
         open.iter().for_each(|session| session.close());
-        for session in open {
-            session.closed().await;
-        }
+        // A peer that is gone without a word must not keep the vat awake: the connection ends with the process.
+        let closed = futures::future::join_all(open.iter().map(|session| session.closed()));
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
     }
 }
