@@ -160,11 +160,10 @@ fn every_crash_image_opens_to_a_state_not_older_than_what_was_acknowledged() {
 /// was made from.
 #[test]
 fn the_same_check_fails_on_a_disk_that_lies_about_syncs() {
-    for path in ["/store/journal", "/store/base.redb"] {
-        for seed in 1..=3 {
-            let what = crash(&live(seed, Some(path)), seed, IMAGES).expect_err("a lying disk");
-            assert!(!what.contains("create"), "{what}");
-        }
+    for path in ["/store/journal", BASE] {
+        let found = (1..=3).filter_map(|seed| crash(&live(seed, Some(path)), seed, IMAGES).err()).collect::<Vec<_>>();
+        assert!(!found.is_empty(), "a disk that lies about {path} went unnoticed");
+        assert!(found.iter().all(|what| !what.contains("create")), "{found:?}");
     }
 }
 
@@ -173,14 +172,24 @@ fn the_same_check_fails_on_a_disk_that_lies_about_syncs() {
 #[test]
 fn what_is_shown_after_a_kill_survives_a_loss_of_power() {
     let life = live(11, None);
-    let mut history = life.disk.history();
     let mut random = Random(12);
-    let mut unsynced = 0;
-    for point in 0..history.len() {
+    // The report comes right after the sync, so one operation before it the frame is written and not synced.
+    let mut history = life.disk.history();
+    let mut points: Vec<usize> = (0..60).map(|_| random.below(history.len() as u64) as usize).collect();
+    for point in 1..=history.len() {
+        let before = history.marks().count();
         history.advance(point);
-        if random.below(20) > 0 {
-            continue;
+        if history.marks().count() > before
+            && matches!(history.marks().last().map(Mark::from_number), Some(Mark::Durable(_)))
+        {
+            points.push(point - 2);
         }
+    }
+    points.sort_unstable();
+    let mut history = life.disk.history();
+    let mut unsynced = 0;
+    for point in points {
+        history.advance(point);
         let allowed = Allowed::after(history.marks());
         let disk = history.kill();
         let Some(store) = allowed.check(&disk, &life.models).unwrap() else { continue };
@@ -191,7 +200,7 @@ fn what_is_shown_after_a_kill_survives_a_loss_of_power() {
         let oldest = shown;
         Allowed { oldest, ..allowed }.check(&after.crash(random.next()), &life.models).unwrap();
     }
-    assert!(unsynced > 0, "some were killed between write and sync");
+    assert!(unsynced > 10, "{unsynced} were killed between write and sync");
 }
 
 #[test]
