@@ -33,8 +33,8 @@ pub fn usage(error: &clap::Error, output: Output) -> Exit {
         return output.failure(&Failure::new(ErrorCode::CliUsage, words.join(" ")));
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Nothing was wrong but that nothing was said.
-        let _ = writeln!(std::io::stderr().lock(), "{message}");
+        let _ =
+            writeln!(std::io::stderr().lock(), "error: no command was given [{}]\n\n{message}", ErrorCode::CliUsage);
         return Exit::Usage;
     }
     // Nothing sensible can be done when standard error is closed.
