@@ -267,8 +267,8 @@ impl Store {
         Ok(rows.into_iter().collect())
     }
 
-    /// Queues a turn and returns; it is durable once [`StoreOptions::on_durable`] or [`Store::wait_durable`]
-    /// says so. Reads see it at once.
+    /// Queues a turn, has the committer begin, and returns; the turn is durable once
+    /// [`StoreOptions::on_durable`] or [`Store::wait_durable`] says so. Reads see it at once.
     ///
     /// The queue holds one group. When it is full, because turns come faster than the disk syncs, this waits
     /// until the committer takes it, which is when the group before is durable; and likewise while an epoch
@@ -278,6 +278,24 @@ impl Store {
     /// [`StoreError::TurnTooLarge`] and [`StoreError::TurnOrder`], with nothing changed;
     /// [`StoreError::Poisoned`].
     pub fn submit(&self, delta: TurnDelta) -> Result<(), StoreError> {
+        self.queue(delta)?;
+        self.start_commit();
+        Ok(())
+    }
+
+    /// Has an idle committer begin with what is queued. Does not wait.
+    pub fn start_commit(&self) {
+        self.shared.work.notify_one();
+    }
+
+    /// Like [`Store::submit`], but leaves an idle committer idle until [`Store::start_commit`]: for a host that
+    /// runs several turns in a row. Begun with the first, the commit would make that one a group of its own, and
+    /// all others would wait for two syncs. A committer that is at work takes the turn with its next group, and
+    /// whoever waits (here for room, or in any other method) starts the commit.
+    ///
+    /// # Errors
+    /// As [`Store::submit`].
+    pub fn queue(&self, delta: TurnDelta) -> Result<(), StoreError> {
         let mut state = self.shared.lock();
         loop {
             state.check()?;
@@ -287,6 +305,7 @@ impl Store {
             if state.has_room(&self.shared.limits) {
                 break;
             }
+            self.start_commit();
             state = self.shared.wait_for_change(state);
         }
         payload::append_turn(&mut state.queue.bytes, &delta).map_err(|bytes| StoreError::TurnTooLarge {
@@ -299,8 +318,6 @@ impl Store {
         for change in delta.changes {
             state.upper.set(change.key.space, change.key.name, change.value);
         }
-        drop(state);
-        self.shared.work.notify_one();
         Ok(())
     }
 
@@ -318,6 +335,7 @@ impl Store {
             if turn > state.submitted {
                 return Err(StoreError::NotSubmitted { turn, newest: state.submitted });
             }
+            self.start_commit();
             state = self.shared.wait_for_change(state);
         }
     }
@@ -338,7 +356,7 @@ impl Store {
             return Err(StoreError::EpochOrder { current: state.durable.epoch, requested: epoch });
         }
         state.epoch_request = Some((epoch, incarnation));
-        self.shared.work.notify_one();
+        self.start_commit();
         while state.durable.epoch < epoch {
             state.check()?;
             state = self.shared.wait_for_change(state);
@@ -356,6 +374,7 @@ impl Store {
         state.check()?;
         state.fold.requested += 1;
         let ticket = state.fold.requested;
+        self.start_commit();
         self.shared.background.notify_one();
         while state.fold.completed < ticket {
             state.check()?;
@@ -392,7 +411,7 @@ impl Store {
     fn shut_down(&mut self) -> Result<(), StoreError> {
         let Some(committer) = self.committer.take() else { return Ok(()) };
         self.shared.lock().closing = true;
-        self.shared.work.notify_one();
+        self.start_commit();
         // Both threads catch their panics and poison the store with them, so a failed join has been reported.
         let _ = committer.join();
         let base = self.background.take().and_then(|thread| thread.join().ok());

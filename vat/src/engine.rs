@@ -42,14 +42,25 @@ pub trait Outputs {
 
     /// The turn was handed to the checkpoint: whatever is said from now on may be its consequence, and waits
     /// until it is durable. Called before the turn's result is returned to anyone.
-    fn produced(&self, turn: u64);
+    fn produced(&self, turn: u64) -> CommitStart;
+}
+
+/// Who has the checkpoint begin to commit a turn that was handed to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitStart {
+    /// The engine, at once.
+    Now,
+    /// The host, with [`Engine::start_commit`], when it has run the turns that can run now: they share a frame.
+    ByHost,
 }
 
 /// Nobody hears anything before the host has waited for the checkpoint itself.
 pub struct NoOutputs;
 
 impl Outputs for NoOutputs {
-    fn produced(&self, _turn: u64) {}
+    fn produced(&self, _turn: u64) -> CommitStart {
+        CommitStart::Now
+    }
 }
 
 /// Runs the turns of one vat over its checkpoint.
@@ -116,6 +127,11 @@ impl Engine {
     /// [`StoreError::Poisoned`] after the first error of the disk.
     pub fn healthy(&self) -> Result<(), StoreError> {
         self.store.poisoned().map_or(Ok(()), |cause| Err(StoreError::Poisoned { cause }))
+    }
+
+    /// Has the checkpoint begin to commit the turns that were left to the host ([`CommitStart::ByHost`]).
+    pub fn start_commit(&self) {
+        self.store.start_commit();
     }
 
     /// Runs one turn. All of its changes become durable together, or none.
@@ -201,9 +217,12 @@ impl Engine {
                 value: value.clone(),
             })
             .collect();
-        self.store.submit(TurnDelta { turn, changes })?;
+        self.store.queue(TurnDelta { turn, changes })?;
         self.newest.set(turn);
-        self.outputs.produced(turn);
+        match self.outputs.produced(turn) {
+            CommitStart::Now => self.start_commit(),
+            CommitStart::ByHost => {}
+        }
         let mut awake = self.awake.borrow_mut();
         for ((space, name), value) in staged {
             let Some(rows) = awake.get_mut(&space) else { continue };

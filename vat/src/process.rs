@@ -29,7 +29,10 @@ use std::{
 
 use checkpoint::{Durable, FileDisk, Position, Protection, Store, StoreError, StoreOptions};
 use schemas::{Address, Coded, ErrorCode, State, Timestamp, VatId, vat_capnp};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
 use transport::{BindError, Endpoint, EndpointConfig, LocalListener, OutputGate};
 use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver, ResolverConfig};
 
@@ -41,7 +44,7 @@ use crate::{
     Kinds,
     config::{Config, Witness},
     core::{Vat, VatError},
-    engine::{Clock, Outputs},
+    engine::{Clock, CommitStart, Outputs},
     home::{Home, HomeError, Name, make_folder},
     limits::{ANNOUNCE_DEADLINE, DRAIN_DEADLINE, REVIEW_INTERVAL, WITNESS_DEADLINE},
     object::wire_error,
@@ -223,12 +226,15 @@ pub async fn run(
         // Nothing was promised to anyone yet.
         () = &mut stop => return Ok(()),
     };
-    let committed = tokio::task::spawn_local(awake.clone().follow_committer(durable));
+    let committing = [
+        tokio::task::spawn_local(awake.clone().start_commits()),
+        tokio::task::spawn_local(awake.clone().follow_committer(durable)),
+    ];
     let outcome = match awake.clone().live(home, &seen, stop, report).await {
         Ok(()) => awake.fall_asleep().await,
         Err(error) => Err(error),
     };
-    committed.abort();
+    committing.iter().for_each(JoinHandle::abort);
     awake.endpoint.close().await;
     outcome
 }
@@ -272,6 +278,8 @@ pub(crate) fn witness_resolver(endpoint: &Endpoint, config: &Config) -> Resolver
 struct Opened {
     vat: Rc<Vat>,
     gate: OutputGate,
+    /// Told of every turn that waits to be committed.
+    has_turns: Rc<Notify>,
 }
 
 fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::UnboundedReceiver<Durable>), RunError> {
@@ -287,24 +295,31 @@ fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::Unbound
     let protection = Protection::KeyFile(places.key_file);
     let store = Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options)?;
     let gate = OutputGate::new(store.durable().turn);
-    let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), Box::new(GateOutputs(gate.clone())))?);
-    Ok((Opened { vat, gate }, durable))
+    let has_turns = Rc::new(Notify::new());
+    let outputs = GateOutputs { gate: gate.clone(), has_turns: has_turns.clone() };
+    let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), Box::new(outputs))?);
+    Ok((Opened { vat, gate, has_turns }, durable))
 }
 
-/// What the engine tells the output gate.
-struct GateOutputs(OutputGate);
+/// What the engine tells the output gate, and whoever starts the commits.
+struct GateOutputs {
+    gate: OutputGate,
+    has_turns: Rc<Notify>,
+}
 
 impl Outputs for GateOutputs {
     fn turn_begins(&self) {
-        self.0.turn_begins();
+        self.gate.turn_begins();
     }
 
     fn turn_ends(&self) {
-        self.0.turn_ends();
+        self.gate.turn_ends();
     }
 
-    fn produced(&self, turn: u64) {
-        self.0.produced(turn);
+    fn produced(&self, turn: u64) -> CommitStart {
+        self.gate.produced(turn);
+        self.has_turns.notify_one();
+        CommitStart::ByHost
     }
 }
 
@@ -357,6 +372,8 @@ pub(crate) struct Awake {
     name: Name,
     vat: Rc<Vat>,
     gate: OutputGate,
+    /// Told of every turn that waits to be committed.
+    has_turns: Rc<Notify>,
     endpoint: Endpoint,
     record: Rc<OwnRecord>,
     publisher: Publisher,
@@ -387,7 +404,7 @@ impl Awake {
         epoch: u64,
         incarnation: [u8; 16],
     ) -> Rc<Self> {
-        let Opened { vat, gate } = opened;
+        let Opened { vat, gate, has_turns } = opened;
         let advertise = config.advertise.value.clone();
         let addresses = addresses::find(&endpoint, resolver.path(), &advertise).await;
         let path = resolver.path().to_vec();
@@ -399,6 +416,7 @@ impl Awake {
             name,
             vat,
             gate,
+            has_turns,
             endpoint,
             record,
             publisher,
@@ -412,6 +430,15 @@ impl Awake {
             poisoned: Notify::new(),
             published_turn: Cell::new(0),
         })
+    }
+
+    /// Starts commits. It is woken by the first turn, but scheduled behind the session whose calls are being
+    /// carried out: all that came in one piece is committed in one frame (R4).
+    async fn start_commits(self: Rc<Self>) {
+        loop {
+            self.has_turns.notified().await;
+            self.vat.engine().start_commit();
+        }
     }
 
     /// Opens the gate as the committer makes turns durable, and shuts it for good when the disk fails.

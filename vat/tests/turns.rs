@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use schemas::Timestamp;
 use vat::{
     ObjectError,
-    engine::{Clock, Engine, Outputs},
+    engine::{Clock, CommitStart, Engine, Outputs},
 };
 
 const SPACE: u64 = 16;
@@ -38,8 +38,9 @@ fn engine(store: Store) -> (Rc<Engine>, Rc<RefCell<Vec<u64>>>) {
 struct Told(Rc<RefCell<Vec<u64>>>);
 
 impl Outputs for Told {
-    fn produced(&self, turn: u64) {
+    fn produced(&self, turn: u64) -> CommitStart {
         self.0.borrow_mut().push(turn);
+        CommitStart::Now
     }
 }
 
@@ -131,6 +132,25 @@ fn the_gate_hears_of_a_turn_before_anyone_hears_its_result() {
         put(&engine, b"a", &expected.to_be_bytes());
         assert_eq!(produced.borrow().last(), Some(&expected), "told by the time the turn returns");
     }
+}
+
+#[test]
+fn a_host_that_starts_the_commits_gets_one_frame_for_the_turns_in_between() {
+    struct Later;
+    impl Outputs for Later {
+        fn produced(&self, _turn: u64) -> CommitStart {
+            CommitStart::ByHost
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let engine = Engine::new(store(folder.path(), true), clock(), Box::new(Later));
+    let before = engine.durable().sequence;
+    for value in 1..=5_u64 {
+        put(&engine, b"a", &value.to_be_bytes());
+    }
+    engine.start_commit();
+    engine.store().wait_durable(5).unwrap();
+    assert_eq!(engine.durable().sequence, before + 1);
 }
 
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
 };
 
@@ -218,6 +219,40 @@ fn one_sync_per_group_also_when_segments_change_and_folds_run() {
     assert!(created > 5 && groups.load(Ordering::SeqCst) > 1);
     // Segments are numbered from 0, and the first one was made with the store.
     assert_eq!(journal_syncs(&disk) - before, groups.load(Ordering::SeqCst) + created);
+}
+
+#[test]
+fn turns_that_are_queued_in_a_row_share_one_frame_and_one_sync() {
+    let disk = SimulatedDisk::new();
+    let (reports, told) = mpsc::channel();
+    let on_durable = move |event| reports.send(event).unwrap();
+    let store = create(&disk, StoreOptions { on_durable: Some(Box::new(on_durable)), ..no_folds() }).unwrap();
+    let before = (journal_syncs(&disk), store.durable().sequence);
+    for turn in 1..=5 {
+        store.queue(TurnDelta { turn, changes: vec![set(0, b"name", &[1])] }).unwrap();
+    }
+    store.start_commit();
+    assert_eq!(told.recv().unwrap(), Durable::Turn(5), "the committer was idle, so nobody had been told before");
+    assert_eq!((journal_syncs(&disk), store.durable().sequence), (before.0 + 1, before.1 + 1));
+}
+
+#[test]
+fn whoever_waits_for_a_queued_turn_starts_its_commit() {
+    let queue = |store: &Store, turn| store.queue(TurnDelta { turn, changes: vec![set(0, b"n", &[1])] }).unwrap();
+    let disk = SimulatedDisk::new();
+    let store = create(&disk, StoreOptions { group_turns: 2, ..no_folds() }).unwrap();
+    queue(&store, 1);
+    store.wait_durable(1).unwrap();
+    queue(&store, 2);
+    store.begin_epoch(1, [1; 16]).unwrap();
+    assert_eq!(store.durable().turn, 2);
+    queue(&store, 3);
+    store.fold().unwrap();
+    assert_eq!(store.durable().turn, 3);
+    // The queue has room for two.
+    (4..=7).for_each(|turn| queue(&store, turn));
+    store.close().unwrap();
+    assert_eq!(open(&disk, no_folds()).unwrap().durable().turn, 7);
 }
 
 #[test]
