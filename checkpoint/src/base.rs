@@ -19,6 +19,7 @@
 
 mod backend;
 mod tally;
+mod walk;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -30,6 +31,7 @@ use redb::{AccessGuard, Database, Durability, ReadOnlyTable, ReadableDatabase, R
 use serde::{Deserialize, Serialize};
 
 use self::tally::{Buckets, Changed, Tallied};
+pub(crate) use self::walk::Visit;
 use crate::{
     disk::{Disk, DiskFile},
     error::{Damage, StoreError},

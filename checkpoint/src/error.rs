@@ -59,6 +59,12 @@ pub enum StoreError {
         /// The database's own words.
         source: Arc<redb::Error>,
     },
+    /// The file is not an image, or not one any more.
+    #[error("{} is not an image of a vat", path.display())]
+    NotAnImage {
+        /// The file.
+        path: PathBuf,
+    },
     /// Written by a program that is newer than this one.
     #[error("{} has format {found}, this program knows {known}", path.display())]
     Version {
@@ -145,12 +151,12 @@ pub enum StoreError {
     },
     /// The store is sealed and no key was given, or it is not sealed and a key was given.
     #[error(
-        "the store {} is {}, and was to be opened as one that is {}",
-        directory.display(), sealed_or_not(*sealed), sealed_or_not(!*sealed)
+        "{} is {}, and was to be opened as one that is {}",
+        path.display(), sealed_or_not(*sealed), sealed_or_not(!*sealed)
     )]
     Protection {
-        /// The store.
-        directory: PathBuf,
+        /// The keyslots file, or the image.
+        path: PathBuf,
         /// Whether the store is sealed.
         sealed: bool,
     },
@@ -244,6 +250,7 @@ impl Coded for StoreError {
             Self::Occupied { .. } => ErrorCode::VatExists,
             Self::Missing { .. } => ErrorCode::CheckpointMissing,
             Self::Damaged { .. } | Self::Base { .. } => ErrorCode::CheckpointDamaged,
+            Self::NotAnImage { .. } => ErrorCode::ImageInvalid,
             Self::Version { .. } => ErrorCode::CheckpointVersion,
             Self::WrongVat { .. } => ErrorCode::CheckpointWrongVat,
             Self::DiskFull { .. } => ErrorCode::CheckpointDiskFull,
@@ -331,6 +338,12 @@ pub enum Damage {
     /// The database panicked: nothing that it wrote itself makes it do so.
     #[error("the database could not make sense of it")]
     BasePanicked,
+    /// An image ends before its end.
+    #[error("it was cut off: the rest is missing")]
+    CutOff,
+    /// There is something after the end of an image.
+    #[error("there is more data after its end")]
+    Trailing,
     /// The checksum of the keyslots file does not fit.
     #[error("its checksum does not fit")]
     Checksum,

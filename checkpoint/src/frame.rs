@@ -7,7 +7,7 @@
 //! ```text
 //!   0   8  magic, `vatframe`                       64  16  vat tag
 //!   8   2  version of the format, 1                80  16  incarnation
-//!  10   1  kind: 1 genesis, 2 epoch, 3 turns       96  32  salt
+//!  10   1  kind                                    96  32  salt
 //!  11   1  protection: 1 sealed, 2 plain          128  32  commitment
 //!  12   4  extent: the whole frame, in bytes      160   …  body
 //!  16   8  group                                   -16 16  tag
@@ -17,6 +17,7 @@
 //!  48  16  store id
 //! ```
 //!
+//! * **kind**: in a journal 1 genesis, 2 epoch, 3 turns; in an [image](crate::image) 4 image, 5 rows, 6 end.
 //! * **commitment**: sealed, the second half of HKDF-SHA256(root key, salt, context ‖ header before the
 //!   commitment), whose first half is the key of the body; plain, SHA-256(context ‖ the same bytes). Checked
 //!   first. A header whose commitment fits was written by this store, whatever became of its body.
@@ -38,7 +39,7 @@ pub(crate) const HEADER_LENGTH: usize = 160;
 /// The version of the format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT_VERSION: u16 = 1;
 /// The highest number of a kind that this program knows.
-pub(crate) const NEWEST_KIND: u16 = 3;
+pub(crate) const NEWEST_KIND: u16 = 6;
 /// Begins every sector of a plain frame after the first.
 pub(crate) const STAMP: u8 = 0xff;
 
@@ -56,6 +57,9 @@ pub(crate) enum Kind {
     Genesis,
     Epoch,
     Turns,
+    Image,
+    ImageRows,
+    ImageEnd,
 }
 
 impl Kind {
@@ -64,11 +68,15 @@ impl Kind {
             Self::Genesis => 1,
             Self::Epoch => 2,
             Self::Turns => 3,
+            Self::Image => 4,
+            Self::ImageRows => 5,
+            Self::ImageEnd => 6,
         }
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Genesis, Self::Epoch, Self::Turns].into_iter().find(|kind| kind.number() == number)
+        let kinds = [Self::Genesis, Self::Epoch, Self::Turns, Self::Image, Self::ImageRows, Self::ImageEnd];
+        kinds.into_iter().find(|kind| kind.number() == number)
     }
 }
 
@@ -132,6 +140,20 @@ pub(crate) fn seal(
 
 /// Reads the header at the beginning of `sector`, which has at least [`HEADER_LENGTH`] bytes.
 pub(crate) fn parse(keys: &Keys, sector: &[u8]) -> Result<Authentic, HeaderError> {
+    let authentic = parse_of_any_vat(keys, sector)?;
+    if vat_tag(&authentic.bytes) == keys.vat_tag() { Ok(authentic) } else { Err(HeaderError::OtherVat) }
+}
+
+/// The vat tag in the header of a frame.
+pub(crate) fn vat_tag(frame: &[u8]) -> [u8; 16] {
+    let mut tag = [0; 16];
+    tag.copy_from_slice(&frame[64..80]);
+    tag
+}
+
+/// Like [`parse`], but leaves it to the caller to compare the [`vat_tag`]: who opens an image learns from its
+/// first frame which vat it is of.
+pub(crate) fn parse_of_any_vat(keys: &Keys, sector: &[u8]) -> Result<Authentic, HeaderError> {
     let bytes: [u8; HEADER_LENGTH] =
         sector.get(..HEADER_LENGTH).and_then(|bytes| bytes.try_into().ok()).ok_or(HeaderError::NotAuthentic)?;
     if &bytes[..8] != MAGIC {
@@ -153,9 +175,6 @@ pub(crate) fn parse(keys: &Keys, sector: &[u8]) -> Result<Authentic, HeaderError
         return Err(HeaderError::OtherStore);
     }
     let kind = Kind::from_number(bytes[10]).ok_or(HeaderError::Kind(bytes[10]))?;
-    if field::<16>(&bytes, 64) != keys.vat_tag() {
-        return Err(HeaderError::OtherVat);
-    }
     let extent = usize::try_from(u32::from_le_bytes(field(&bytes, 12))).map_err(|_| HeaderError::NotAuthentic)?;
     let protection = if keys.is_sealed() { SEALED } else { PLAIN };
     if bytes[11] != protection || extent < SECTOR_BYTES || !extent.is_multiple_of(SECTOR_BYTES) {

@@ -82,8 +82,14 @@ impl Keys {
             Root::Plain => derive(&[0; 32], &store, &[NAMES], names.as_mut()),
         }
         let mut keys = Self { root, names, store, vat, vat_tag: [0; 16] };
-        keys.vat_tag = keys.name(VAT_NAME, &vat);
+        keys.bind(vat);
         keys
+    }
+
+    /// The same keys for another vat.
+    pub(crate) fn bind(&mut self, vat: [u8; 32]) {
+        self.vat = vat;
+        self.vat_tag = self.name(VAT_NAME, &vat);
     }
 
     pub(crate) fn is_sealed(&self) -> bool {
@@ -123,6 +129,12 @@ impl Keys {
         let mut key = self.first_row_key(space);
         key[..16].copy_from_slice(&self.name(TALLY_NAME, &self.vat));
         key
+    }
+
+    /// Whether a key of the base is one of a tally of this vat. No row has such a key: the first 16 bytes of the
+    /// two are derived differently.
+    pub(crate) fn is_tally_key(&self, key: &RowKeyBytes) -> bool {
+        key[..16] == self.name(TALLY_NAME, &self.vat)
     }
 
     /// Stands for one row as the base stores it, in tallies. Its first bytes hold the salt, its last ones the

@@ -25,6 +25,7 @@ mod core_dumps;
 mod disk;
 mod error;
 mod frame;
+mod image;
 mod journal;
 mod key_file;
 mod keys;
@@ -41,4 +42,8 @@ mod vectors;
 pub use core_dumps::forbid_core_dumps;
 pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};
 pub use error::{Damage, LockHolder, StoreError};
-pub use store::{Change, Durable, Position, Protection, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta};
+pub use image::{Census, ImageHead, ImageReader};
+pub use store::{
+    Adoption, Change, Durable, Position, Protection, ReviseRow, RowKey, ScannedRow, Sizes, Store, StoreOptions,
+    TurnDelta,
+};

@@ -53,6 +53,14 @@ pub const BASE_CACHE_BYTES: usize = 4 << 20;
 /// The plaintext of a row is padded to a multiple of this many bytes.
 pub const ROW_PADDING_BYTES: usize = 64;
 
+/// A frame of an image is closed once its rows encode to this many bytes: large enough that the header and the
+/// padding of a frame cost nothing, small enough to be held several times over on a small machine.
+pub const IMAGE_FRAME_BYTES: usize = 256 << 10;
+
+/// Rows of an image go into the base in transactions of about this many bytes: each costs some syncs, and is
+/// held in memory.
+pub const IMPORT_BATCH_BYTES: u64 = 8 << 20;
+
 /// The longest keyslots file that is read, in bytes: about two hundred slots.
 pub const MAX_KEYSLOTS_BYTES: u64 = 64 << 10;
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 pub(crate) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// One layer of changed rows.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Overlay {
     spaces: HashMap<u64, Rows>,
 }

@@ -13,6 +13,7 @@ mod background;
 mod committer;
 mod lifecycle;
 mod state;
+mod transfer;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ use std::{
 };
 
 use self::state::Shared;
+pub use self::transfer::{Adoption, ReviseRow};
 use crate::{
     base::Base,
     disk::{Disk, DiskFile, LockGuard},

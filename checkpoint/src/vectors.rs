@@ -1,10 +1,13 @@
-//! The committed test vectors: every byte of a frame, a row and a keyslots file, as an independent
+//! The committed test vectors: every byte of a frame, a row, a keyslots file and an image, as an independent
 //! implementation writes them (`tests/vectors/generate.py`). They keep the formats final.
 
 use std::{collections::BTreeMap, path::Path};
 
+use schemas::Timestamp;
+
 use crate::{
     frame::{self, HEADER_LENGTH, Header, Kind},
+    image::{Census, ImageHead, ImageReader},
     keys::{Keys, Root, SecretBytes},
     keyslots::Keyslots,
     payload::{self, Bytes, Row},
@@ -61,7 +64,8 @@ fn frames() {
             kind: match vector.number("kind") {
                 1 => Kind::Genesis,
                 2 => Kind::Epoch,
-                _ => Kind::Turns,
+                3 => Kind::Turns,
+                other => panic!("the vectors have no kind {other}"),
             },
             group: vector.number("group"),
             sequence: vector.number("sequence"),
@@ -82,6 +86,7 @@ fn frames() {
             Kind::Genesis => assert!(payload::decode::<payload::Genesis>(opened).is_some()),
             Kind::Epoch => assert!(payload::decode::<payload::Epoch>(opened).is_some()),
             Kind::Turns => assert!(payload::decode::<payload::Turns<'_>>(opened).is_some()),
+            Kind::Image | Kind::ImageRows | Kind::ImageEnd => panic!("these stand in whole images"),
         }
     }
 }
@@ -121,5 +126,38 @@ fn keyslots() {
         assert_eq!(written.encode(), vector.bytes("keyslots"));
         let read = Keyslots::decode(Path::new("keyslots"), &vector.bytes("keyslots")).unwrap();
         assert_eq!(read.unwrap_with_key_file(&key_file).is_some(), vector.root().is_sealed());
+    }
+}
+
+#[test]
+fn images() {
+    let vectors = vectors("image");
+    assert_eq!(vectors.len(), 2);
+    for vector in vectors {
+        let bytes = vector.bytes("image");
+        let mut image = ImageReader::begin(Box::new(&bytes[..]), Path::new("image"), |keyslots| {
+            assert_eq!(keyslots.store, vector.array("store"));
+            Ok(vector.root())
+        })
+        .unwrap();
+        let expected = ImageHead {
+            vat: vector.array("vat"),
+            turn: vector.number("turn"),
+            epoch: vector.number("epoch"),
+            incarnation: vector.array("incarnation"),
+            created: Timestamp::from_micros(vector.number("created")),
+            label: String::from_utf8(vector.bytes("label")).unwrap(),
+        };
+        assert_eq!(*image.head(), expected);
+        let mut rows = Vec::new();
+        while let Some((key, value)) = image.next_row().unwrap() {
+            rows.push((key.space, key.name, value));
+        }
+        let all: Vec<u8> = (0..=255).collect();
+        let expected =
+            [(7, b"name".to_vec(), b"value".to_vec()), (7, Vec::new(), vec![0; 700]), (1 << 40, all, Vec::new())];
+        assert_eq!(rows, expected);
+        let census = Census { rows: vector.number("rows"), bytes: vector.number("bytes") };
+        assert_eq!(image.progress(), (bytes.len() as u64, census));
     }
 }

@@ -316,6 +316,9 @@ error_codes! {
     CheckpointWrongVat "checkpoint.wrong_vat" Integrity:
         "The stored frames belong to another vat or another store.";
         "Put every folder back where it was.";
+    ImageInvalid "image.invalid" Integrity:
+        "The file is not an image of a vat, or was damaged so badly that it is none any more.";
+        "Check that this is the file that `vat export` or `vat backup` wrote.";
     CheckpointDiskFull "checkpoint.disk_full" Limit:
         "The disk is full. Nothing that was acknowledged is lost, and nothing that is not durable was shown.";
         "Make room, then start the vat again.";

@@ -126,6 +126,34 @@ pub(super) fn fits(
         && sum(keys, tallies) == buckets.get(&bucket_of(tally_key)).copied().unwrap_or_default()
 }
 
+/// The rows of one space, added up one by one.
+#[derive(Default)]
+pub(super) struct Sum(Tally);
+
+impl Sum {
+    /// Adds a row, by its digest.
+    pub(super) fn add(&mut self, digest: &[u8; 32]) {
+        self.0.rows += 1;
+        xor(&mut self.0.digest, digest);
+    }
+
+    /// Whether these are the rows that a stored tally tells of.
+    pub(super) fn is(&self, keys: &Keys, key: &RowKeyBytes, sealed: &[u8]) -> bool {
+        open(keys, key, sealed) == Some(self.0)
+    }
+}
+
+/// Whether these are all tallies that there are.
+pub(super) fn add_up(keys: &Keys, buckets: &Buckets, tallies: &[(RowKeyBytes, Vec<u8>)]) -> bool {
+    let mut sums = Buckets::new();
+    for (key, sealed) in tallies {
+        let sum = sums.entry(bucket_of(key)).or_default();
+        sum.rows += 1;
+        xor(&mut sum.digest, &keys.row_digest(key, sealed));
+    }
+    sums == *buckets
+}
+
 /// The first and the last key that a tally in the bucket of this one can have.
 pub(super) fn bucket_range(tally_key: &RowKeyBytes) -> (RowKeyBytes, RowKeyBytes) {
     let (mut first, mut last) = (*tally_key, *tally_key);

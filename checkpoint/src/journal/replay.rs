@@ -175,6 +175,7 @@ impl Reader<'_> {
                 Kind::Genesis | Kind::Turns => {
                     header.epoch == self.at.epoch && header.incarnation == self.at.incarnation
                 }
+                Kind::Image | Kind::ImageRows | Kind::ImageEnd => false,
             };
         if !in_order {
             return Err(self.damaged(segment, place, Damage::Order));
@@ -197,6 +198,8 @@ impl Reader<'_> {
                 .filter(|epoch| epoch.previous == self.at.epoch && epoch.turn == self.at.turn)
                 .map(|_| self.at.turn),
             Kind::Turns => self.read_turns(payload),
+            // Refused above.
+            Kind::Image | Kind::ImageRows | Kind::ImageEnd => None,
         };
         let turn = turn.ok_or_else(|| self.damaged(segment, place, Damage::Contents))?;
         self.at = Boundary {

@@ -44,6 +44,7 @@ fn written(keys: &Keys, frames: &[Planned]) -> Vec<u8> {
                 let turns = planned.turns.iter().map(|turn| Turn { turn: *turn, changes: Vec::new() }).collect();
                 payload::append(&mut bytes, &Turns { turns });
             }
+            Kind::Image | Kind::ImageRows | Kind::ImageEnd => {}
         }
         epoch = planned.header.epoch;
         let salt = [journal.len() as u8; 32];
@@ -92,6 +93,10 @@ fn authentic_frames_that_contradict_each_other_are_refused() {
     assert_eq!(replayed(&keys, &written(&keys, &after)).unwrap(), (0, 1024));
     let back = [after[0], after[1], planned(Kind::Epoch, 3, 3, &[])];
     assert_eq!(damage(&keys, &back), Damage::Order, "an earlier epoch");
+    for kind in [Kind::Image, Kind::ImageRows, Kind::ImageEnd] {
+        assert_eq!(damage(&keys, &[planned(kind, 1, 0, &[])]), Damage::Order, "of an image");
+        assert_eq!(damage(&keys, &[genesis, planned(kind, 2, 0, &[])]), Damage::Order, "of an image");
+    }
     let mut incarnation = turns;
     incarnation.header.incarnation = [9; 16];
     assert_eq!(damage(&keys, &[genesis, incarnation]), Damage::Order, "another incarnation");

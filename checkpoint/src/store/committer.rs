@@ -60,12 +60,11 @@ fn commit_until_the_end(shared: &Shared, writer: &mut Writer, report: &dyn Fn(Du
             Work::Closed => return,
             Work::Poisoned => return report(Durable::Poisoned),
         };
-        let payload = |frame: &mut Vec<u8>| match append.kind {
-            Kind::Turns => {
+        let payload = |frame: &mut Vec<u8>| {
+            if append.kind == Kind::Turns {
                 payload::append(frame, &group.turns);
                 frame.extend_from_slice(&group.bytes);
-            }
-            Kind::Epoch | Kind::Genesis => {
+            } else {
                 payload::append(frame, &payload::Epoch { previous: before.epoch, turn: before.turn });
             }
         };

@@ -47,33 +47,69 @@ pub(super) fn create(
     protection: &Protection,
     options: StoreOptions,
 ) -> Result<Store, StoreError> {
-    let limits = Limits::of(&options)?;
-    create_directory(disk.as_ref(), directory)?;
-    let lock = lock(disk.as_ref(), directory)?;
-    let journal = Journal::new(Arc::clone(&disk), directory);
-    clear_unfinished(disk.as_ref(), directory, &journal)?;
+    Creation::begin(disk, directory, vat, protection, &options, &Boundary::START)?.finish(directory, options)
+}
 
-    let (keyslots, root) = new_keyslots(disk.as_ref(), protection)?;
-    let keys = Arc::new(Keys::new(root, keyslots.store, *vat));
-    let keyslots_new = directory.join(KEYSLOTS_NEW);
-    write_new(disk.as_ref(), &keyslots_new, &keyslots.encode())?;
-    // This syncs the folder, and so both names, before anything gets a name inside the journal.
-    create_directory(disk.as_ref(), journal.directory())?;
-    let segment = journal.create(0, limits.segment_bytes)?;
-    let mut writer = Writer::new(Arc::clone(&keys), segment, Boundary::START);
-    let genesis = Append { kind: Kind::Genesis, turn: 0, epoch: 0, incarnation: [0; 16] };
-    let no_switch = |number, length: u64| journal.create(number, limits.segment_bytes.max(length));
-    let from = writer.append(&genesis, |frame| payload::append(frame, &Genesis { vat: *vat }), no_switch)?;
-    let position = BasePosition { vat: *vat, turn: 0, from };
-    let base = Base::create(disk.as_ref(), &directory.join(BASE), &keys, &position)?;
-    sync_directory(disk.as_ref(), directory)?;
+/// A store that does not exist yet: everything is in its folder but the name that makes it one.
+pub(super) struct Creation {
+    disk: Arc<dyn Disk>,
+    keys: Arc<Keys>,
+    journal: Journal,
+    limits: Limits,
+    lock: Box<dyn LockGuard>,
+    base: Base,
+    position: BasePosition,
+    writer: Writer,
+}
 
-    let keyslots_path = directory.join(KEYSLOTS);
-    disk.rename(&keyslots_new, &keyslots_path).map_err(|e| StoreError::disk("rename", &keyslots_new, e))?;
-    sync_directory(disk.as_ref(), directory)?;
-    let snapshot = base.snapshot(&keys)?;
-    let overlay = Overlay::default();
-    Opened { keys, journal, limits, lock, base, snapshot, writer, overlay, unfolded: 0 }.start(directory, options)
+impl Creation {
+    /// Puts everything into the folder, for a vat that has come as far as `start` says.
+    pub(super) fn begin(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        vat: &[u8; 32],
+        protection: &Protection,
+        options: &StoreOptions,
+        start: &Boundary,
+    ) -> Result<Self, StoreError> {
+        let limits = Limits::of(options)?;
+        create_directory(disk.as_ref(), directory)?;
+        let lock = lock(disk.as_ref(), directory)?;
+        let journal = Journal::new(Arc::clone(&disk), directory);
+        clear_unfinished(disk.as_ref(), directory, &journal)?;
+
+        let (keyslots, root) = new_keyslots(disk.as_ref(), protection)?;
+        let keys = Arc::new(Keys::new(root, keyslots.store, *vat));
+        write_new(disk.as_ref(), &directory.join(KEYSLOTS_NEW), &keyslots.encode())?;
+        // This syncs the folder, and so both names, before anything gets a name inside the journal.
+        create_directory(disk.as_ref(), journal.directory())?;
+        let segment = journal.create(0, limits.segment_bytes)?;
+        let mut writer = Writer::new(Arc::clone(&keys), segment, *start);
+        let genesis =
+            Append { kind: Kind::Genesis, turn: start.turn, epoch: start.epoch, incarnation: start.incarnation };
+        let no_switch = |number, length: u64| journal.create(number, limits.segment_bytes.max(length));
+        let from = writer.append(&genesis, |frame| payload::append(frame, &Genesis { vat: *vat }), no_switch)?;
+        let position = BasePosition { vat: *vat, turn: start.turn, from };
+        let base = Base::create(disk.as_ref(), &directory.join(BASE), &keys, &position)?;
+        Ok(Self { disk, keys, journal, limits, lock, base, position, writer })
+    }
+
+    /// Puts rows into the base, which a later fold could not do before the vat's first turn.
+    pub(super) fn add(&self, rows: &Overlay) -> Result<(), StoreError> {
+        self.base.write(&self.keys, rows, &self.position)
+    }
+
+    /// Makes it a store.
+    pub(super) fn finish(self, directory: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        let Self { disk, keys, journal, limits, lock, base, writer, .. } = self;
+        sync_directory(disk.as_ref(), directory)?;
+        let (unfinished, keyslots) = (directory.join(KEYSLOTS_NEW), directory.join(KEYSLOTS));
+        disk.rename(&unfinished, &keyslots).map_err(|e| StoreError::disk("rename", &unfinished, e))?;
+        sync_directory(disk.as_ref(), directory)?;
+        let snapshot = base.snapshot(&keys)?;
+        let overlay = Overlay::default();
+        Opened { keys, journal, limits, lock, base, snapshot, writer, overlay, unfolded: 0 }.start(directory, options)
+    }
 }
 
 pub(super) fn open(
@@ -231,8 +267,8 @@ fn clear_unfinished(disk: &dyn Disk, directory: &Path, journal: &Journal) -> Res
     Ok(())
 }
 
-/// The keyslots of a new store, and its root key.
-fn new_keyslots(disk: &dyn Disk, protection: &Protection) -> Result<(Keyslots, Root), StoreError> {
+/// The keyslots of a new store, or of an image, and its root key.
+pub(super) fn new_keyslots(disk: &dyn Disk, protection: &Protection) -> Result<(Keyslots, Root), StoreError> {
     let mut store = [0; 16];
     random::fill(&mut store)?;
     match protection {
@@ -256,6 +292,16 @@ fn read_keyslots(disk: &dyn Disk, directory: &Path, protection: &Protection) -> 
         return Err(StoreError::damaged(&path, Damage::Length { found: file.len().map_err(failed)? }));
     };
     let keyslots = Keyslots::decode(&path, &bytes)?;
+    Ok((keyslots.store, unwrap(disk, &keyslots, &path, protection)?))
+}
+
+/// The root key that these keyslots wrap; `path` is where they stand.
+pub(super) fn unwrap(
+    disk: &dyn Disk,
+    keyslots: &Keyslots,
+    path: &Path,
+    protection: &Protection,
+) -> Result<Root, StoreError> {
     let root = match protection {
         // Never guess: a sealed store that somebody has replaced by a plain one must not be taken for it.
         Protection::KeyFile(_) if !keyslots.is_sealed() => None,
@@ -263,12 +309,11 @@ fn read_keyslots(disk: &dyn Disk, directory: &Path, protection: &Protection) -> 
         Protection::Plain => Some(Root::Plain),
         Protection::KeyFile(key) => {
             let key_file = key_file::load(disk, key)?;
-            let wrong = || StoreError::KeyWrong { key: key.clone(), path: path.clone() };
+            let wrong = || StoreError::KeyWrong { key: key.clone(), path: path.to_owned() };
             Some(keyslots.unwrap_with_key_file(&key_file).ok_or_else(wrong)?)
         }
     };
-    let mismatch = || StoreError::Protection { directory: directory.to_owned(), sealed: keyslots.is_sealed() };
-    Ok((keyslots.store, root.ok_or_else(mismatch)?))
+    root.ok_or_else(|| StoreError::Protection { path: path.to_owned(), sealed: keyslots.is_sealed() })
 }
 
 /// Makes a folder, durable with its name, if it is not there yet.

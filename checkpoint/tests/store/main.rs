@@ -8,5 +8,6 @@ mod crash;
 mod damage;
 mod faults;
 mod harness;
+mod images;
 mod model;
 mod protection;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes vectors.txt: frames, rows and a keyslots file from fixed keys and salts.
+"""Writes vectors.txt: frames, rows, keyslots files and images from fixed keys and salts.
 
 A second, independent implementation of the formats, from their description alone (HMAC from the standard
 library, AES-GCM from pyca/cryptography). The Rust tests compare every byte with what it wrote. The formats
@@ -117,6 +117,23 @@ def keyslots(root, store, key_file, salt):
     return whole + hashlib.sha256(whole).digest()
 
 
+def image(root, store, vat, slots, epoch, incarnation, head, frames, census):
+    """`frames` is a list of lists of rows. The salt of each frame is made of its number."""
+    out = b"vatimage" + struct.pack("<HHI", 1, 0, len(slots)) + slots
+    out += bytes(-len(out) % SECTOR)
+    payloads = [(4, vat + varint(head["turn"]) + varint(head["created"]) + data(head["label"]))]
+    for rows in frames:
+        encoded = b"".join(varint(space) + data(key) + data(value) for space, key, value in rows)
+        payloads.append((5, varint(len(rows)) + encoded))
+    payloads.append((6, varint(census[0]) + varint(census[1])))
+    previous = bytes(16)
+    for number, (kind, payload) in enumerate(payloads, 1):
+        salt = bytes([number]) * 32
+        whole = frame(root, store, vat, kind, number, number, epoch, incarnation, previous, salt, payload)
+        out, previous = out + whole, whole[-16:]
+    return out
+
+
 def write(kind, fields):
     print(f"\n[{kind}]")
     for key, value in fields.items():
@@ -146,6 +163,15 @@ def main():
             write("row", fields | dict(tally_key=tally_key))
         fields = dict(root=secret, store=store, key_file=bytes(range(200, 232)), salt=salt)
         write("keyslots", fields | dict(keyslots=keyslots(secret, store, fields["key_file"], salt)))
+    for secret in (root, b""):
+        fields = dict(root=secret, store=store, vat=vat, key_file=bytes(range(200, 232)), epoch=5)
+        fields |= dict(incarnation=incarnation, turn=300, created=1700000000000000, label=b"a vat")
+        rows = [(7, b"name", b"value"), (7, b"", bytes(700)), (1 << 40, bytes(range(256)), b"")]
+        slots = keyslots(secret, store, fields["key_file"], salt)
+        head = dict(turn=fields["turn"], created=fields["created"], label=fields["label"])
+        census = (3, sum(len(key) + len(value) for _, key, value in rows))
+        whole = image(secret, store, vat, slots, 5, incarnation, head, [rows[:2], rows[2:]], census)
+        write("image", fields | dict(rows=census[0], bytes=census[1], image=whole))
 
 
 main()

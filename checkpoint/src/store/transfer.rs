@@ -1,0 +1,185 @@
+//! A whole vat out of a store and into a store: export, import, and reading everything to see that it is whole.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    path::Path,
+    sync::Arc,
+};
+
+use schemas::Timestamp;
+
+use super::{Protection, RowKey, Store, StoreOptions, lifecycle};
+use crate::{
+    base::{Snapshot, Visit},
+    disk::Disk,
+    error::StoreError,
+    image::{Census, ImageHead, ImageReader, ImageWriter},
+    journal::Boundary,
+    limits::IMPORT_BATCH_BYTES,
+    overlay::Overlay,
+};
+
+/// Says what becomes of a row; `None` leaves it out.
+pub type ReviseRow<'a> = dyn FnMut(&RowKey, Vec<u8>) -> Option<Vec<u8>> + 'a;
+
+/// What becomes of a vat that is read from an image.
+pub enum Adoption<'a> {
+    /// It goes on: the same vat, at the turn and in the epoch of the image.
+    Continue,
+    /// It begins anew, at turn 0 and in epoch 0, as another vat.
+    Anew {
+        /// The new vat.
+        vat: [u8; 32],
+        /// Gives each row its new value.
+        row: &'a mut ReviseRow<'a>,
+    },
+}
+
+/// The state after one turn, while the store goes on.
+struct View {
+    base: Arc<Snapshot>,
+    /// What has changed after the base, newest first.
+    layers: [Option<Arc<Overlay>>; 2],
+    at: Boundary,
+}
+
+impl<'a> ImageReader<'a> {
+    /// Reads the beginning of an image: for whom it is sealed, and what it is a copy of. `path` is what errors
+    /// call `input`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAnImage`]; errors of the key (`key.*`); [`StoreError::Damaged`]; [`StoreError::Version`];
+    /// what `input` says.
+    pub fn open(
+        disk: &dyn Disk,
+        (input, path): (Box<dyn Read + 'a>, &Path),
+        holder: &Protection,
+    ) -> Result<Self, StoreError> {
+        Self::begin(input, path, |keyslots| lifecycle::unwrap(disk, keyslots, path, holder))
+    }
+}
+
+impl Store {
+    /// Writes the state after the newest submitted turn as an [image](crate::image), sealed for `holder`, and
+    /// tells `progress` how far it is. The store can be used meanwhile; turns after the first moment are not in the image.
+    ///
+    /// `path` is what errors call `output`. To make the bytes durable is the caller's business. Blocks on the disk,
+    /// first until that turn is durable: an image shows nothing that could still be undone.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`]; damage in the base, which poisons the store; what `output` says.
+    pub fn export(
+        &self,
+        disk: &dyn Disk,
+        (output, path): (&mut dyn Write, &Path),
+        holder: &Protection,
+        (label, created): (&str, Timestamp),
+        progress: &mut dyn FnMut(Census),
+    ) -> Result<(ImageHead, Census), StoreError> {
+        let view = self.view()?;
+        self.wait_durable(view.at.turn)?;
+        let head = ImageHead {
+            vat: self.shared.keys.vat(),
+            turn: view.at.turn,
+            epoch: view.at.epoch,
+            incarnation: view.at.incarnation,
+            created,
+            label: label.to_owned(),
+        };
+        let (keyslots, root) = lifecycle::new_keyslots(disk, holder)?;
+        let mut image = ImageWriter::begin(output, path, &keyslots, root, &head)?;
+        let mut failed = None;
+        self.walk(&view, &mut |space, name, value| {
+            let written = image.row(space, name, value);
+            progress(image.census());
+            // The disk of the image is not the disk of the store, which goes on.
+            written.map_err(|error| failed.insert(error).clone())
+        })
+        .map_err(|error| failed.take().unwrap_or_else(|| self.shared.poison(error)))?;
+        Ok((head, image.finish()?))
+    }
+
+    /// Reads every row after the newest submitted turn, and says how much there is. When this succeeds, no row is
+    /// missing and each is what was written. Blocks on the disk.
+    ///
+    /// What opening a store reads is not read again: the frames since the last fold.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`]; damage in the base, which poisons the store.
+    pub fn verify(&self, progress: &mut dyn FnMut(Census)) -> Result<Census, StoreError> {
+        let mut census = Census::default();
+        self.walk(&self.view()?, &mut |_, name, value| {
+            census.add(name, value);
+            progress(census);
+            Ok(())
+        })
+        .map_err(|error| self.shared.poison(error))?;
+        Ok(census)
+    }
+
+    /// Makes a new store, as [`Store::create`] does, of what is in an image. It exists, also after a crash, only
+    /// once the image was read to its end and found whole. Blocks on the disk and on the image.
+    ///
+    /// # Errors
+    /// As [`Store::create`] and [`ImageReader::next_row`].
+    pub fn import(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        protection: &Protection,
+        image: &mut ImageReader<'_>,
+        mut adoption: Adoption<'_>,
+        options: StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let head = image.head();
+        let (vat, start) = match &adoption {
+            Adoption::Continue => {
+                let (turn, epoch, incarnation) = (head.turn, head.epoch, head.incarnation);
+                (head.vat, Boundary { turn, epoch, incarnation, ..Boundary::START })
+            }
+            Adoption::Anew { vat, .. } => (*vat, Boundary::START),
+        };
+        let creation = lifecycle::Creation::begin(disk, directory, &vat, protection, &options, &start)?;
+        let (mut batch, mut bytes) = (Overlay::default(), 0);
+        while let Some((key, value)) = image.next_row()? {
+            let value = match &mut adoption {
+                Adoption::Continue => Some(value),
+                Adoption::Anew { row, .. } => row(&key, value),
+            };
+            let Some(value) = value else { continue };
+            bytes += (key.name.len() + value.len()) as u64;
+            batch.set(key.space, key.name, Some(value));
+            if bytes >= IMPORT_BATCH_BYTES {
+                creation.add(&batch)?;
+                (batch, bytes) = (Overlay::default(), 0);
+            }
+        }
+        creation.add(&batch)?;
+        creation.finish(directory, options)
+    }
+
+    fn view(&self) -> Result<View, StoreError> {
+        let state = self.shared.lock();
+        state.check()?;
+        let upper = Some(Arc::new(state.upper.clone()));
+        let at = Boundary { turn: state.submitted, ..state.durable };
+        Ok(View { base: Arc::clone(&state.base), layers: [upper, state.frozen.clone()], at })
+    }
+
+    /// Gives every row of a view to `visit`, each once.
+    fn walk(&self, view: &View, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let layers: Vec<&Overlay> = view.layers.iter().flatten().map(Arc::as_ref).collect();
+        let changed = |space, name: &[u8]| layers.iter().any(|layer| layer.get(space, name).is_some());
+        view.base.walk(&self.shared.keys, &mut |space, name, value| {
+            if changed(space, name) { Ok(()) } else { visit(space, name, value) }
+        })?;
+        let mut newest = BTreeMap::new();
+        for layer in layers.iter().rev() {
+            newest.extend(layer.rows().map(|(space, name, value)| ((space, name), value)));
+        }
+        newest.into_iter().try_for_each(|((space, name), value)| match value {
+            Some(value) => visit(space, name, value),
+            None => Ok(()),
+        })
+    }
+}
