@@ -65,6 +65,12 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// There is a file where the image was to go.
+    #[error("{} exists already, and is left alone", path.display())]
+    ImageExists {
+        /// The file.
+        path: PathBuf,
+    },
     /// Written by a program that is newer than this one.
     #[error("{} has format {found}, this program knows {known}", path.display())]
     Version {
@@ -251,6 +257,7 @@ impl Coded for StoreError {
             Self::Missing { .. } => ErrorCode::CheckpointMissing,
             Self::Damaged { .. } | Self::Base { .. } => ErrorCode::CheckpointDamaged,
             Self::NotAnImage { .. } => ErrorCode::ImageInvalid,
+            Self::ImageExists { .. } => ErrorCode::ImageExists,
             Self::Version { .. } => ErrorCode::CheckpointVersion,
             Self::WrongVat { .. } => ErrorCode::CheckpointWrongVat,
             Self::DiskFull { .. } => ErrorCode::CheckpointDiskFull,

@@ -29,6 +29,31 @@ interface Owner {
   vat @5 () -> (vat :Vat);
   sleep @6 () -> ();
   # Publishes a dormant record and ends the process, as Ctrl-C does.
+
+  export @7 (path :Text, holder :Holder, progress :Progress) -> (turn :UInt64, epoch :UInt64, amount :Amount);
+  # Writes an image of the vat into a new file, sealed for `holder`, durably.
+
+  verify @8 (progress :Progress) -> (amount :Amount);
+  # Reads everything that the checkpoint holds, to see that it is whole.
+}
+
+struct Holder {
+  # For whom an image is sealed.
+  union {
+    recipient @0 :Text;
+    # `vatkey:…`
+    passphrase @1 :Text;
+  }
+}
+
+struct Amount {
+  rows @0 :UInt64;
+  bytes @1 :UInt64;
+}
+
+interface Progress {
+  # Told how far a long piece of work is, now and then.
+  advanced @0 (amount :Amount) -> ();
 }
 
 struct Status {

@@ -319,6 +319,9 @@ error_codes! {
     ImageInvalid "image.invalid" Integrity:
         "The file is not an image of a vat, or was damaged so badly that it is none any more.";
         "Check that this is the file that `vat export` or `vat backup` wrote.";
+    ImageExists "image.exists" Conflict:
+        "There is a file of that name already. It was left alone.";
+        "Choose another name, or move the file away.";
     CheckpointDiskFull "checkpoint.disk_full" Limit:
         "The disk is full. Nothing that was acknowledged is lost, and nothing that is not durable was shown.";
         "Make room, then start the vat again.";

@@ -7,6 +7,8 @@
 //! A grant stores the hash of a secret and never the secret (DESIGN §3): whoever reads the checkpoint
 //! learns who was granted something, and can impersonate nobody.
 
+mod transfer;
+
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},

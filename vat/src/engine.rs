@@ -18,6 +18,7 @@ use std::{
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::Arc,
 };
 
 use checkpoint::{Change, Position, RowKey, Store, StoreError, TurnDelta};
@@ -65,7 +66,8 @@ impl Outputs for NoOutputs {
 
 /// Runs the turns of one vat over its checkpoint.
 pub struct Engine {
-    store: Store,
+    /// Shared with whoever reads it whole, on another thread: an export, a verification.
+    store: Arc<Store>,
     clock: Clock,
     outputs: Box<dyn Outputs>,
     awake: RefCell<HashMap<u64, Rows>>,
@@ -81,7 +83,7 @@ impl Engine {
     pub fn new(store: Store, clock: Clock, outputs: Box<dyn Outputs>) -> Self {
         let newest = Cell::new(store.position().turn);
         Self {
-            store,
+            store: Arc::new(store),
             clock,
             outputs,
             awake: RefCell::default(),
@@ -105,7 +107,7 @@ impl Engine {
 
     /// The checkpoint below.
     #[must_use]
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
@@ -115,10 +117,12 @@ impl Engine {
         (self.clock)()
     }
 
-    /// Gives the checkpoint back, to be closed.
-    #[must_use]
-    pub fn into_store(self) -> Store {
-        self.store
+    /// Closes the checkpoint (see [`Store::close`]). Somebody who still reads it closes it when done.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn close(self) -> Result<(), StoreError> {
+        Arc::into_inner(self.store).map_or(Ok(()), Store::close)
     }
 
     /// Whether the vat can still promise anything: a read must not look fine on one that cannot (R5).

@@ -200,7 +200,7 @@ proptest! {
                 }
                 Step::Reopen => {
                     let turn = current.newest_turn();
-                    let closed = Rc::try_unwrap(current).ok().expect("the only owner").into_store();
+                    let closed = Rc::try_unwrap(current).ok().expect("the only owner");
                     closed.close().unwrap();
                     current = engine(store(folder.path(), false)).0;
                     prop_assert_eq!(current.newest_turn(), turn);

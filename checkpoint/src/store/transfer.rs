@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
-    path::Path,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -12,12 +12,14 @@ use schemas::Timestamp;
 use super::{Protection, RowKey, Store, StoreOptions, lifecycle};
 use crate::{
     base::{Snapshot, Visit},
-    disk::Disk,
+    disk::{Disk, DiskFile},
     error::StoreError,
     image::{Census, ImageHead, ImageReader, ImageWriter},
     journal::Boundary,
+    key_file,
     limits::IMPORT_BATCH_BYTES,
     overlay::Overlay,
+    random,
 };
 
 /// Says what becomes of a row; `None` leaves it out.
@@ -58,6 +60,52 @@ impl<'a> ImageReader<'a> {
     ) -> Result<Self, StoreError> {
         Self::begin(input, path, |keyslots| lifecycle::unwrap(disk, keyslots, path, holder))
     }
+
+    /// The same for a file.
+    ///
+    /// # Errors
+    /// As [`ImageReader::open`]; [`StoreError::Missing`].
+    pub fn open_file(disk: &dyn Disk, path: &Path, holder: &Protection) -> Result<Self, StoreError> {
+        let file = disk.open_to_read(path).map_err(|e| StoreError::disk("open", path, e))?;
+        Self::open(disk, (Box::new(Sequential { file, offset: 0 }), path), holder)
+    }
+}
+
+/// A file, from its beginning on.
+struct Sequential {
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+}
+
+impl Write for Sequential {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all_at(self.offset, bytes)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Sequential {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.file.len()?.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let length = left.min(buffer.len());
+        self.file.read_at(self.offset, &mut buffer[..length])?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
+
+/// A name beside `path` under which its contents are written. Random, so that what a crash has left is in nobody's
+/// way.
+fn unfinished_name(path: &Path) -> Result<PathBuf, StoreError> {
+    let mut random = [0; 4];
+    random::fill(&mut random)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(path.with_file_name(format!(".{name}.{:08x}.unfinished", u32::from_le_bytes(random))))
 }
 
 impl Store {
@@ -98,6 +146,51 @@ impl Store {
         })
         .map_err(|error| failed.take().unwrap_or_else(|| self.shared.poison(error)))?;
         Ok((head, image.finish()?))
+    }
+
+    /// The same, into a new file for its owner only (mode 0600), durably: the file has its name only once it is
+    /// whole. A file that has the name already is left alone.
+    ///
+    /// # Errors
+    /// As [`Store::export`]; [`StoreError::ImageExists`].
+    pub fn export_to_file(
+        &self,
+        disk: &dyn Disk,
+        path: &Path,
+        holder: &Protection,
+        label: (&str, Timestamp),
+        progress: &mut dyn FnMut(Census),
+    ) -> Result<(ImageHead, Census), StoreError> {
+        let unfinished = unfinished_name(path)?;
+        let written = self.write_file(disk, &unfinished, holder, label, progress).and_then(|written| {
+            disk.rename_new(&unfinished, path).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => StoreError::ImageExists { path: path.to_owned() },
+                _ => StoreError::disk("rename", &unfinished, error),
+            })?;
+            let folder = key_file::parent(path);
+            disk.sync_directory(folder).map_err(|e| StoreError::disk("sync", folder, e))?;
+            Ok(written)
+        });
+        if written.is_err() {
+            // The reason is reported; what may be left has a name that says what it is.
+            let _ = disk.remove(&unfinished);
+        }
+        written
+    }
+
+    fn write_file(
+        &self,
+        disk: &dyn Disk,
+        path: &Path,
+        holder: &Protection,
+        label: (&str, Timestamp),
+        progress: &mut dyn FnMut(Census),
+    ) -> Result<(ImageHead, Census), StoreError> {
+        let file = disk.create(path).map_err(|e| StoreError::disk("create", path, e))?;
+        let mut output = Sequential { file: Arc::clone(&file), offset: 0 };
+        let written = self.export(disk, (&mut output, path), holder, label, progress)?;
+        file.sync_data().map_err(|e| StoreError::disk("sync", path, e))?;
+        Ok(written)
     }
 
     /// Reads every row after the newest submitted turn, and says how much there is. When this succeeds, no row is

@@ -306,6 +306,59 @@ fn an_export_that_cannot_be_written_leaves_the_store_as_it_was() {
 }
 
 #[test]
+fn a_file_is_there_whole_or_not_at_all_whatever_fails() {
+    let path = Path::new("/a.image");
+    let to_file = |disk: &Arc<SimulatedDisk>, store: &Store| {
+        let label = ("a vat", Timestamp::from_seconds(1_700_000_000));
+        store.export_to_file(disk.as_ref(), path, &holder(), label, &mut |_| {})
+    };
+    // On a disk of its own, as a backup should be: the store's calls are not counted.
+    let of_store = SimulatedDisk::new();
+    let (store, _) = small(&of_store);
+    let whole = SimulatedDisk::new();
+    let (head, _) = to_file(&whole, &store).unwrap();
+    let calls = whole.calls();
+    let rows = contents(&store).unwrap();
+    let is_whole = |disk: &Arc<SimulatedDisk>| {
+        let mut reader = ImageReader::open_file(disk.as_ref(), path, &holder()).unwrap();
+        assert_eq!(reader.head(), &head);
+        let mut found = Rows::new();
+        while let Some((RowKey { space, name }, value)) = reader.next_row().unwrap() {
+            found.insert((space, name), value);
+        }
+        assert_eq!(found, rows);
+    };
+    is_whole(&whole);
+    let refused = to_file(&whole, &store).unwrap_err();
+    assert!(matches!(refused, StoreError::ImageExists { .. }), "{refused}");
+    is_whole(&whole);
+    assert_eq!(whole.files(), [Path::new("/a.image"), Path::new("/image.key")]);
+
+    for call in 1..=calls {
+        let disk = SimulatedDisk::new();
+        disk.inject(call, Fault::Short);
+        if to_file(&disk, &store).is_ok() || disk.contents(path).is_some() {
+            is_whole(&disk.copy());
+        } else {
+            to_file(&disk, &store).unwrap();
+        }
+    }
+    let length = whole.history().len();
+    for operations in 0..=length {
+        let mut history = whole.history();
+        history.advance(operations);
+        for seed in 0..8 {
+            let disk = history.crash(seed);
+            if disk.contents(path).is_some() {
+                is_whole(&disk);
+            } else {
+                assert!(operations < length, "it was said to be durable");
+            }
+        }
+    }
+}
+
+#[test]
 fn damage_in_the_base_ends_an_export_and_a_verification() {
     for verify in [true, false] {
         let disk = plain_store_with_a_damaged_row();

@@ -139,7 +139,7 @@ fn put_back(vat: Box<Vat>) -> Result<(), Failure> {
     drop(vat);
     engine.store().wait_durable(engine.newest_turn())?;
     match Rc::try_unwrap(engine) {
-        Ok(engine) => Ok(engine.into_store().close()?),
+        Ok(engine) => Ok(engine.close()?),
         // An object still holds the engine; dropping the last handle closes the store as well.
         Err(_) => Ok(()),
     }

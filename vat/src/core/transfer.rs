@@ -1,0 +1,58 @@
+//! A vat out of an image: the same one going on, or a copy that is another vat (R8).
+
+use std::{path::Path, sync::Arc};
+
+use checkpoint::{Adoption, Disk, ImageReader, Protection, RowKey, Store, StoreOptions};
+use schemas::{IdentityKey, VatId};
+
+use super::{ROW_SEED, SPACE_GRANTS, SPACE_IDENTITY, Vat, VatError};
+use crate::{
+    engine::{Clock, NoOutputs},
+    kinds::Kinds,
+};
+
+impl Vat {
+    /// Makes the checkpoint of the vat that an image shows, at the turn and in the epoch of the image, and opens
+    /// it. Nothing is left in `directory` that could be opened if the image is not whole.
+    ///
+    /// The vat must not run before a witness was asked (R7): the image may be an old one.
+    ///
+    /// # Errors
+    /// What the image or the checkpoint refuses; [`VatError::NotAVat`], [`VatError::UnknownKind`].
+    pub fn import(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        protection: &Protection,
+        image: &mut ImageReader<'_>,
+        (kinds, clock): (Kinds, Clock),
+    ) -> Result<Self, VatError> {
+        let not_an_id = |_| VatError::NotAVat("the image names a vat that cannot exist");
+        let id = VatId::from_bytes(image.head().vat).map_err(not_an_id)?;
+        let store =
+            Store::import(disk, directory, protection, image, Adoption::Continue, StoreOptions::default())?;
+        Self::open(store, id, kinds, clock, Box::new(NoOutputs))
+    }
+
+    /// The same for a new vat that begins with the objects of the old one: its identity is new, it was never
+    /// awake, and nobody was granted anything of it. References to the old vat do not open it.
+    ///
+    /// # Errors
+    /// As [`Vat::import`]; [`VatError::Random`].
+    pub fn import_as_copy(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        protection: &Protection,
+        image: &mut ImageReader<'_>,
+        (kinds, clock): (Kinds, Clock),
+    ) -> Result<Self, VatError> {
+        let key = IdentityKey::generate()?;
+        let mut row = |row: &RowKey, value: Vec<u8>| match row.space {
+            SPACE_IDENTITY => (row.name == ROW_SEED).then(|| key.seed().to_vec()),
+            SPACE_GRANTS => None,
+            _ => Some(value),
+        };
+        let adoption = Adoption::Anew { vat: *key.id().as_bytes(), row: &mut row };
+        let store = Store::import(disk, directory, protection, image, adoption, StoreOptions::default())?;
+        Self::open(store, key.id(), kinds, clock, Box::new(NoOutputs))
+    }
+}
