@@ -9,6 +9,7 @@
 //! ```text
 //! <store>/lock                 who has it open
 //! <store>/keyslots             the root key, wrapped; the store's id and version
+//! <store>/keyslots.lock        who is changing it
 //! <store>/journal/*.segment    frames: what happened since the last fold
 //! <store>/base.redb            rows as of the last fold
 //! ```
@@ -32,13 +33,20 @@ mod keyslots;
 pub mod limits;
 mod overlay;
 mod payload;
+mod protection;
 mod random;
+mod secrets;
 pub mod simulated;
 mod store;
+mod store_keys;
 #[cfg(test)]
 mod vectors;
 
 pub use core_dumps::forbid_core_dumps;
 pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};
 pub use error::{Damage, LockHolder, StoreError};
-pub use store::{Change, Durable, Position, Protection, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta};
+pub use keyslots::{SlotId, SlotKind};
+pub use protection::{Holder, Protection};
+pub use secrets::{Passphrase, RecipientKey, StoreKey};
+pub use store::{Change, Durable, Position, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta};
+pub use store_keys::{SlotInfo, add_holder, remove_holder, rotate_key_file, slots};

@@ -8,5 +8,6 @@ mod crash;
 mod damage;
 mod faults;
 mod harness;
+mod keys;
 mod model;
 mod protection;
