@@ -9,7 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use schemas::{Coded, ErrorCode, Timestamp};
+use schemas::{Coded, ErrorCode, Recipient, Timestamp};
+
+use crate::{
+    keyslots::{SlotId, SlotKind},
+    limits::{MAX_PASSPHRASE_BYTES, MIN_PASSPHRASE_CHARACTERS},
+};
 
 /// Why a store could not be created, opened, read or written.
 ///
@@ -147,13 +152,115 @@ pub enum StoreError {
         /// Its length, in bytes.
         found: u64,
     },
-    /// The key does not unlock this store.
+    /// The credential is not there.
+    #[error("the credential {} is not there", path.display())]
+    CredentialMissing {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// The credential can be written by others, or read by everybody.
+    #[error("the credential {} has mode {mode:04o} and belongs to user {owner}, so others can use it", path.display())]
+    CredentialAccess {
+        /// Where it is.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// The user id of its owner.
+        owner: u32,
+    },
+    /// The name of a credential leads out of its folder.
+    #[error("{name:?} is not the name of a credential")]
+    CredentialName {
+        /// The name.
+        name: String,
+    },
+    /// The key file, or the credential, does not unlock this store.
     #[error("{} does not unlock {}", key.display(), path.display())]
     KeyWrong {
         /// The key file.
         key: PathBuf,
-        /// The keyslots file.
+        /// The store, or the file that was to be unlocked.
         path: PathBuf,
+    },
+    /// The passphrase does not unlock this store.
+    #[error("this passphrase does not unlock {}", path.display())]
+    PassphraseWrong {
+        /// The store, or the file that was to be unlocked.
+        path: PathBuf,
+    },
+    /// The store is sealed for other recipients.
+    #[error("{} is not sealed for {recipient}", path.display())]
+    RecipientWrong {
+        /// The public half of the key that was tried.
+        recipient: Recipient,
+        /// The store, or the file that was to be unlocked.
+        path: PathBuf,
+    },
+    /// The key that the caller supplied does not unlock this store.
+    #[error("the key that was given does not unlock {}", path.display())]
+    GivenKeyWrong {
+        /// The store, or the file that was to be unlocked.
+        path: PathBuf,
+    },
+    /// Nothing of this kind unlocks this store.
+    #[error("{} cannot be unlocked with a {kind}, only with: {}", path.display(), Kinds(found))]
+    NoSlot {
+        /// What was tried.
+        kind: SlotKind,
+        /// What there are slots for, each once.
+        found: Vec<SlotKind>,
+        /// The store, or the file that was to be unlocked.
+        path: PathBuf,
+    },
+    /// A passphrase is too short to withstand a search, or absurdly long.
+    #[error(
+        "a passphrase has at least {} characters, and at most {} bytes",
+        MIN_PASSPHRASE_CHARACTERS,
+        MAX_PASSPHRASE_BYTES
+    )]
+    PassphraseLength,
+    /// Trying a passphrase would cost more than this program is willing to pay because a file says so.
+    #[error("trying a passphrase would take {memory_kib} KiB of memory and {passes} passes, which is refused")]
+    PassphraseCost {
+        /// The memory, in KiB.
+        memory_kib: u32,
+        /// The passes over it.
+        passes: u32,
+    },
+    /// There is no memory to try a passphrase.
+    #[error("there are no {bytes} bytes of memory to try the passphrase in")]
+    Memory {
+        /// What it takes.
+        bytes: usize,
+    },
+    /// Nothing can be sealed for this key alone.
+    #[error("this X25519 key cannot be used: everybody could open what is sealed for it")]
+    RecipientUnusable,
+    /// The store has no such slot.
+    #[error("{} has no keyslot {slot}", path.display())]
+    UnknownSlot {
+        /// The slot.
+        slot: SlotId,
+        /// The store.
+        path: PathBuf,
+    },
+    /// The slot is the one that the caller's own key opens.
+    #[error("the keyslot {slot} belongs to the very key that this is done with")]
+    SlotInUse {
+        /// The slot.
+        slot: SlotId,
+    },
+    /// No further slot has room.
+    #[error("{} has no room for another keyslot of this kind", path.display())]
+    TooManySlots {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Another process, or another part of this one, is changing the keyslots.
+    #[error("the keys of {} are being changed already", directory.display())]
+    KeysBusy {
+        /// The store.
+        directory: PathBuf,
     },
     /// The store is sealed and no key was given, or it is not sealed and a key was given.
     #[error(
@@ -263,12 +370,27 @@ impl Coded for StoreError {
             Self::DiskFull { .. } => ErrorCode::CheckpointDiskFull,
             Self::Disk { .. } => ErrorCode::CheckpointDisk,
             Self::TurnTooLarge { .. } => ErrorCode::CheckpointTooLarge,
-            Self::KeyMissing { .. } => ErrorCode::KeyMissing,
-            Self::KeyMode { .. } | Self::KeyOwner { .. } => ErrorCode::KeyMode,
-            Self::KeyLength { .. } | Self::KeyWrong { .. } | Self::Protection { .. } => ErrorCode::KeyWrong,
+            Self::KeyMissing { .. } | Self::CredentialMissing { .. } | Self::CredentialName { .. } => {
+                ErrorCode::KeyMissing
+            }
+            Self::KeyMode { .. } | Self::KeyOwner { .. } | Self::CredentialAccess { .. } => ErrorCode::KeyMode,
+            Self::KeyLength { .. }
+            | Self::KeyWrong { .. }
+            | Self::PassphraseWrong { .. }
+            | Self::RecipientWrong { .. }
+            | Self::GivenKeyWrong { .. }
+            | Self::NoSlot { .. }
+            | Self::Protection { .. } => ErrorCode::KeyWrong,
+            Self::PassphraseLength => ErrorCode::KeyPassphrase,
+            Self::PassphraseCost { .. } => ErrorCode::CheckpointDamaged,
+            Self::RecipientUnusable => ErrorCode::KeyRecipient,
+            Self::UnknownSlot { .. } => ErrorCode::KeyUnknownSlot,
+            Self::SlotInUse { .. } => ErrorCode::KeyInUse,
+            Self::TooManySlots { .. } => ErrorCode::KeyTooMany,
+            Self::KeysBusy { .. } => ErrorCode::KeyBusy,
             Self::Random { .. } => ErrorCode::SystemRandom,
             Self::Poisoned { .. } => ErrorCode::VatPoisoned,
-            Self::Thread { .. } => ErrorCode::SystemIo,
+            Self::Thread { .. } | Self::Memory { .. } => ErrorCode::SystemIo,
             Self::TurnOrder { .. }
             | Self::EpochOrder { .. }
             | Self::NotSubmitted { .. }
@@ -285,6 +407,24 @@ impl Coded for StoreError {
             Self::KeyMode { path, .. } => {
                 Some(format!("chmod 600 {}, and consider whether it was read.", path.display()))
             }
+            Self::CredentialMissing { path } => {
+                let name = path.file_name().unwrap_or_default().display();
+                Some(format!("Add LoadCredential={name}:FILE to the service, with the file that has the 32 bytes."))
+            }
+            Self::CredentialName { .. } => Some("A credential is named without any folder.".to_owned()),
+            Self::CredentialAccess { .. } => {
+                Some("Let the service manager place it, with LoadCredential= or LoadCredentialEncrypted=.".to_owned())
+            }
+            Self::PassphraseWrong { .. } => Some("Type the passphrase again; capital letters count.".to_owned()),
+            Self::RecipientWrong { .. } => {
+                Some("Unlock it where the private key of one of its recipients is.".to_owned())
+            }
+            Self::GivenKeyWrong { .. } => Some("Give the key that it was sealed with.".to_owned()),
+            Self::NoSlot { .. } => Some("Unlock it with one of those, or add a keyslot of this kind first.".to_owned()),
+            Self::PassphraseCost { .. } => {
+                Some("Unlock it in another way; this slot was not made by this program.".to_owned())
+            }
+            Self::Memory { .. } => Some("Free some memory, or raise its limit for this process.".to_owned()),
             Self::Poisoned { cause } => Some(cause.next().unwrap_or_else(|| cause.code().next().to_owned())),
             _ => None,
         }
@@ -387,6 +527,18 @@ struct Frame(Option<u64>);
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |sequence| write!(f, ", frame {sequence}"))
+    }
+}
+
+/// `key, passphrase`.
+struct Kinds<'a>(&'a [SlotKind]);
+
+impl fmt::Display for Kinds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, kind) in self.0.iter().enumerate() {
+            write!(f, "{}{kind}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
     }
 }
 

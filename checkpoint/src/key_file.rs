@@ -7,13 +7,13 @@ use std::{
     ffi::OsString,
     fmt::Write,
     io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use zeroize::Zeroizing;
 
 use crate::{
-    disk::{Disk, read_small},
+    disk::{Disk, DiskFile, FileAccess, read_small},
     error::StoreError,
     keys::SecretBytes,
     random,
@@ -22,6 +22,8 @@ use crate::{
 const LENGTH: usize = 32;
 /// The permissions of the group and of everybody else.
 const OTHERS: u32 = 0o077;
+/// The permissions of the group but reading, and of everybody else.
+const NOT_FOR_A_CREDENTIAL: u32 = 0o037;
 
 /// Reads a key file, unless somebody else could have read or written it.
 pub(crate) fn load(disk: &dyn Disk, path: &Path) -> Result<SecretBytes, StoreError> {
@@ -37,12 +39,58 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path) -> Result<SecretBytes, StoreErr
     if access.mode & OTHERS != 0 {
         return Err(StoreError::KeyMode { path: path.to_owned(), mode: access.mode });
     }
-    let bytes = Zeroizing::new(read_small(file.as_ref(), LENGTH as u64).map_err(failed)?.unwrap_or_default());
+    read(file.as_ref(), path)
+}
+
+/// Reads a credential that the service manager placed, unless somebody else could have written it or everybody
+/// can read it.
+///
+/// The service manager owns it, so other rules hold than for a key file: systemd leaves a credential to root
+/// with mode 0400, or shows 0440 where an access list lets the user of the service read it.
+pub(crate) fn load_credential(disk: &dyn Disk, directory: &Path, name: &str) -> Result<SecretBytes, StoreError> {
+    let mut components = Path::new(name).components();
+    let stays_inside = matches!(components.next(), Some(Component::Normal(part)) if part == name);
+    if !stays_inside || components.next().is_some() || name.contains('\0') {
+        return Err(StoreError::CredentialName { name: name.to_owned() });
+    }
+    let path = directory.join(name);
+    let failed = |error| StoreError::disk("read", &path, error);
+    let file = disk.open_to_read(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::CredentialMissing { path: path.clone() },
+        _ => failed(error),
+    })?;
+    let FileAccess { mode, owner, own } = file.access().map_err(failed)?;
+    if !(own || owner == 0) || mode & NOT_FOR_A_CREDENTIAL != 0 {
+        return Err(StoreError::CredentialAccess { path, mode, owner });
+    }
+    read(file.as_ref(), &path)
+}
+
+fn read(file: &dyn DiskFile, path: &Path) -> Result<SecretBytes, StoreError> {
+    let failed = |error| StoreError::disk("read", path, error);
+    let bytes = Zeroizing::new(read_small(file, LENGTH as u64).map_err(failed)?.unwrap_or_default());
     if bytes.len() != LENGTH {
         return Err(StoreError::KeyLength { path: path.to_owned(), found: file.len().map_err(failed)? });
     }
     let mut key = SecretBytes::default();
     key.copy_from_slice(&bytes);
+    Ok(key)
+}
+
+/// Writes a new random key under a name that nobody else uses, durably with its name.
+pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<SecretBytes, StoreError> {
+    let key = write_new(disk, path)?;
+    disk.sync_directory(parent(path)).map_err(|error| StoreError::disk("create", path, error))?;
+    Ok(key)
+}
+
+fn write_new(disk: &dyn Disk, path: &Path) -> Result<SecretBytes, StoreError> {
+    let failed = |error| StoreError::disk("create", path, error);
+    let mut key = SecretBytes::default();
+    random::fill(key.as_mut())?;
+    let file = disk.create(path).map_err(failed)?;
+    file.write_all_at(0, key.as_ref()).map_err(failed)?;
+    file.sync_data().map_err(failed)?;
     Ok(key)
 }
 
@@ -57,13 +105,9 @@ pub(crate) fn load_or_create(disk: &dyn Disk, path: &Path) -> Result<SecretBytes
         Err(StoreError::KeyMissing { .. }) => {}
         loaded => return sync().and(loaded),
     }
-    let mut key = SecretBytes::default();
-    random::fill(key.as_mut())?;
     // Written whole under a name of its own before it gets the real one: nobody ever reads half a key.
     let temporary = temporary_name(path)?;
-    let file = disk.create(&temporary).map_err(failed)?;
-    file.write_all_at(0, key.as_ref()).map_err(failed)?;
-    file.sync_data().map_err(failed)?;
+    write_new(disk, &temporary)?;
     match disk.rename_new(&temporary, path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

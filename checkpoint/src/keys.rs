@@ -39,6 +39,7 @@ const FRAME_TAG: &[u8] = b"vat checkpoint frame tag 1\0";
 const ROW: &[u8] = b"vat checkpoint row 1\0";
 const NAMES: &[u8] = b"vat checkpoint names 1\0";
 const SLOT: &[u8] = b"vat checkpoint keyslot 1\0";
+const RECIPIENT_NOTE: &[u8] = b"vat checkpoint recipient note 1\0";
 const ROOT_CHECK: &[u8] = b"vat checkpoint root key check 1\0";
 
 const VAT_NAME: u8 = 1;
@@ -262,6 +263,13 @@ impl FrameKey {
 pub(crate) fn slot_key(secret: &[u8; 32], salt: &[u8], store: &[u8; 16], kind: u16) -> SecretBytes {
     let mut key = SecretBytes::default();
     derive(secret, salt, &[SLOT, store, &kind.to_le_bytes()], key.as_mut());
+    key
+}
+
+/// The key that seals, in a recipient slot, for whom the slot is. `encapsulated` is new in each slot.
+pub(crate) fn recipient_note_key(root: &[u8; 32], encapsulated: &[u8], store: &[u8; 16]) -> SecretBytes {
+    let mut key = SecretBytes::default();
+    derive(root, encapsulated, &[RECIPIENT_NOTE, store], key.as_mut());
     key
 }
 

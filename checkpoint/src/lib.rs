@@ -9,6 +9,7 @@
 //! ```text
 //! <store>/lock                 who has it open
 //! <store>/keyslots             the root key, wrapped; the store's id and version
+//! <store>/keyslots.lock        who is changing it
 //! <store>/journal/*.segment    frames: what happened since the last fold
 //! <store>/base.redb            rows as of the last fold
 //! ```
@@ -33,9 +34,12 @@ mod keyslots;
 pub mod limits;
 mod overlay;
 mod payload;
+mod protection;
 mod random;
+mod secrets;
 pub mod simulated;
 mod store;
+mod store_keys;
 #[cfg(test)]
 mod vectors;
 
@@ -43,7 +47,10 @@ pub use core_dumps::forbid_core_dumps;
 pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};
 pub use error::{Damage, LockHolder, StoreError};
 pub use image::{Census, ImageHead, ImageReader};
+pub use keyslots::{SlotId, SlotKind};
+pub use protection::{Holder, Protection};
+pub use secrets::{Passphrase, RecipientKey, StoreKey};
 pub use store::{
-    Adoption, Change, Durable, Position, Protection, ReviseRow, RowKey, ScannedRow, Sizes, Store, StoreOptions,
-    TurnDelta,
+    Adoption, Change, Durable, Position, ReviseRow, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta,
 };
+pub use store_keys::{SlotInfo, add_holder, remove_holder, rotate_key_file, slots};

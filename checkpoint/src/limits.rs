@@ -64,6 +64,40 @@ pub const IMPORT_BATCH_BYTES: u64 = 8 << 20;
 /// The longest keyslots file that is read, in bytes: about two hundred slots.
 pub const MAX_KEYSLOTS_BYTES: u64 = 64 << 10;
 
+/// The most passphrase slots that one store can have: each that does not fit costs a wrong passphrase, and a
+/// right one whose slot comes later, a tenth of a second and 64 MiB.
+pub const MAX_PASSPHRASE_SLOTS: usize = 8;
+
+/// Memory of one try of a passphrase, in KiB: 64 MiB, the second choice of RFC 9106 (section 4). Enough that
+/// graphics cards help little, and little enough for the smallest rented machine.
+pub const PASSPHRASE_MEMORY_KIB: u32 = 64 << 10;
+
+/// Passes over that memory: what RFC 9106 says for 64 MiB. About a tenth of a second.
+pub const PASSPHRASE_PASSES: u32 = 3;
+
+/// Lanes, which could be worked on at the same time. One: a try takes one core here, and RFC 9106's four would
+/// make it cheaper for those who have more of them.
+pub const PASSPHRASE_LANES: u32 = 1;
+
+/// The most memory that a slot may ask for, in KiB: 1 GiB. The slot comes from a file that others may have written,
+/// and it is asked for before anything can be verified.
+pub const MAX_PASSPHRASE_MEMORY_KIB: u32 = 1 << 20;
+
+/// The most passes that a slot may ask for: with the most memory, about half a minute.
+pub const MAX_PASSPHRASE_PASSES: u32 = 16;
+
+/// The most lanes that a slot may ask for.
+pub const MAX_PASSPHRASE_LANES: u32 = 16;
+
+/// The shortest passphrase that is taken, in characters. Argon2id makes a try expensive, not a short word long.
+pub const MIN_PASSPHRASE_CHARACTERS: usize = 8;
+
+/// The longest passphrase that is taken, in bytes.
+pub const MAX_PASSPHRASE_BYTES: usize = 1 << 10;
+
+/// How often keyslots are read again when they changed while a key was tried: a rotation changes them twice.
+pub const KEYSLOTS_READS: usize = 4;
+
 /// The longest text of a lock file that is read, in bytes.
 pub const MAX_LOCK_TEXT_BYTES: u64 = 1 << 10;
 

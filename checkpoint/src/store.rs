@@ -11,7 +11,7 @@
 
 mod background;
 mod committer;
-mod lifecycle;
+pub(crate) mod lifecycle;
 mod state;
 mod transfer;
 
@@ -32,17 +32,8 @@ use crate::{
     error::StoreError,
     journal::Boundary,
     limits, payload,
+    protection::Protection,
 };
-
-/// Whether a store is sealed, and with which key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Protection {
-    /// Not sealed: for data that is public anyway. Chain, checks and group commit are the same.
-    Plain,
-    /// Sealed under a random root key that this key file unlocks: 32 random bytes for their owner only
-    /// (mode 0600), outside of the store. `create` makes it if it is not there.
-    KeyFile(PathBuf),
-}
 
 /// Names a row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

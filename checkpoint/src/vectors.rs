@@ -9,8 +9,11 @@ use crate::{
     frame::{self, HEADER_LENGTH, Header, Kind},
     image::{Census, ImageHead, ImageReader},
     keys::{Keys, Root, SecretBytes},
-    keyslots::Keyslots,
+    keyslots::{Keyslots, PassphraseCost},
     payload::{self, Bytes, Row},
+    protection::Protection,
+    secrets::{Passphrase, RecipientKey},
+    simulated::SimulatedDisk,
 };
 
 struct Vector<'a> {
@@ -121,11 +124,55 @@ fn keyslots() {
         let (store, key_file) = (vector.array("store"), SecretBytes::new(vector.array("key_file")));
         let written = match vector.root() {
             Root::Plain => Keyslots::plain(store),
-            Root::Sealed(root) => Keyslots::with_key_file(store, &root, &key_file, &vector.array("salt")),
+            Root::Sealed(root) => {
+                let mut keyslots = Keyslots::sealed(store, &root);
+                keyslots.add_key(&root, &key_file, &vector.array("salt"));
+                keyslots
+            }
         };
         assert_eq!(written.encode(), vector.bytes("keyslots"));
         let read = Keyslots::decode(Path::new("keyslots"), &vector.bytes("keyslots")).unwrap();
-        assert_eq!(read.unwrap_with_key_file(&key_file).is_some(), vector.root().is_sealed());
+        assert_eq!(read.opened_by(&key_file).len(), usize::from(vector.root().is_sealed()));
+    }
+}
+
+#[test]
+fn passphrase_keyslots() {
+    let vectors = vectors("passphrase_keyslots");
+    assert_eq!(vectors.len(), 3);
+    for vector in vectors {
+        let passphrase = Passphrase::new(vector.fields["passphrase"].to_owned().into()).unwrap();
+        let (store, root, salt) = (vector.array("store"), SecretBytes::new(vector.array("root")), vector.array("salt"));
+        let [memory_kib, passes, lanes] =
+            ["memory_kib", "passes", "lanes"].map(|field| vector.number(field).try_into().unwrap());
+        let mut written = Keyslots::sealed(store, &root);
+        written.add_passphrase(&root, &passphrase, PassphraseCost { memory_kib, passes, lanes }, &salt).unwrap();
+        assert_eq!(written.encode(), vector.bytes("keyslots"));
+        assert_eq!(root_of(&vector, &Protection::Passphrase(passphrase)), root);
+    }
+}
+
+/// HPKE makes a new key for each encapsulation, so that what is written differs each time; what an independent
+/// implementation wrote opens.
+#[test]
+fn recipient_keyslots() {
+    let vectors = vectors("recipient_keyslots");
+    assert_eq!(vectors.len(), 1);
+    for vector in vectors {
+        let (key, root) = (RecipientKey::from_bytes(&vector.array("recipient_key")), vector.array("root"));
+        assert_eq!(key.recipient().unwrap().as_bytes(), &vector.array("recipient"));
+        assert_eq!(root_of(&vector, &Protection::Recipient(key.clone())), SecretBytes::new(root));
+        let read = Keyslots::decode(Path::new("keyslots"), &vector.bytes("keyslots")).unwrap();
+        let (id, _) = read.slots().next().unwrap();
+        assert_eq!(read.recipient(id, &SecretBytes::new(root)), Some(key.recipient().unwrap()));
+    }
+}
+
+fn root_of(vector: &Vector<'_>, protection: &Protection) -> SecretBytes {
+    let read = Keyslots::decode(Path::new("keyslots"), &vector.bytes("keyslots")).unwrap();
+    match read.unlock(SimulatedDisk::new().as_ref(), Path::new("/s"), protection).unwrap().root {
+        Root::Sealed(root) => root,
+        Root::Plain => panic!("plain"),
     }
 }
 

@@ -340,6 +340,24 @@ error_codes! {
     KeyWrong "key.wrong" Integrity:
         "This key does not unlock this checkpoint.";
         "Put the key file that belongs to it in its place.";
+    KeyPassphrase "key.passphrase" Usage:
+        "The passphrase is too short, or far too long.";
+        "Take several random words: whoever has the files can try passphrases without end.";
+    KeyRecipient "key.recipient" Usage:
+        "This is no recipient: vatkey: and 58 characters, as `vat key recipient` prints them.";
+        "Copy the whole recipient again.";
+    KeyUnknownSlot "key.unknown_slot" NotFound:
+        "The checkpoint has no keyslot of this id.";
+        "`vat key show NAME` lists them.";
+    KeyInUse "key.in_use" Denied:
+        "This keyslot belongs to the key that the command itself unlocks the checkpoint with; it was kept.";
+        "Use `vat key rotate NAME` to replace the vat's own key.";
+    KeyBusy "key.busy" Conflict:
+        "Another process is changing the keys of this checkpoint right now.";
+        "Try again when it is done.";
+    KeyTooMany "key.too_many" Limit:
+        "The checkpoint has as many keyslots as it can have.";
+        "Remove one that is not needed any more with `vat key remove NAME SLOT`.";
     // ---- anything else
     SystemRandom "system.random" Failed:
         "The operating system gave no random numbers.";

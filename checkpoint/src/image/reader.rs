@@ -35,7 +35,11 @@ pub struct ImageReader<'a> {
     rows: VecDeque<(RowKey, Vec<u8>)>,
     census: Census,
     ended: bool,
+    on_progress: Option<OnProgress<'a>>,
 }
+
+/// Is told how many bytes were read, and how much came out of them.
+type OnProgress<'a> = Box<dyn FnMut(u64, Census) + 'a>;
 
 impl<'a> ImageReader<'a> {
     /// Reads the beginning of an image: for whom it is sealed, and what it is a copy of.
@@ -66,6 +70,7 @@ impl<'a> ImageReader<'a> {
             rows: VecDeque::new(),
             census: Census::default(),
             ended: false,
+            on_progress: None,
         };
         reader.read_head()?;
         Ok(reader)
@@ -83,6 +88,11 @@ impl<'a> ImageReader<'a> {
         (self.offset, self.census)
     }
 
+    /// Has `told` called after each frame, with what [`ImageReader::progress`] gives.
+    pub fn on_progress(&mut self, told: impl FnMut(u64, Census) + 'a) {
+        self.on_progress = Some(Box::new(told));
+    }
+
     /// The next row. `None` says that the image was read to its end and is whole; rows that came before may be
     /// believed only then.
     ///
@@ -91,6 +101,9 @@ impl<'a> ImageReader<'a> {
     pub fn next_row(&mut self) -> Result<Option<(RowKey, Vec<u8>)>, StoreError> {
         while self.rows.is_empty() && !self.ended {
             self.read_rows()?;
+            if let Some(told) = &mut self.on_progress {
+                told(self.offset, self.census);
+            }
         }
         Ok(self.rows.pop_front())
     }

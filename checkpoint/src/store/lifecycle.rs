@@ -16,26 +16,26 @@ use std::{
 use schemas::Timestamp;
 
 use super::{
-    Protection, Store, StoreOptions, background, committer,
+    Store, StoreOptions, background, committer,
     state::{Fold, Limits, Queue, Shared, Spare, State},
 };
 use crate::{
     base::{Base, BasePosition, Snapshot},
-    disk::{Disk, LockAttempt, LockGuard, read_small},
+    disk::{Disk, LockAttempt, LockGuard},
     error::{Damage, LockHolder, StoreError},
     frame::Kind,
     journal::{Append, Boundary, Journal, Replayed, Writer, replay},
     key_file,
-    keys::{Keys, Root, SecretBytes},
+    keys::Keys,
     keyslots::Keyslots,
-    limits::{MAX_KEYSLOTS_BYTES, MAX_PROGRAM_CHARACTERS},
+    limits::MAX_PROGRAM_CHARACTERS,
     overlay::Overlay,
     payload::{self, Genesis},
-    random,
+    protection::Protection,
+    store_keys::{self, KEYSLOTS},
 };
 
 const LOCK: &str = "lock";
-const KEYSLOTS: &str = "keyslots";
 const KEYSLOTS_NEW: &str = "keyslots.new";
 const BASE: &str = "base.redb";
 const JOURNAL: &str = "journal";
@@ -78,7 +78,7 @@ impl Creation {
         let journal = Journal::new(Arc::clone(&disk), directory);
         clear_unfinished(disk.as_ref(), directory, &journal)?;
 
-        let (keyslots, root) = new_keyslots(disk.as_ref(), protection)?;
+        let (keyslots, root) = Keyslots::create(disk.as_ref(), protection)?;
         let keys = Arc::new(Keys::new(root, keyslots.store, *vat));
         write_new(disk.as_ref(), &directory.join(KEYSLOTS_NEW), &keyslots.encode())?;
         // This syncs the folder, and so both names, before anything gets a name inside the journal.
@@ -124,7 +124,7 @@ pub(super) fn open(
     let keyslots = directory.join(KEYSLOTS);
     drop(disk.open_to_read(&keyslots).map_err(|e| StoreError::disk("open", &keyslots, e))?);
     let lock = lock(disk.as_ref(), directory)?;
-    let (store, root) = read_keyslots(disk.as_ref(), directory, protection)?;
+    let (store, root) = store_keys::unlock(disk.as_ref(), directory, protection)?;
     let keys = Arc::new(Keys::new(root, store, *vat));
 
     let base = Base::open(disk.as_ref(), &directory.join(BASE))?;
@@ -221,7 +221,7 @@ fn lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn LockGuard>, StoreEr
 }
 
 /// What the next one who wants the lock is told.
-fn lock_text() -> String {
+pub(crate) fn lock_text() -> String {
     let program = std::env::current_exe().ok();
     let program = program.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let program: String = program.chars().filter(|c| !c.is_control()).take(MAX_PROGRAM_CHARACTERS).collect();
@@ -267,55 +267,6 @@ fn clear_unfinished(disk: &dyn Disk, directory: &Path, journal: &Journal) -> Res
     Ok(())
 }
 
-/// The keyslots of a new store, or of an image, and its root key.
-pub(super) fn new_keyslots(disk: &dyn Disk, protection: &Protection) -> Result<(Keyslots, Root), StoreError> {
-    let mut store = [0; 16];
-    random::fill(&mut store)?;
-    match protection {
-        Protection::Plain => Ok((Keyslots::plain(store), Root::Plain)),
-        Protection::KeyFile(path) => {
-            let key_file = key_file::load_or_create(disk, path)?;
-            let mut root = SecretBytes::default();
-            random::fill(root.as_mut())?;
-            let keyslots = Keyslots::with_key_file(store, &root, &key_file, &random::salt()?);
-            Ok((keyslots, Root::Sealed(root)))
-        }
-    }
-}
-
-/// The id and the root key of an existing store.
-fn read_keyslots(disk: &dyn Disk, directory: &Path, protection: &Protection) -> Result<([u8; 16], Root), StoreError> {
-    let path = directory.join(KEYSLOTS);
-    let failed = |error| StoreError::disk("read", &path, error);
-    let file = disk.open_to_read(&path).map_err(failed)?;
-    let Some(bytes) = read_small(file.as_ref(), MAX_KEYSLOTS_BYTES).map_err(failed)? else {
-        return Err(StoreError::damaged(&path, Damage::Length { found: file.len().map_err(failed)? }));
-    };
-    let keyslots = Keyslots::decode(&path, &bytes)?;
-    Ok((keyslots.store, unwrap(disk, &keyslots, &path, protection)?))
-}
-
-/// The root key that these keyslots wrap; `path` is where they stand.
-pub(super) fn unwrap(
-    disk: &dyn Disk,
-    keyslots: &Keyslots,
-    path: &Path,
-    protection: &Protection,
-) -> Result<Root, StoreError> {
-    let root = match protection {
-        // Never guess: a sealed store that somebody has replaced by a plain one must not be taken for it.
-        Protection::KeyFile(_) if !keyslots.is_sealed() => None,
-        Protection::Plain if keyslots.is_sealed() => None,
-        Protection::Plain => Some(Root::Plain),
-        Protection::KeyFile(key) => {
-            let key_file = key_file::load(disk, key)?;
-            let wrong = || StoreError::KeyWrong { key: key.clone(), path: path.to_owned() };
-            Some(keyslots.unwrap_with_key_file(&key_file).ok_or_else(wrong)?)
-        }
-    };
-    root.ok_or_else(|| StoreError::Protection { path: path.to_owned(), sealed: keyslots.is_sealed() })
-}
-
 /// Makes a folder, durable with its name, if it is not there yet.
 fn create_directory(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     match disk.create_directory(path) {
@@ -325,11 +276,11 @@ fn create_directory(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn sync_directory(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_directory(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     disk.sync_directory(path).map_err(|e| StoreError::disk("sync", path, e))
 }
 
-fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let failed = |error| StoreError::disk("write", path, error);
     let file = disk.create(path).map_err(failed)?;
     file.write_all_at(0, bytes).map_err(failed)?;
@@ -350,7 +301,7 @@ mod tests {
         let (disk, directory) = (SimulatedDisk::new(), Path::new("/store"));
         let options = StoreOptions::default;
         drop(Store::create(disk.clone(), directory, &VAT, &Protection::Plain, options()).unwrap());
-        let (id, root) = read_keyslots(disk.as_ref(), directory, &Protection::Plain).unwrap();
+        let (id, root) = store_keys::unlock(disk.as_ref(), directory, &Protection::Plain).unwrap();
         let keys = Keys::new(root, id, VAT);
         let base = Base::open(disk.as_ref(), &directory.join(BASE)).unwrap();
         let position = base.snapshot(&keys).unwrap().position();

@@ -9,7 +9,7 @@ use std::{
 
 use schemas::Timestamp;
 
-use super::{Protection, RowKey, Store, StoreOptions, lifecycle};
+use super::{RowKey, Store, StoreOptions, lifecycle};
 use crate::{
     base::{Snapshot, Visit},
     disk::{Disk, DiskFile},
@@ -17,8 +17,10 @@ use crate::{
     image::{Census, ImageHead, ImageReader, ImageWriter},
     journal::Boundary,
     key_file,
+    keyslots::Keyslots,
     limits::IMPORT_BATCH_BYTES,
     overlay::Overlay,
+    protection::{Holder, Protection},
     random,
 };
 
@@ -56,18 +58,18 @@ impl<'a> ImageReader<'a> {
     pub fn open(
         disk: &dyn Disk,
         (input, path): (Box<dyn Read + 'a>, &Path),
-        holder: &Protection,
+        protection: &Protection,
     ) -> Result<Self, StoreError> {
-        Self::begin(input, path, |keyslots| lifecycle::unwrap(disk, keyslots, path, holder))
+        Self::begin(input, path, |keyslots| Ok(keyslots.unlock(disk, path, protection)?.root))
     }
 
     /// The same for a file.
     ///
     /// # Errors
     /// As [`ImageReader::open`]; [`StoreError::Missing`].
-    pub fn open_file(disk: &dyn Disk, path: &Path, holder: &Protection) -> Result<Self, StoreError> {
+    pub fn open_file(disk: &dyn Disk, path: &Path, protection: &Protection) -> Result<Self, StoreError> {
         let file = disk.open_to_read(path).map_err(|e| StoreError::disk("open", path, e))?;
-        Self::open(disk, (Box::new(Sequential { file, offset: 0 }), path), holder)
+        Self::open(disk, (Box::new(Sequential { file, offset: 0 }), path), protection)
     }
 }
 
@@ -109,8 +111,8 @@ fn unfinished_name(path: &Path) -> Result<PathBuf, StoreError> {
 }
 
 impl Store {
-    /// Writes the state after the newest submitted turn as an [image](crate::image), sealed for `holder`, and
-    /// tells `progress` how far it is. The store can be used meanwhile; turns after the first moment are not in the image.
+    /// Writes the state after the newest submitted turn as an [image](crate::image), sealed for `holders`
+    /// (at least one), and tells `progress` how far it is. The store can be used meanwhile; turns after the first moment are not in the image.
     ///
     /// `path` is what errors call `output`. To make the bytes durable is the caller's business. Blocks on the disk,
     /// first until that turn is durable: an image shows nothing that could still be undone.
@@ -121,7 +123,7 @@ impl Store {
         &self,
         disk: &dyn Disk,
         (output, path): (&mut dyn Write, &Path),
-        holder: &Protection,
+        holders: &[Holder],
         (label, created): (&str, Timestamp),
         progress: &mut dyn FnMut(Census),
     ) -> Result<(ImageHead, Census), StoreError> {
@@ -135,7 +137,7 @@ impl Store {
             created,
             label: label.to_owned(),
         };
-        let (keyslots, root) = lifecycle::new_keyslots(disk, holder)?;
+        let (keyslots, root) = Keyslots::of_image(disk, path, holders)?;
         let mut image = ImageWriter::begin(output, path, &keyslots, root, &head)?;
         let mut failed = None;
         self.walk(&view, &mut |space, name, value| {
@@ -157,12 +159,12 @@ impl Store {
         &self,
         disk: &dyn Disk,
         path: &Path,
-        holder: &Protection,
+        holders: &[Holder],
         label: (&str, Timestamp),
         progress: &mut dyn FnMut(Census),
     ) -> Result<(ImageHead, Census), StoreError> {
         let unfinished = unfinished_name(path)?;
-        let written = self.write_file(disk, &unfinished, holder, label, progress).and_then(|written| {
+        let written = self.write_file(disk, &unfinished, holders, label, progress).and_then(|written| {
             disk.rename_new(&unfinished, path).map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => StoreError::ImageExists { path: path.to_owned() },
                 _ => StoreError::disk("rename", &unfinished, error),
@@ -182,13 +184,13 @@ impl Store {
         &self,
         disk: &dyn Disk,
         path: &Path,
-        holder: &Protection,
+        holders: &[Holder],
         label: (&str, Timestamp),
         progress: &mut dyn FnMut(Census),
     ) -> Result<(ImageHead, Census), StoreError> {
         let file = disk.create(path).map_err(|e| StoreError::disk("create", path, e))?;
         let mut output = Sequential { file: Arc::clone(&file), offset: 0 };
-        let written = self.export(disk, (&mut output, path), holder, label, progress)?;
+        let written = self.export(disk, (&mut output, path), holders, label, progress)?;
         file.sync_data().map_err(|e| StoreError::disk("sync", path, e))?;
         Ok(written)
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use checkpoint::{
-    Adoption, Census, Damage, ImageHead, ImageReader, Protection, RowKey, Store, StoreError,
+    Adoption, Census, Damage, Holder, ImageHead, ImageReader, Protection, RowKey, Store, StoreError,
     simulated::{Fault, SimulatedDisk},
 };
 use schemas::Timestamp;
@@ -21,7 +21,11 @@ fn image_path() -> &'static Path {
     Path::new("an.image")
 }
 
-fn holder() -> Protection {
+fn holder() -> Holder {
+    Holder::KeyFile("/image.key".into())
+}
+
+fn opener() -> Protection {
     Protection::KeyFile("/image.key".into())
 }
 
@@ -31,7 +35,7 @@ fn try_export(
     output: &mut dyn Write,
 ) -> Result<(ImageHead, Census), StoreError> {
     let (label, created) = ("a vat", Timestamp::from_seconds(1_700_000_000));
-    store.export(disk.as_ref(), (output, image_path()), &holder(), (label, created), &mut |_| {})
+    store.export(disk.as_ref(), (output, image_path()), &[holder()], (label, created), &mut |_| {})
 }
 
 fn export(disk: &Arc<SimulatedDisk>, store: &Store) -> Vec<u8> {
@@ -41,7 +45,7 @@ fn export(disk: &Arc<SimulatedDisk>, store: &Store) -> Vec<u8> {
 }
 
 fn reader<'a>(disk: &Arc<SimulatedDisk>, image: impl Read + 'a) -> Result<ImageReader<'a>, StoreError> {
-    ImageReader::open(disk.as_ref(), (Box::new(image), image_path()), &holder())
+    ImageReader::open(disk.as_ref(), (Box::new(image), image_path()), &opener())
 }
 
 /// Every row of an image, if it is whole.
@@ -310,7 +314,7 @@ fn a_file_is_there_whole_or_not_at_all_whatever_fails() {
     let path = Path::new("/a.image");
     let to_file = |disk: &Arc<SimulatedDisk>, store: &Store| {
         let label = ("a vat", Timestamp::from_seconds(1_700_000_000));
-        store.export_to_file(disk.as_ref(), path, &holder(), label, &mut |_| {})
+        store.export_to_file(disk.as_ref(), path, &[holder()], label, &mut |_| {})
     };
     // On a disk of its own, as a backup should be: the store's calls are not counted.
     let of_store = SimulatedDisk::new();
@@ -320,7 +324,7 @@ fn a_file_is_there_whole_or_not_at_all_whatever_fails() {
     let calls = whole.calls();
     let rows = contents(&store).unwrap();
     let is_whole = |disk: &Arc<SimulatedDisk>| {
-        let mut reader = ImageReader::open_file(disk.as_ref(), path, &holder()).unwrap();
+        let mut reader = ImageReader::open_file(disk.as_ref(), path, &opener()).unwrap();
         assert_eq!(reader.head(), &head);
         let mut found = Rows::new();
         while let Some((RowKey { space, name }, value)) = reader.next_row().unwrap() {

@@ -9,5 +9,6 @@ mod damage;
 mod faults;
 mod harness;
 mod images;
+mod keys;
 mod model;
 mod protection;

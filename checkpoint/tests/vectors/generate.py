@@ -2,13 +2,15 @@
 """Writes vectors.txt: frames, rows, keyslots files and images from fixed keys and salts.
 
 A second, independent implementation of the formats, from their description alone (HMAC from the standard
-library, AES-GCM from pyca/cryptography). The Rust tests compare every byte with what it wrote. The formats
+library; AES-GCM, X25519 and Argon2id from pyca/cryptography 44 or later; HPKE from RFC 9180). The Rust tests compare every byte with what it wrote. The formats
 are final: the output never changes, it is only added to.
 """
 import hashlib
 import hmac
 import struct
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 SECTOR = 512
 
@@ -132,6 +134,59 @@ def image(root, store, vat, slots, epoch, incarnation, head, frames, census):
         whole = frame(root, store, vat, kind, number, number, epoch, incarnation, previous, salt, payload)
         out, previous = out + whole, whole[-16:]
     return out
+def slots_head(root, store):
+    head = b"vatslots" + struct.pack("<HBB", 1, 1, 0) + store
+    return head + hkdf(root, store, b"vat checkpoint root key check 1\0", 32)
+
+
+def whole_slots(head, kind, body):
+    whole = head + struct.pack("<H", 1) + struct.pack("<HI", kind, len(body)) + body
+    return whole + hashlib.sha256(whole).digest()
+
+
+def passphrase_keyslots(root, store, passphrase, salt, memory, passes, lanes):
+    head = slots_head(root, store)
+    key = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory).derive(passphrase)
+    key = hkdf(key, salt, b"vat checkpoint keyslot 1\0" + store + struct.pack("<H", 2), 32)
+    wrapped, tag = aes(key, head + struct.pack("<H", 2), root)
+    return whole_slots(head, 2, struct.pack("<III", memory, passes, lanes) + salt + wrapped + tag)
+
+
+def labeled_extract(suite, salt, label, secret):
+    return hmac.new(salt or bytes(32), b"HPKE-v1" + suite + label + secret, hashlib.sha256).digest()
+
+
+def labeled_expand(suite, prk, label, info, length):
+    out, block, i, info = b"", b"", 1, struct.pack(">H", length) + b"HPKE-v1" + suite + label + info
+    while len(out) < length:
+        block = hmac.new(prk, block + info + bytes([i]), hashlib.sha256).digest()
+        out, i = out + block, i + 1
+    return out[:length]
+
+
+def hpke_seal(ephemeral, recipient, info, associated, plain):
+    """RFC 9180, base mode: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM."""
+    enc = ephemeral.public_key().public_bytes_raw()
+    shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))
+    kem = b"KEM" + struct.pack(">H", 0x20)
+    prk = labeled_extract(kem, b"", b"eae_prk", shared)
+    secret = labeled_expand(kem, prk, b"shared_secret", enc + recipient, 32)
+    suite = b"HPKE" + struct.pack(">HHH", 0x20, 1, 2)
+    context = b"\0" + labeled_extract(suite, b"", b"psk_id_hash", b"") + labeled_extract(suite, b"", b"info_hash", info)
+    prk = labeled_extract(suite, secret, b"secret", b"")
+    key = labeled_expand(suite, prk, b"key", context, 32)
+    nonce = labeled_expand(suite, prk, b"base_nonce", context, 12)
+    return enc, AESGCM(key).encrypt(nonce, plain, associated)
+
+
+def recipient_keyslots(root, store, recipient_key, ephemeral_key):
+    head = slots_head(root, store)
+    recipient = X25519PrivateKey.from_private_bytes(recipient_key).public_key().public_bytes_raw()
+    associated = head + struct.pack("<H", 3)
+    ephemeral = X25519PrivateKey.from_private_bytes(ephemeral_key)
+    enc, sealed = hpke_seal(ephemeral, recipient, b"vat checkpoint recipient 1\0" + store, associated, root)
+    note, tag = aes(hkdf(root, enc, b"vat checkpoint recipient note 1\0" + store, 32), associated, recipient)
+    return recipient, whole_slots(head, 3, enc + sealed + note + tag)
 
 
 def write(kind, fields):
@@ -172,6 +227,14 @@ def main():
         census = (3, sum(len(key) + len(value) for _, key, value in rows))
         whole = image(secret, store, vat, slots, 5, incarnation, head, [rows[:2], rows[2:]], census)
         write("image", fields | dict(rows=census[0], bytes=census[1], image=whole))
+    fields = dict(root=root, store=store, passphrase="correct horse battery staple", salt=salt)
+    for memory, passes, lanes in ((64, 1, 1), (1024, 2, 2), (65536, 3, 1)):
+        fields |= dict(memory_kib=memory, passes=passes, lanes=lanes)
+        made = passphrase_keyslots(root, store, fields["passphrase"].encode(), salt, memory, passes, lanes)
+        write("passphrase_keyslots", fields | dict(keyslots=made))
+    fields = dict(root=root, store=store, recipient_key=bytes(range(32, 64)), ephemeral_key=bytes(range(128, 160)))
+    recipient, made = recipient_keyslots(root, store, fields["recipient_key"], fields["ephemeral_key"])
+    write("recipient_keyslots", fields | dict(recipient=recipient, keyslots=made))
 
 
 main()

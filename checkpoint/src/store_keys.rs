@@ -1,0 +1,257 @@
+//! Who can open an existing store: listing, adding, removing and replacing keys (DESIGN §8, Keyslots).
+//!
+//! All of it works on the keyslots file alone, so it works while another process has the store open: that one
+//! has the root key already and does not need its keyslots again. What it does *not* do is change the root key:
+//! whoever has copied both an old key and the keyslots that belonged to it keeps the root key that they gave.
+//! Sealing everything again under another root key is what an export and import does.
+//!
+//! The file is only ever replaced whole: written under another name, synced, renamed, the folder synced. Two
+//! changes exclude each other by a lock file of their own. A key file is replaced in steps, and at each of them
+//! what is at its path opens the store:
+//!
+//! ```text
+//!                                        key file     opens with
+//!   1  new key, durable beside the old    old          old
+//!   2  keyslots with both, and a mark     old          old, new
+//!   3  new key renamed over the old       new          old, new
+//!   4  keyslots without the old           new          new
+//! ```
+//!
+//! Interrupted after 2, the next change removes the slot of the new key, which nobody needs; after 3, that of the
+//! old one. Which of the two it is, the key at the path tells, and what they are, the mark.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use schemas::Recipient;
+
+use crate::{
+    disk::{Disk, LockAttempt, LockGuard, read_small},
+    error::{Damage, StoreError},
+    key_file,
+    keys::{Root, SecretBytes},
+    keyslots::{Keyslots, SlotId, SlotKind, Unlocked},
+    limits::{KEYSLOTS_READS, MAX_KEYSLOTS_BYTES},
+    protection::{Holder, Protection},
+    random,
+    store::lifecycle::{lock_text, sync_directory, write_new},
+};
+
+pub(crate) const KEYSLOTS: &str = "keyslots";
+/// The next keyslots, until they are renamed. Not `keyslots.new`, which says that a `create` did not finish.
+const KEYSLOTS_NEXT: &str = "keyslots.next";
+const KEYSLOTS_LOCK: &str = "keyslots.lock";
+/// Behind the name of a key file: its successor, until it is renamed.
+const ROTATION: &str = ".rotation";
+
+/// One keyslot of a store, as its owner is shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotInfo {
+    /// Names it.
+    pub id: SlotId,
+    /// What opens it.
+    pub kind: SlotKind,
+    /// For whom it is, if it is for a recipient.
+    pub recipient: Option<Recipient>,
+    /// Whether it is the one that was opened to see this.
+    pub own: bool,
+    /// Whether it is one of the two slots of a rotation that was interrupted: the next change of the keys
+    /// removes the one whose key is not in its place.
+    pub rotating: bool,
+}
+
+/// The keyslots of a store, in the order in which they are tried. Plain stores have none.
+///
+/// # Errors
+/// Those of opening the store with `protection`, but for its lock.
+pub fn slots(disk: &dyn Disk, directory: &Path, protection: &Protection) -> Result<Vec<SlotInfo>, StoreError> {
+    let (keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
+    let Root::Sealed(root) = &unlocked.root else { return Ok(Vec::new()) };
+    let rotation = keyslots.rotation();
+    let info = |(id, kind)| SlotInfo {
+        id,
+        kind,
+        recipient: keyslots.recipient(id, root),
+        own: unlocked.slot == Some(id),
+        rotating: rotation.is_some_and(|(goes, comes)| id == goes || id == comes),
+    };
+    Ok(keyslots.slots().map(info).collect())
+}
+
+/// Lets another holder open a store that `protection` opens, from when this returns on.
+///
+/// # Errors
+/// Those of opening the store with `protection`, but for its lock; [`StoreError::KeysBusy`];
+/// [`StoreError::TooManySlots`]; [`StoreError::Protection`] for a plain store; errors of the disk.
+pub fn add_holder(
+    disk: &dyn Disk,
+    directory: &Path,
+    protection: &Protection,
+    holder: &Holder,
+) -> Result<SlotId, StoreError> {
+    let mut edit = Edit::begin(disk, directory, protection)?;
+    let id = edit.keyslots.add(disk, directory, &edit.root, holder)?;
+    edit.write()?;
+    Ok(id)
+}
+
+/// Takes the slot `id` away from a store that `protection` opens. Never the slot that `protection` itself opens:
+/// so somebody can always open the store.
+///
+/// # Errors
+/// As [`add_holder`]; [`StoreError::UnknownSlot`], [`StoreError::SlotInUse`].
+pub fn remove_holder(disk: &dyn Disk, directory: &Path, protection: &Protection, id: SlotId) -> Result<(), StoreError> {
+    let mut edit = Edit::begin(disk, directory, protection)?;
+    if edit.slot == id {
+        return Err(StoreError::SlotInUse { slot: id });
+    }
+    if !edit.keyslots.remove(id) && edit.settled != Some(id) {
+        return Err(StoreError::UnknownSlot { slot: id, path: directory.to_owned() });
+    }
+    if edit.keyslots.rotation().is_some_and(|(goes, comes)| id == goes || id == comes) {
+        edit.keyslots.set_rotation(None);
+    }
+    edit.write()
+}
+
+/// Replaces the contents of a key file by a new random key, for a store that it opens; returns the id of the new
+/// slot. After this the old key opens the store no more.
+///
+/// A key file that several stores share cannot be replaced for one of them: the others would not open any more.
+///
+/// # Errors
+/// As [`add_holder`].
+pub fn rotate_key_file(disk: &dyn Disk, directory: &Path, key_file: &Path) -> Result<SlotId, StoreError> {
+    let mut edit = Edit::begin(disk, directory, &Protection::KeyFile(key_file.to_owned()))?;
+    let old = key_file::load(disk, key_file)?;
+    let next = with_suffix(key_file, ROTATION);
+    // What an interrupted rotation left beside the key file opens nothing that is still needed.
+    remove_if_there(disk, &next)?;
+    let new = key_file::create(disk, &next)?;
+
+    let comes = edit.keyslots.add_key(&edit.root, &new, &random::salt()?);
+    // The old key may have been added twice.
+    for twice in edit.keyslots.opened_by(&old).into_iter().filter(|id| *id != edit.slot) {
+        edit.keyslots.remove(twice);
+    }
+    edit.keyslots.set_rotation(Some((edit.slot, comes)));
+    edit.write()?;
+
+    disk.rename(&next, key_file).map_err(|error| StoreError::disk("rename", &next, error))?;
+    sync_directory(disk, key_file::parent(key_file))?;
+
+    edit.keyslots.remove(edit.slot);
+    edit.keyslots.set_rotation(None);
+    edit.write()?;
+    Ok(comes)
+}
+
+/// The id and the root key of a store, for opening it.
+pub(crate) fn unlock(
+    disk: &dyn Disk,
+    directory: &Path,
+    protection: &Protection,
+) -> Result<([u8; 16], Root), StoreError> {
+    let (keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
+    Ok((keyslots.store, unlocked.root))
+}
+
+/// Keyslots and key cannot be read at the same moment: if the key does not fit and the keyslots have changed
+/// meanwhile, there was a rotation in between.
+fn read_and_unlock(
+    disk: &dyn Disk,
+    directory: &Path,
+    protection: &Protection,
+) -> Result<(Keyslots, Unlocked), StoreError> {
+    let mut keyslots = read(disk, directory)?;
+    for _ in 1..KEYSLOTS_READS {
+        let refused = match keyslots.unlock(disk, directory, protection) {
+            Ok(unlocked) => return Ok((keyslots, unlocked)),
+            Err(refused) => refused,
+        };
+        let again = read(disk, directory)?;
+        if again.encode() == keyslots.encode() {
+            return Err(refused);
+        }
+        keyslots = again;
+    }
+    let unlocked = keyslots.unlock(disk, directory, protection)?;
+    Ok((keyslots, unlocked))
+}
+
+fn read(disk: &dyn Disk, directory: &Path) -> Result<Keyslots, StoreError> {
+    let path = directory.join(KEYSLOTS);
+    let failed = |error| StoreError::disk("read", &path, error);
+    let file = disk.open_to_read(&path).map_err(failed)?;
+    let Some(bytes) = read_small(file.as_ref(), MAX_KEYSLOTS_BYTES).map_err(failed)? else {
+        return Err(StoreError::damaged(&path, Damage::Length { found: file.len().map_err(failed)? }));
+    };
+    Keyslots::decode(&path, &bytes)
+}
+
+/// A change of the keyslots of one store, which excludes every other one until it is dropped.
+struct Edit<'a> {
+    disk: &'a dyn Disk,
+    directory: &'a Path,
+    keyslots: Keyslots,
+    root: SecretBytes,
+    /// The slot that the caller opened.
+    slot: SlotId,
+    /// The slot that was left of an interrupted rotation and goes with this change.
+    settled: Option<SlotId>,
+    _lock: Box<dyn LockGuard>,
+}
+
+impl<'a> Edit<'a> {
+    fn begin(disk: &'a dyn Disk, directory: &'a Path, protection: &Protection) -> Result<Self, StoreError> {
+        // Before locking, which would leave a lock file in whatever folder somebody names by mistake.
+        drop(read(disk, directory)?);
+        let lock_path = directory.join(KEYSLOTS_LOCK);
+        let attempt = disk.try_lock(&lock_path, &lock_text());
+        let lock = match attempt.map_err(|error| StoreError::disk("lock", &lock_path, error))? {
+            LockAttempt::Acquired(lock) => lock,
+            LockAttempt::Held(_) => return Err(StoreError::KeysBusy { directory: directory.to_owned() }),
+        };
+        let (mut keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
+        let Unlocked { root: Root::Sealed(root), slot: Some(slot) } = unlocked else {
+            return Err(StoreError::Protection { path: directory.to_owned(), sealed: false });
+        };
+        let settled = keyslots.rotation().and_then(|(goes, comes)| match slot {
+            slot if slot == goes => Some(comes),
+            slot if slot == comes => Some(goes),
+            // Somebody else's key: it does not tell which of the two is in its place.
+            _ => None,
+        });
+        if let Some(settled) = settled {
+            keyslots.remove(settled);
+            keyslots.set_rotation(None);
+        }
+        Ok(Self { disk, directory, keyslots, root, slot, settled, _lock: lock })
+    }
+
+    /// Puts the keyslots in the place of those that are there, at once and durably.
+    fn write(&self) -> Result<(), StoreError> {
+        let (next, path) = (self.directory.join(KEYSLOTS_NEXT), self.directory.join(KEYSLOTS));
+        remove_if_there(self.disk, &next)?;
+        write_new(self.disk, &next, &self.keyslots.encode())?;
+        self.disk.rename(&next, &path).map_err(|error| StoreError::disk("rename", &next, error))?;
+        sync_directory(self.disk, self.directory)
+    }
+}
+
+fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::disk("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
