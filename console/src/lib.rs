@@ -6,9 +6,11 @@
 
 mod help;
 mod output;
+mod progress;
 mod redaction;
 mod usage;
 
 pub use help::help;
 pub use output::{Failure, Output, ago, printable, table};
+pub use progress::{Progress, size};
 pub use usage::{usage, wants_json};

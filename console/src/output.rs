@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use schemas::{Coded, ErrorCode, Exit};
 use serde_json::{Value, json};
 
-use crate::redaction::redacted;
+use crate::{Progress, redaction::redacted};
 
 /// Why a command ended without doing what it was asked.
 #[derive(Debug)]
@@ -93,6 +93,12 @@ impl Output {
             // Nothing sensible can be done when standard error is closed.
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
+    }
+
+    /// Shows how far a piece of work is that takes long, if somebody looks.
+    #[must_use]
+    pub fn progress(self, what: &str) -> Progress {
+        Progress::new(what, self.json)
     }
 
     /// The failure, and the exit status that it means.

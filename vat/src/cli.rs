@@ -9,10 +9,13 @@ mod connect;
 mod demo;
 mod doctor;
 mod find;
+mod images;
+mod nursery;
 mod own;
 mod probe;
 mod run;
 mod settings;
+mod way;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -126,6 +129,44 @@ enum Command {
         /// Seconds to wait for the answer
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         timeout: Option<u32>,
+    },
+    /// Write a vat into one sealed file
+    Export {
+        /// The vat's name
+        name: String,
+        /// The file, which must not exist yet
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// For whom to seal it: what `vat key recipient` says in another home [default: this home]
+        #[arg(long, value_name = "RECIPIENT")]
+        to: Option<String>,
+    },
+    /// Take in a vat that somebody has exported for this home: the same vat, to be woken here
+    Import {
+        /// The file
+        file: PathBuf,
+        /// What to call it here [default: what it was called]
+        name: Option<String>,
+    },
+    /// Go back to an image: as a new vat that begins like it, or as the vat itself
+    #[command(group = clap::ArgGroup::new("as").required(true).args(["as_copy", "take_over"]))]
+    Restore {
+        /// The file
+        file: PathBuf,
+        /// Make a new vat of this name, with an identity of its own
+        #[arg(long, value_name = "NAME")]
+        as_copy: Option<String>,
+        /// Go on as the vat itself, although a newer copy may exist; names what may be lost
+        #[arg(long)]
+        take_over: bool,
+        /// With --take-over: what to call it, if it is not here already [default: what it was called]
+        #[arg(conflicts_with = "as_copy")]
+        name: Option<String>,
+    },
+    /// Read everything that a vat or an image holds, and say whether it is whole
+    Verify {
+        /// A vat's name, or a file
+        target: String,
     },
     /// The search path: location servers to register with and to ask
     #[command(subcommand)]
@@ -269,6 +310,11 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
             let timeout = timeout.map(|seconds| Duration::from_secs(u64::from(seconds)));
             call::call(&context, &target, method.as_deref(), &arguments, timeout)
         }
+        Command::Export { name, output, to } => images::export(&context, &name, &output, to.as_deref()),
+        Command::Import { file, name } => images::import(&context, &file, name.as_deref()),
+        Command::Restore { file, as_copy: Some(name), .. } => images::restore_as_copy(&context, &file, &name),
+        Command::Restore { file, name, .. } => images::restore_taking_over(&context, &file, name.as_deref()),
+        Command::Verify { target } => images::verify(&context, &target),
         Command::Vls(VlsCommand::Add { entry }) => settings::add(&context, &entry),
         Command::Vls(VlsCommand::List) => settings::list(&context),
         Command::Vls(VlsCommand::Remove { entry }) => settings::remove(&context, &entry),

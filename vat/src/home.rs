@@ -5,6 +5,7 @@
 //! HOME/vats/NAME/id         the vat's public id
 //! HOME/vats/NAME/store/     its sealed checkpoint
 //! HOME/keys/vats/NAME.key   the key file that unlocks it; kept apart, so that a copy of a vat's folder opens nothing
+//! HOME/keys/recipient.key     opens the images that are sealed for this home
 //! HOME/keys/address-book.key
 //! HOME/address-book/        received references, sealed
 //! HOME/cache/records/       verified location records
@@ -210,6 +211,12 @@ impl Home {
     #[must_use]
     pub fn address_book_key(&self) -> PathBuf {
         self.root.join("keys").join("address-book.key")
+    }
+
+    /// The private key that opens the images which are sealed for this home.
+    #[must_use]
+    pub fn recipient_key(&self) -> PathBuf {
+        self.root.join("keys").join("recipient.key")
     }
 
     /// Makes the folders in which `path` lies.

@@ -54,6 +54,12 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a command waits for the answer to a call, unless `--timeout` says otherwise.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a command waits for the next word of an export or a verification that a vat does for it.
+pub const STALL_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a vat says how far such work is.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long a command waits for the vat on this machine to greet it.
 pub const LOCAL_DEADLINE: Duration = Duration::from_secs(5);
 

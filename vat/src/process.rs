@@ -259,12 +259,33 @@ async fn wake(
         // What was given up with the owner's consent is not held against the vat again.
         begun_at.turn = begun_at.turn.max(seen.turn());
     }
-    let epoch = begun_at.epoch.max(seen.epoch()) + 1;
-    let mut incarnation = [0; 16];
-    getrandom::fill(&mut incarnation)?;
-    opened.vat.engine().store().begin_epoch(epoch, incarnation)?;
+    let (epoch, incarnation) = begin_epoch_after(opened.vat.engine().store(), seen.epoch())?;
     let awake = Awake::new(name.clone(), opened, endpoint, resolver, config, begun_at, epoch, incarnation).await;
     Ok((awake, seen, durable))
+}
+
+/// Makes an epoch durable that is higher than that of the checkpoint and than `known`.
+fn begin_epoch_after(store: &Store, known: u64) -> Result<(u64, [u8; 16]), RunError> {
+    let epoch = store.durable().epoch.max(known) + 1;
+    let mut incarnation = [0; 16];
+    getrandom::fill(&mut incarnation)?;
+    store.begin_epoch(epoch, incarnation)?;
+    Ok((epoch, incarnation))
+}
+
+/// Has this copy of a sleeping vat go on where a newer one existed: names what may be lost, and begins an epoch
+/// that is higher than all that the search path, or the caller (`known`), knows of.
+pub(crate) async fn take_over(
+    name: &Name,
+    config: &Config,
+    (id, store): (VatId, &Store),
+    known: u64,
+    endpoint: &Endpoint,
+    report: &mut dyn FnMut(Report),
+) -> Result<u64, RunError> {
+    let resolver = witness_resolver(endpoint, config);
+    let seen = ask_witness(name, config, id, store, &resolver, true, report).await?;
+    Ok(begin_epoch_after(store, seen.epoch().max(known))?.0)
 }
 
 /// Asks the whole search path, and waits for all of it, but not for long.
@@ -553,6 +574,11 @@ impl Awake {
             // The disk has not failed, it does not answer: nothing is lost, and nothing more can be promised.
             None => RunError::DiskSilent { seconds: DRAIN_DEADLINE.as_secs() },
         }
+    }
+
+    /// What its owner calls it.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
     }
 
     /// The vat.

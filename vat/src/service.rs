@@ -3,9 +3,16 @@
 //! Both answer from the state as of the newest turn; the session's output gate keeps the answers until
 //! that turn is durable (R3), so nothing here waits.
 
-use std::rc::Rc;
+mod progress;
 
-use schemas::{Coded, ErrorCode, Secret, vat_capnp};
+use std::{path::PathBuf, rc::Rc};
+
+use checkpoint::{Census, FileDisk, Holder, Passphrase, Store};
+use schemas::{Coded, ErrorCode, Recipient, Secret, vat_capnp};
+use zeroize::Zeroizing;
+
+use self::progress::on_a_thread;
+pub(crate) use self::progress::{ProgressService, while_advancing};
 
 use crate::{
     core::{Vat, VatError},
@@ -142,6 +149,39 @@ impl vat_capnp::owner::Server for OwnerService {
         Ok(())
     }
 
+    async fn export(
+        self: Rc<Self>,
+        params: vat_capnp::owner::ExportParams,
+        mut results: vat_capnp::owner::ExportResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let path = PathBuf::from(params.get_path()?.to_str()?);
+        let holder = holder(params.get_holder()?)?;
+        let engine = self.awake.vat().engine();
+        let (label, now) = (self.awake.name().to_string(), engine.now());
+        let export = move |store: &Store, progress: &mut dyn FnMut(Census)| {
+            store.export_to_file(&FileDisk, &path, &[holder], (&label, now), progress)
+        };
+        let (head, census) = on_a_thread(engine.store().clone(), params.get_progress()?, export).await?;
+        let mut results = results.get();
+        results.set_turn(head.turn);
+        results.set_epoch(head.epoch);
+        set_amount(results.init_amount(), census);
+        Ok(())
+    }
+
+    async fn verify(
+        self: Rc<Self>,
+        params: vat_capnp::owner::VerifyParams,
+        mut results: vat_capnp::owner::VerifyResults,
+    ) -> capnp::Result<()> {
+        let store = self.awake.vat().engine().store().clone();
+        let progress = params.get()?.get_progress()?;
+        let census = on_a_thread(store, progress, |store, progress| store.verify(progress)).await?;
+        set_amount(results.get().init_amount(), census);
+        Ok(())
+    }
+
     async fn sleep(
         self: Rc<Self>,
         _: vat_capnp::owner::SleepParams,
@@ -150,6 +190,25 @@ impl vat_capnp::owner::Server for OwnerService {
         self.awake.put_to_sleep();
         Ok(())
     }
+}
+
+fn set_amount(mut amount: vat_capnp::amount::Builder<'_>, census: Census) {
+    amount.set_rows(census.rows);
+    amount.set_bytes(census.bytes);
+}
+
+/// For whom the owner wants an image to be sealed.
+fn holder(holder: vat_capnp::holder::Reader<'_>) -> capnp::Result<Holder> {
+    Ok(match holder.which()? {
+        vat_capnp::holder::Recipient(text) => {
+            let recipient = text?.to_str()?.parse::<Recipient>();
+            Holder::Recipient(recipient.map_err(|error| wire_error(&error))?)
+        }
+        vat_capnp::holder::Passphrase(text) => {
+            let passphrase = Passphrase::new(Zeroizing::new(text?.to_string()?));
+            Holder::Passphrase(passphrase.map_err(|error| wire_error(&error))?)
+        }
+    })
 }
 
 /// The error that a peer reported through an exception, or what an exception without a code means.

@@ -3,52 +3,35 @@
 //! A vat that is awake is asked through its socket; a vat that sleeps is opened here, under its lock, for
 //! as long as the command takes.
 
-use std::{fs, io, rc::Rc, sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use checkpoint::{FileDisk, Protection, Store, StoreError, StoreOptions};
+use checkpoint::FileDisk;
 use console::{Failure, ago, table};
-use schemas::{ErrorCode, Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
+use schemas::{Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
 use serde_json::{Value, json};
-use transport::Session;
 
 use super::{
     Context, block_on,
-    connect::{address_of, client_endpoint, failure, owner, within},
+    connect::{address_of, failure, owner, within},
+    nursery::grow,
+    way::{Intent, Way, put_back, way},
 };
 use crate::{
     address_book::AddressBook,
     core::{Grant, Vat},
-    engine::NoOutputs,
-    home::{HomeError, Name, Places, make_folder, replace_file},
-    limits::{BUSY_DEADLINE, BUSY_PAUSE, LOCAL_DEADLINE},
-    process::{self, Report, publishable_addresses, system_clock},
+    home::Name,
+    limits::LOCAL_DEADLINE,
+    process::{publishable_addresses, system_clock},
 };
 
 /// `vat new NAME --object KIND`
 pub(super) fn new(context: &Context, name: &str, kind: &str) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
     context.kinds.find(kind)?;
-    let places = context.home.places(&name);
-    if places.folder.exists() {
-        return Err(HomeError::Exists { name: name.to_string() }.into());
-    }
-    if let Some(book) = AddressBook::open(&context.home)?
-        && book.find(&name)?.is_some()
-    {
-        let message = format!("the name {name} is taken by an entry of the address book");
-        return Err(Failure::new(ErrorCode::VatExists, message));
-    }
-    context.home.make_parent(&places.folder)?;
-    context.home.make_parent(&places.key_file)?;
-    // The vat grows under a name that no vat can have, and appears under its own all at once.
-    let nursery = places.folder.with_file_name(format!(".{name}.new.{}", std::process::id()));
-    make_folder(&nursery)?;
-    let made = make(context, &name, &nursery, &places, kind);
-    if made.is_err() {
-        // What failed is reported; a left-over folder in the nursery is no vat and harms nobody.
-        let _ = fs::remove_dir_all(&nursery);
-    }
-    let id = made?;
+    let id = grow(context, &name, |store, protection| {
+        let id = Vat::create(Arc::new(FileDisk), store, protection, &context.kinds, kind)?;
+        Ok((id, id))
+    })?;
     let human = format!(
         "{name} is a {kind}: {}\nWake it with: {program} run {name}\nGrant it with: {program} share {name}",
         address_of(id),
@@ -57,92 +40,6 @@ pub(super) fn new(context: &Context, name: &str, kind: &str) -> Result<Exit, Fai
     let data = json!({"name": name.as_str(), "vat": address_of(id), "object": kind});
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
-}
-
-fn make(
-    context: &Context,
-    name: &Name,
-    nursery: &std::path::Path,
-    places: &Places,
-    kind: &str,
-) -> Result<VatId, Failure> {
-    let protection = Protection::KeyFile(places.key_file.clone());
-    let id = Vat::create(Arc::new(FileDisk), &nursery.join("store"), &protection, &context.kinds, kind)?;
-    replace_file(&nursery.join("id"), format!("{id}\n").as_bytes())?;
-    let io_error = |error| HomeError::Io { path: places.folder.clone(), error };
-    fs::rename(nursery, &places.folder).map_err(|error| match error.kind() {
-        // Somebody else was faster: a folder is only ever replaced by nobody.
-        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => HomeError::Exists { name: name.to_string() },
-        _ => io_error(error),
-    })?;
-    let parent = places.folder.parent().unwrap_or(&places.folder);
-    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io_error)?;
-    Ok(id)
-}
-
-/// By which way a command reaches one of the owner's vats.
-enum Way {
-    /// It is awake: through its socket. The session is kept as long as the client is used.
-    Awake(vat_capnp::owner::Client, #[allow(dead_code)] Session),
-    /// It sleeps: its checkpoint is open here, and locked until it is dropped.
-    Asleep(Box<Vat>),
-}
-
-/// What a command is going to do with a vat.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Intent {
-    Look,
-    Change,
-}
-
-/// Finds the way. A vat that is just waking, going to sleep, or used by another command is waited for.
-///
-/// Before a sleeping vat is changed, the search path is asked as if it woke (R7): a turn of an older copy would
-/// make that copy look newer than it is.
-async fn way(context: &Context, name: &Name, places: &Places, id: VatId, intent: Intent) -> Result<Way, Failure> {
-    let began = Instant::now();
-    loop {
-        if let Some((client, session)) = owner(name, places).await? {
-            return Ok(Way::Awake(client, session));
-        }
-        let protection = Protection::KeyFile(places.key_file.clone());
-        let options = StoreOptions::default();
-        match Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options) {
-            Err(StoreError::Locked { .. }) if began.elapsed() < BUSY_DEADLINE => {
-                tokio::time::sleep(BUSY_PAUSE).await;
-            }
-            opened => {
-                let store = opened?;
-                if intent == Intent::Change && !context.config.search_path.value.is_empty() {
-                    let endpoint = client_endpoint()?;
-                    let resolver = process::witness_resolver(&endpoint, &context.config);
-                    let mut report = |report| {
-                        if let Report::Notice(text) = report {
-                            context.output.notice(&text);
-                        }
-                    };
-                    let asked =
-                        process::ask_witness(name, &context.config, id, &store, &resolver, false, &mut report).await;
-                    endpoint.close().await;
-                    asked?;
-                }
-                let vat = Vat::open(store, id, context.kinds.clone(), system_clock(), Box::new(NoOutputs))?;
-                return Ok(Way::Asleep(Box::new(vat)));
-            }
-        }
-    }
-}
-
-/// Waits until everything that a sleeping vat was made to do is durable, and closes it.
-fn put_back(vat: Box<Vat>) -> Result<(), Failure> {
-    let engine = vat.engine().clone();
-    drop(vat);
-    engine.store().wait_durable(engine.newest_turn())?;
-    match Rc::try_unwrap(engine) {
-        Ok(engine) => Ok(engine.close()?),
-        // An object still holds the engine; dropping the last handle closes the store as well.
-        Err(_) => Ok(()),
-    }
 }
 
 /// `vat list`

@@ -28,8 +28,7 @@ impl Vat {
     ) -> Result<Self, VatError> {
         let not_an_id = |_| VatError::NotAVat("the image names a vat that cannot exist");
         let id = VatId::from_bytes(image.head().vat).map_err(not_an_id)?;
-        let store =
-            Store::import(disk, directory, protection, image, Adoption::Continue, StoreOptions::default())?;
+        let store = Store::import(disk, directory, protection, image, Adoption::Continue, StoreOptions::default())?;
         Self::open(store, id, kinds, clock, Box::new(NoOutputs))
     }
 

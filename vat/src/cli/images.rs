@@ -1,0 +1,340 @@
+//! `vat export`, `import`, `restore`, `verify`: vats as files (DESIGN §8).
+//!
+//! An image is sealed for a recipient, by default for this home itself, whose private key never leaves it. What an
+//! image holds becomes a vat of this home only after it was read to its end and found whole.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use checkpoint::{Census, FileDisk, Holder, ImageHead, ImageReader, Protection, RecipientKey, Store};
+use console::{Failure, size};
+use schemas::{ErrorCode, Exit, Recipient, VatId};
+use serde_json::{Value, json};
+
+use super::{
+    Context, block_on,
+    connect::{address_of, client_endpoint, failure, owner},
+    nursery::{grow, replace},
+    way::{Intent, Way, put_back, way},
+};
+use crate::{
+    core::{Vat, VatError},
+    home::Name,
+    process::{self, Report, system_clock},
+    service::{ProgressService, while_advancing},
+};
+
+/// `vat export NAME -o FILE [--to RECIPIENT]`
+pub(super) fn export(context: &Context, name: &str, file: &Path, to: Option<&str>) -> Result<Exit, Failure> {
+    let name: Name = name.parse()?;
+    let (places, id) = context.home.vat(&name)?;
+    let recipient = match to {
+        Some(text) => text.parse::<Recipient>()?,
+        None => own_recipient_key(context)?.recipient()?,
+    };
+    let path = std::path::absolute(file).map_err(|error| io_failure(file, &error))?;
+    let mut progress = context.output.progress(&format!("exporting {name}"));
+    let (turn, epoch, census) = block_on(async {
+        match way(context, &name, &places, id, Intent::Look).await? {
+            Way::Awake(owner, _session) => {
+                let text = path
+                    .to_str()
+                    .ok_or_else(|| Failure::new(ErrorCode::CliUsage, "the name of the file is not UTF-8"))?;
+                let mut request = owner.export_request();
+                request.get().set_path(text);
+                request.get().init_holder().set_recipient(recipient.to_string());
+                let (advances, service) = ProgressService::listen();
+                request.get().set_progress(service);
+                let shown = |census: Census| progress.show(census.bytes, None);
+                let response = while_advancing(request.send().promise, advances, shown).await.map_err(failure)?;
+                let results = response.get().map_err(failure)?;
+                let amount = results.get_amount().map_err(failure)?;
+                let census = Census { rows: amount.get_rows(), bytes: amount.get_bytes() };
+                Ok((results.get_turn(), results.get_epoch(), census))
+            }
+            Way::Asleep(vat) => {
+                let label = (name.as_str(), system_clock()());
+                let store = vat.engine().store();
+                let shown = &mut |census: Census| progress.show(census.bytes, None);
+                let (head, census) =
+                    store.export_to_file(&FileDisk, &path, &[Holder::Recipient(recipient)], label, shown)?;
+                put_back(vat)?;
+                Ok((head.turn, head.epoch, census))
+            }
+        }
+    })?;
+    drop(progress);
+    let sealed_for = if to.is_some() { "the recipient" } else { "this home" };
+    let human = format!(
+        "{name} as of turn {turn} is in {}: {} rows, {}, sealed for {sealed_for}",
+        file.display(),
+        census.rows,
+        size(census.bytes)
+    );
+    let data = json!({
+        "name": name.as_str(), "vat": address_of(id), "file": path, "turn": turn, "epoch": epoch,
+        "rows": census.rows, "bytes": census.bytes, "recipient": recipient.to_string(),
+    });
+    context.output.result(&human, &data)?;
+    Ok(Exit::Ok)
+}
+
+/// `vat import FILE [NAME]`
+pub(super) fn import(context: &Context, file: &Path, name: Option<&str>) -> Result<Exit, Failure> {
+    let mut image = open(context, file)?;
+    let head = image.head().clone();
+    let name = name_for(&head, name)?;
+    if let Some(existing) = context.home.name_of(id_of(&head)?)? {
+        let message = format!("the vat of this image is here already, as {existing}");
+        return Err(Failure::new(ErrorCode::VatExists, message).next(format!(
+            "To go back to the image: {program} restore {} --take-over. To have a second vat that begins like it: \
+             {program} restore {} --as-copy NAME",
+            file.display(),
+            file.display(),
+            program = super::program()
+        )));
+    }
+    let census = grow(context, &name, |store, protection| {
+        let vat = received(context, file, &mut image, |image| {
+            Vat::import(Arc::new(FileDisk), store, protection, image, (context.kinds.clone(), system_clock()))
+        })?;
+        put_back(Box::new(vat))?;
+        Ok((id_of(&head)?, image.progress().1))
+    })?;
+    let human = format!(
+        "{name} is here, as of turn {}: {} rows, {}\nWake it with: {} run {name}",
+        head.turn,
+        census.rows,
+        size(census.bytes),
+        super::program()
+    );
+    context.output.result(&human, &described(&name, &head, census)?)?;
+    Ok(Exit::Ok)
+}
+
+/// `vat restore FILE --as-copy NAME`
+pub(super) fn restore_as_copy(context: &Context, file: &Path, name: &str) -> Result<Exit, Failure> {
+    let name: Name = name.parse()?;
+    let mut image = open(context, file)?;
+    let head = image.head().clone();
+    let id = grow(context, &name, |store, protection| {
+        let vat = received(context, file, &mut image, |image| {
+            Vat::import_as_copy(Arc::new(FileDisk), store, protection, image, (context.kinds.clone(), system_clock()))
+        })?;
+        let id = vat.id();
+        put_back(Box::new(vat))?;
+        Ok((id, id))
+    })?;
+    let human = format!(
+        "{name} is a new vat that begins as {} was at turn {}: {}\nReferences to the old one do not open it. Grant it \
+         with: {} share {name}",
+        address_of(id_of(&head)?),
+        head.turn,
+        address_of(id),
+        super::program()
+    );
+    let data = json!({"name": name.as_str(), "vat": address_of(id), "copy_of": address_of(id_of(&head)?)});
+    context.output.result(&human, &data)?;
+    Ok(Exit::Ok)
+}
+
+/// `vat restore FILE --take-over [NAME]`
+pub(super) fn restore_taking_over(context: &Context, file: &Path, name: Option<&str>) -> Result<Exit, Failure> {
+    let mut image = open(context, file)?;
+    let (head, id) = (image.head().clone(), id_of(image.head())?);
+    let existing = context.home.name_of(id)?;
+    if let (Some(existing), Some(name)) = (&existing, name)
+        && existing.as_str() != name
+    {
+        let message = format!("the vat of this image is here already, as {existing}, not as {name}");
+        return Err(Failure::new(ErrorCode::VatExists, message));
+    }
+    let name = existing.clone().map_or_else(|| name_for(&head, name), Ok)?;
+    let make = |store: &Path, protection: &Protection| {
+        let vat = received(context, file, &mut image, |image| {
+            Vat::import(Arc::new(FileDisk), store, protection, image, (context.kinds.clone(), system_clock()))
+        })?;
+        let known = existing.as_ref().map_or(Ok(0), |name| give_up(context, name, head.turn))?;
+        let epoch = block_on(async {
+            let endpoint = client_endpoint()?;
+            let mut report = |report| {
+                if let Report::Notice(text) = report {
+                    context.output.notice(&text);
+                }
+            };
+            let of = (id, vat.engine().store().as_ref());
+            let epoch = process::take_over(&name, &context.config, of, known, &endpoint, &mut report).await;
+            endpoint.close().await;
+            Ok(epoch?)
+        })?;
+        put_back(Box::new(vat))?;
+        Ok((id, (epoch, image.progress().1)))
+    };
+    let ((epoch, census), kept) = match &existing {
+        Some(name) => replace(context, name, make).map(|(made, kept)| (made, Some(kept)))?,
+        None => (grow(context, &name, make)?, None),
+    };
+    let mut human = format!(
+        "{name} goes on from turn {} in epoch {epoch}: {} rows, {}\nWake it with: {} run {name}",
+        head.turn,
+        census.rows,
+        size(census.bytes),
+        super::program()
+    );
+    if let Some(kept) = &kept {
+        human.push_str(&format!("\nWhat was here before is kept, and can be deleted: {}", kept.display()));
+    }
+    let mut data = described(&name, &head, census)?;
+    data["epoch"] = json!(epoch);
+    data["kept"] = json!(kept);
+    context.output.result(&human, &data)?;
+    Ok(Exit::Ok)
+}
+
+/// Says what of the copy that is here will be given up, and which epoch it has. It must sleep.
+fn give_up(context: &Context, name: &Name, turn: u64) -> Result<u64, Failure> {
+    let (places, id) = context.home.vat(name)?;
+    if block_on(owner(name, &places))?.is_some() {
+        let message = format!("the vat {name} is awake: put it to sleep before another copy takes its place");
+        return Err(Failure::new(ErrorCode::VatRunning, message));
+    }
+    let protection = Protection::KeyFile(places.key_file);
+    match Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, Default::default()) {
+        Ok(store) => {
+            let own = store.durable();
+            if own.turn > turn {
+                context.output.notice(&format!(
+                    "The copy of {name} that is here has come to turn {}; what its turns {} to {} did is given up.",
+                    own.turn,
+                    turn + 1,
+                    own.turn
+                ));
+            }
+            store.close()?;
+            Ok(own.epoch)
+        }
+        Err(error @ checkpoint::StoreError::Locked { .. }) => Err(error.into()),
+        Err(error) => {
+            context.output.notice(&format!("The copy of {name} that is here cannot be opened: {error}"));
+            Ok(0)
+        }
+    }
+}
+
+/// `vat verify FILE|NAME`
+pub(super) fn verify(context: &Context, target: &str) -> Result<Exit, Failure> {
+    if let Ok(name) = target.parse::<Name>()
+        && context.home.places(&name).folder.is_dir()
+    {
+        return verify_vat(context, &name);
+    }
+    let file = PathBuf::from(target);
+    let mut image = open(context, &file)?;
+    received(context, &file, &mut image, |image| {
+        while image.next_row()?.is_some() {}
+        Ok(())
+    })?;
+    let (head, (_, census)) = (image.head(), image.progress());
+    let human = format!(
+        "{} is whole: {} as of turn {} in epoch {}, made {}, {} rows, {}",
+        file.display(),
+        address_of(id_of(head)?),
+        head.turn,
+        head.epoch,
+        head.created,
+        census.rows,
+        size(census.bytes)
+    );
+    let name: Option<Name> = head.label.parse().ok();
+    let mut data = json!({"vat": address_of(id_of(head)?), "label": name.map(|name| name.to_string())});
+    add_head(&mut data, head, census);
+    context.output.result(&human, &data)?;
+    Ok(Exit::Ok)
+}
+
+fn verify_vat(context: &Context, name: &Name) -> Result<Exit, Failure> {
+    let (places, id) = context.home.vat(name)?;
+    let mut progress = context.output.progress(&format!("verifying {name}"));
+    let census = block_on(async {
+        match way(context, name, &places, id, Intent::Look).await? {
+            Way::Awake(owner, _session) => {
+                let mut request = owner.verify_request();
+                let (advances, service) = ProgressService::listen();
+                request.get().set_progress(service);
+                let shown = |census: Census| progress.show(census.bytes, None);
+                let response = while_advancing(request.send().promise, advances, shown).await.map_err(failure)?;
+                let amount = response.get().and_then(|results| results.get_amount()).map_err(failure)?;
+                Ok(Census { rows: amount.get_rows(), bytes: amount.get_bytes() })
+            }
+            Way::Asleep(vat) => {
+                let census = vat.engine().store().verify(&mut |census| progress.show(census.bytes, None))?;
+                put_back(vat)?;
+                Ok(census)
+            }
+        }
+    })?;
+    drop(progress);
+    let human = format!("{name} is whole: {} rows, {}", census.rows, size(census.bytes));
+    let data = json!({"name": name.as_str(), "vat": address_of(id), "rows": census.rows, "bytes": census.bytes});
+    context.output.result(&human, &data)?;
+    Ok(Exit::Ok)
+}
+
+/// The private key for which this home's images are sealed; it is made when it is first needed.
+fn own_recipient_key(context: &Context) -> Result<RecipientKey, Failure> {
+    let path = context.home.recipient_key();
+    context.home.make_parent(&path)?;
+    Ok(RecipientKey::load_or_create(&FileDisk, &path)?)
+}
+
+/// Opens an image that is sealed for this home.
+fn open(context: &Context, file: &Path) -> Result<ImageReader<'static>, Failure> {
+    let protection = Protection::Recipient(own_recipient_key(context)?);
+    Ok(ImageReader::open_file(&FileDisk, file, &protection)?)
+}
+
+/// Reads an image with `read`, and shows meanwhile how far that is.
+fn received<T>(
+    context: &Context,
+    file: &Path,
+    image: &mut ImageReader<'static>,
+    read: impl FnOnce(&mut ImageReader<'_>) -> Result<T, VatError>,
+) -> Result<T, Failure> {
+    let length = fs::metadata(file).ok().map(|file| file.len());
+    let mut progress = context.output.progress(&format!("reading {}", file.display()));
+    image.on_progress(move |read, _| progress.show(read, length));
+    let read = read(image);
+    // Takes the line off the terminal.
+    image.on_progress(|_, _| {});
+    Ok(read?)
+}
+
+fn id_of(head: &ImageHead) -> Result<VatId, Failure> {
+    Ok(VatId::from_bytes(head.vat)?)
+}
+
+/// What to call the vat of an image: what the user says, or else what its maker called it.
+fn name_for(head: &ImageHead, name: Option<&str>) -> Result<Name, Failure> {
+    Ok(name.unwrap_or(&head.label).parse()?)
+}
+
+fn described(name: &Name, head: &ImageHead, census: Census) -> Result<Value, Failure> {
+    let mut data = json!({"name": name.as_str(), "vat": address_of(id_of(head)?)});
+    add_head(&mut data, head, census);
+    Ok(data)
+}
+
+fn add_head(data: &mut Value, head: &ImageHead, census: Census) {
+    data["turn"] = json!(head.turn);
+    data["epoch"] = json!(head.epoch);
+    data["created_at"] = json!(head.created.as_seconds());
+    data["rows"] = json!(census.rows);
+    data["bytes"] = json!(census.bytes);
+}
+
+fn io_failure(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(ErrorCode::SystemIo, format!("{}: {error}", path.display()))
+}
