@@ -72,6 +72,12 @@ struct Status {
   grants @12 :UInt64;
   startedAt @13 :UInt64;
   # Seconds since 1970.
+  lastBackup @14 :UInt64;
+  # Seconds since 1970; 0: there is none.
+  lastBackupFile @15 :Text;
+  backupCode @16 :Text;
+  # Why the last backup was not made: an error code, empty if it was; and the words to it.
+  backupMessage @17 :Text;
 }
 
 struct Registration {

@@ -148,6 +148,18 @@ enum Command {
         /// What to call it here [default: what it was called]
         name: Option<String>,
     },
+    /// Put an image of a vat into the folder for backups, and remove the oldest ones there
+    #[command(group = clap::ArgGroup::new("whose").required(true).args(["name", "all"]))]
+    Backup {
+        /// The vat's name
+        name: Option<String>,
+        /// Every vat of this home
+        #[arg(long)]
+        all: bool,
+        /// The folder [default: backup.folder in the configuration]
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
     /// Go back to an image: as a new vat that begins like it, or as the vat itself
     #[command(group = clap::ArgGroup::new("as").required(true).args(["as_copy", "take_over"]))]
     Restore {
@@ -311,6 +323,7 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
             call::call(&context, &target, method.as_deref(), &arguments, timeout)
         }
         Command::Export { name, output, to } => images::export(&context, &name, &output, to.as_deref()),
+        Command::Backup { name, folder, .. } => images::backup(&context, name.as_deref(), folder.as_deref()),
         Command::Import { file, name } => images::import(&context, &file, name.as_deref()),
         Command::Restore { file, as_copy: Some(name), .. } => images::restore_as_copy(&context, &file, &name),
         Command::Restore { file, name, .. } => images::restore_taking_over(&context, &file, name.as_deref()),

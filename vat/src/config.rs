@@ -11,17 +11,27 @@
 //! witness = "optional" # or "required"
 //! # Seconds that a call may take.
 //! timeout = 30
+//!
+//! [backup]
+//! # Where `vat backup`, and `vat run` if `every` is set, put images of the vats.
+//! folder = "/media/backups"
+//! # Seconds: a vat that is awake makes one when the newest is older than this.
+//! every = 86400
+//! # How many of each vat are kept.
+//! keep = 7
+//! # For whom they are sealed, instead of this home.
+//! to = "vatkey:…"
 //! ```
 
 use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use schemas::{Address, Coded, ErrorCode, SearchPathEntry};
+use schemas::{Address, Coded, ErrorCode, Recipient, SearchPathEntry};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::{
     home::{Home, HomeError, replace_file},
-    limits::CALL_DEADLINE,
+    limits::{BACKUPS_KEPT, CALL_DEADLINE},
 };
 
 /// Why the configuration cannot be used or changed.
@@ -116,6 +126,21 @@ pub struct Config {
     pub witness: Setting<Witness>,
     /// How long a call may take.
     pub timeout: Setting<Duration>,
+    /// Where backups go, and when.
+    pub backup: Backup,
+}
+
+/// What the configuration says of backups.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    /// Where to.
+    pub folder: Setting<Option<PathBuf>>,
+    /// How old the newest may become while the vat is awake; `None`: nobody makes them but their owner.
+    pub every: Setting<Option<Duration>>,
+    /// How many of each vat are kept; at least 1.
+    pub keep: Setting<usize>,
+    /// For whom they are sealed; `None`: for this home.
+    pub to: Setting<Option<Recipient>>,
 }
 
 #[derive(Deserialize)]
@@ -126,6 +151,17 @@ struct File {
     advertise: Option<Spanned<Vec<Spanned<String>>>>,
     witness: Option<Spanned<Witness>>,
     timeout: Option<Spanned<u32>>,
+    #[serde(default)]
+    backup: BackupTable,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackupTable {
+    folder: Option<Spanned<PathBuf>>,
+    every: Option<Spanned<u32>>,
+    keep: Option<Spanned<u16>>,
+    to: Option<Spanned<String>>,
 }
 
 impl Config {
@@ -225,7 +261,41 @@ impl Parser<'_> {
                     value: Duration::from_secs(u64::from(seconds.into_inner())),
                 },
             },
+            backup: self.backup(file.backup)?,
         })
+    }
+
+    fn backup(&self, table: BackupTable) -> Result<Backup, ConfigError> {
+        let default = Source::Default;
+        for (name, zero) in [
+            ("every", table.every.as_ref().filter(|every| *every.get_ref() == 0).map(Spanned::span)),
+            ("keep", table.keep.as_ref().filter(|keep| *keep.get_ref() == 0).map(Spanned::span)),
+        ] {
+            if let Some(span) = zero {
+                return Err(self.invalid(Some(span), format!("backup.{name} is at least 1")));
+            }
+        }
+        let folder = match table.folder {
+            None => Setting { value: None, source: default },
+            Some(folder) if folder.get_ref().is_relative() => {
+                let reason = "backup.folder begins with a /: commands are run from anywhere".to_owned();
+                return Err(self.invalid(Some(folder.span()), reason));
+            }
+            Some(folder) => Setting { source: self.source(&folder), value: Some(folder.into_inner()) },
+        };
+        let every = table.every.map_or(Setting { value: None, source: default }, |every| Setting {
+            source: self.source(&every),
+            value: Some(Duration::from_secs(u64::from(every.into_inner()))),
+        });
+        let keep = table.keep.map_or(Setting { value: BACKUPS_KEPT, source: default }, |keep| Setting {
+            source: self.source(&keep),
+            value: usize::from(keep.into_inner()),
+        });
+        let to = match &table.to {
+            None => Setting { value: None, source: default },
+            Some(text) => Setting { value: Some(self.item(text, str::parse::<Recipient>)?), source: self.source(text) },
+        };
+        Ok(Backup { folder, every, keep, to })
     }
 
     fn list<T: PartialEq, E: std::fmt::Display>(

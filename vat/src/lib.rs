@@ -20,6 +20,7 @@ pub mod program;
 pub mod reflection;
 
 mod address_book;
+mod backup;
 mod cli;
 mod kinds;
 mod objects;

@@ -54,6 +54,15 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a command waits for the answer to a call, unless `--timeout` says otherwise.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a vat waits before it tries again to make a backup that could not be made.
+pub const BACKUP_RETRY: Duration = Duration::from_secs(600);
+
+/// How often a vat looks whether a backup is due, at least: clocks are set, and folders emptied, meanwhile.
+pub const BACKUP_LOOK: Duration = Duration::from_secs(3600);
+
+/// Backups of a vat that are kept unless the configuration says otherwise.
+pub const BACKUPS_KEPT: usize = 7;
+
 /// How long a command waits for the next word of an export or a verification that a vat does for it.
 pub const STALL_DEADLINE: Duration = Duration::from_secs(60);
 

@@ -16,6 +16,7 @@
 //! closed.
 
 mod addresses;
+mod backups;
 mod registration;
 mod sessions;
 
@@ -37,11 +38,13 @@ use transport::{BindError, Endpoint, EndpointConfig, LocalListener, OutputGate};
 use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver, ResolverConfig};
 
 pub(crate) use addresses::publishable_addresses;
+use backups::Backups;
 use registration::{OwnRecord, Seen, Standing};
 use sessions::Sessions;
 
 use crate::{
     Kinds,
+    backup::{BackupError, Plan},
     config::{Config, Witness},
     core::{Vat, VatError},
     engine::{Clock, CommitStart, Outputs},
@@ -229,6 +232,7 @@ pub async fn run(
     let committing = [
         tokio::task::spawn_local(awake.clone().start_commits()),
         tokio::task::spawn_local(awake.clone().follow_committer(durable)),
+        tokio::task::spawn_local(awake.clone().back_up()),
     ];
     let outcome = match awake.clone().live(home, &seen, stop, report).await {
         Ok(()) => awake.fall_asleep().await,
@@ -260,32 +264,24 @@ async fn wake(
         begun_at.turn = begun_at.turn.max(seen.turn());
     }
     let (epoch, incarnation) = begin_epoch_after(opened.vat.engine().store(), seen.epoch())?;
-    let awake = Awake::new(name.clone(), opened, endpoint, resolver, config, begun_at, epoch, incarnation).await;
+    let backups = match Plan::of(home, config, None) {
+        Ok(plan) => Backups::new(Some(plan)),
+        Err(BackupError::NoFolder) => Backups::new(None),
+        Err(BackupError::Image(error)) => return Err(error.into()),
+        Err(BackupError::Home(error)) => return Err(error.into()),
+    };
+    let awake =
+        Awake::new(name.clone(), opened, endpoint, resolver, config, begun_at, epoch, incarnation, backups).await;
     Ok((awake, seen, durable))
 }
 
 /// Makes an epoch durable that is higher than that of the checkpoint and than `known`.
-fn begin_epoch_after(store: &Store, known: u64) -> Result<(u64, [u8; 16]), RunError> {
+pub(crate) fn begin_epoch_after(store: &Store, known: u64) -> Result<(u64, [u8; 16]), RunError> {
     let epoch = store.durable().epoch.max(known) + 1;
     let mut incarnation = [0; 16];
     getrandom::fill(&mut incarnation)?;
     store.begin_epoch(epoch, incarnation)?;
     Ok((epoch, incarnation))
-}
-
-/// Has this copy of a sleeping vat go on where a newer one existed: names what may be lost, and begins an epoch
-/// that is higher than all that the search path, or the caller (`known`), knows of.
-pub(crate) async fn take_over(
-    name: &Name,
-    config: &Config,
-    (id, store): (VatId, &Store),
-    known: u64,
-    endpoint: &Endpoint,
-    report: &mut dyn FnMut(Report),
-) -> Result<u64, RunError> {
-    let resolver = witness_resolver(endpoint, config);
-    let seen = ask_witness(name, config, id, store, &resolver, true, report).await?;
-    Ok(begin_epoch_after(store, seen.epoch().max(known))?.0)
 }
 
 /// Asks the whole search path, and waits for all of it, but not for long.
@@ -411,6 +407,7 @@ pub(crate) struct Awake {
     poisoned: Notify,
     /// The durable turn that the last published record told.
     published_turn: Cell<u64>,
+    backups: Backups,
 }
 
 impl Awake {
@@ -424,6 +421,7 @@ impl Awake {
         begun_at: Position,
         epoch: u64,
         incarnation: [u8; 16],
+        backups: Backups,
     ) -> Rc<Self> {
         let Opened { vat, gate, has_turns } = opened;
         let advertise = config.advertise.value.clone();
@@ -450,6 +448,7 @@ impl Awake {
             sleep: Notify::new(),
             poisoned: Notify::new(),
             published_turn: Cell::new(0),
+            backups,
         })
     }
 
@@ -595,6 +594,7 @@ impl Awake {
     pub(crate) fn describe(&self, mut status: vat_capnp::status::Builder<'_>) -> capnp::Result<()> {
         let engine = self.vat.engine();
         let (durable, sizes) = (engine.durable(), engine.store().sizes().map_err(|error| wire_error(&error))?);
+        self.backups.describe(self, status.reborrow());
         status.set_id(self.vat.id().as_bytes());
         status.set_object(self.vat.root_kind()?.name());
         status.set_epoch(self.epoch);

@@ -1,72 +1,45 @@
-//! `vat export`, `import`, `restore`, `verify`: vats as files (DESIGN §8).
+//! `vat export`, `import`, `backup`, `restore`, `verify`: vats as files (DESIGN §8).
 //!
 //! An image is sealed for a recipient, by default for this home itself, whose private key never leaves it. What an
 //! image holds becomes a vat of this home only after it was read to its end and found whole.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use checkpoint::{Census, FileDisk, Holder, ImageHead, ImageReader, Protection, RecipientKey, Store};
+use checkpoint::{Census, FileDisk, Holder, ImageHead, ImageReader, Protection, Store};
 use console::{Failure, size};
 use schemas::{ErrorCode, Exit, Recipient, VatId};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::{
     Context, block_on,
-    connect::{address_of, client_endpoint, failure, owner},
+    connect::{address_of, failure, owner},
     nursery::{grow, replace},
     way::{Intent, Way, put_back, way},
 };
 use crate::{
+    backup::{Plan, own_recipient_key},
     core::{Vat, VatError},
     home::Name,
-    process::{self, Report, system_clock},
+    process::{self, Report, RunOptions, system_clock},
     service::{ProgressService, while_advancing},
 };
 
 /// `vat export NAME -o FILE [--to RECIPIENT]`
 pub(super) fn export(context: &Context, name: &str, file: &Path, to: Option<&str>) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
-    let (places, id) = context.home.vat(&name)?;
+    let (_, id) = context.home.vat(&name)?;
     let recipient = match to {
         Some(text) => text.parse::<Recipient>()?,
-        None => own_recipient_key(context)?.recipient()?,
+        None => own_recipient_key(&context.home)?.recipient()?,
     };
     let path = std::path::absolute(file).map_err(|error| io_failure(file, &error))?;
-    let mut progress = context.output.progress(&format!("exporting {name}"));
-    let (turn, epoch, census) = block_on(async {
-        match way(context, &name, &places, id, Intent::Look).await? {
-            Way::Awake(owner, _session) => {
-                let text = path
-                    .to_str()
-                    .ok_or_else(|| Failure::new(ErrorCode::CliUsage, "the name of the file is not UTF-8"))?;
-                let mut request = owner.export_request();
-                request.get().set_path(text);
-                request.get().init_holder().set_recipient(recipient.to_string());
-                let (advances, service) = ProgressService::listen();
-                request.get().set_progress(service);
-                let shown = |census: Census| progress.show(census.bytes, None);
-                let response = while_advancing(request.send().promise, advances, shown).await.map_err(failure)?;
-                let results = response.get().map_err(failure)?;
-                let amount = results.get_amount().map_err(failure)?;
-                let census = Census { rows: amount.get_rows(), bytes: amount.get_bytes() };
-                Ok((results.get_turn(), results.get_epoch(), census))
-            }
-            Way::Asleep(vat) => {
-                let label = (name.as_str(), system_clock()());
-                let store = vat.engine().store();
-                let shown = &mut |census: Census| progress.show(census.bytes, None);
-                let (head, census) =
-                    store.export_to_file(&FileDisk, &path, &[Holder::Recipient(recipient)], label, shown)?;
-                put_back(vat)?;
-                Ok((head.turn, head.epoch, census))
-            }
-        }
-    })?;
-    drop(progress);
+    let (turn, epoch, census) = export_to(context, &name, &path, recipient)?;
     let sealed_for = if to.is_some() { "the recipient" } else { "this home" };
     let human = format!(
         "{name} as of turn {turn} is in {}: {} rows, {}, sealed for {sealed_for}",
@@ -80,6 +53,74 @@ pub(super) fn export(context: &Context, name: &str, file: &Path, to: Option<&str
     });
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
+}
+
+/// `vat backup NAME` and `vat backup --all`
+pub(super) fn backup(context: &Context, name: Option<&str>, folder: Option<&Path>) -> Result<Exit, Failure> {
+    let folder = folder.map(std::path::absolute).transpose();
+    let folder = folder.map_err(|error| Failure::new(ErrorCode::SystemIo, format!("the folder: {error}")))?;
+    let plan = Plan::of(&context.home, &context.config, folder.as_deref())?;
+    let names = match name {
+        Some(name) => vec![name.parse::<Name>()?],
+        None => context.home.names()?,
+    };
+    let (mut lines, mut data, mut failed) = (Vec::new(), Vec::new(), None);
+    for name in &names {
+        let path = plan.path(name, system_clock()());
+        let made = export_to(context, name, &path, plan.recipient).and_then(|made| Ok((made, plan.prune(name)?)));
+        match made {
+            Ok(((turn, _, census), ())) => {
+                lines.push(format!("{name} as of turn {turn}: {} ({})", path.display(), size(census.bytes)));
+                data.push(json!({"name": name.as_str(), "file": path, "turn": turn, "bytes": census.bytes}));
+            }
+            // One vat that cannot be read keeps no other from its backup.
+            Err(failure) if names.len() > 1 => {
+                context.output.notice(&format!("{name}: {} [{}]", failure.message, failure.code));
+                data.push(json!({"name": name.as_str(), "code": failure.code.as_str(), "message": failure.message}));
+                failed.get_or_insert(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if lines.is_empty()
+        && let Some(failure) = failed
+    {
+        return Err(failure);
+    }
+    let human = if names.is_empty() { "There are no vats here.".to_owned() } else { lines.join("\n") };
+    context.output.result(&human, &json!({"backups": data}))?;
+    Ok(if failed.is_some() { Exit::Degraded } else { Exit::Ok })
+}
+
+/// Writes the image of a vat, awake or asleep; gives its turn, its epoch, and how much it is.
+fn export_to(context: &Context, name: &Name, path: &Path, recipient: Recipient) -> Result<(u64, u64, Census), Failure> {
+    let (places, id) = context.home.vat(name)?;
+    let mut progress = context.output.progress(&format!("exporting {name}"));
+    let mut shown = |census: Census| progress.show(census.bytes, None);
+    block_on(async {
+        match way(context, name, &places, id, Intent::Look).await? {
+            Way::Awake(owner, _session) => {
+                let no_text = || Failure::new(ErrorCode::CliUsage, "the name of the file is not UTF-8");
+                let mut request = owner.export_request();
+                request.get().set_path(path.to_str().ok_or_else(no_text)?);
+                request.get().init_holder().set_recipient(recipient.to_string());
+                let (advances, service) = ProgressService::listen();
+                request.get().set_progress(service);
+                let response = while_advancing(request.send().promise, advances, shown).await.map_err(failure)?;
+                let results = response.get().map_err(failure)?;
+                let amount = results.get_amount().map_err(failure)?;
+                let census = Census { rows: amount.get_rows(), bytes: amount.get_bytes() };
+                Ok((results.get_turn(), results.get_epoch(), census))
+            }
+            Way::Asleep(vat) => {
+                let (label, holders) = ((name.as_str(), system_clock()()), [Holder::Recipient(recipient)]);
+                let exported = vat.engine().store().export_to_file(&FileDisk, path, &holders, label, &mut shown);
+                put_back(vat)?;
+                let (head, census) = exported?;
+                Ok((head.turn, head.epoch, census))
+            }
+        }
+    })
 }
 
 /// `vat import FILE [NAME]`
@@ -158,25 +199,15 @@ pub(super) fn restore_taking_over(context: &Context, file: &Path, name: Option<&
             Vat::import(Arc::new(FileDisk), store, protection, image, (context.kinds.clone(), system_clock()))
         })?;
         let known = existing.as_ref().map_or(Ok(0), |name| give_up(context, name, head.turn))?;
-        let epoch = block_on(async {
-            let endpoint = client_endpoint()?;
-            let mut report = |report| {
-                if let Report::Notice(text) = report {
-                    context.output.notice(&text);
-                }
-            };
-            let of = (id, vat.engine().store().as_ref());
-            let epoch = process::take_over(&name, &context.config, of, known, &endpoint, &mut report).await;
-            endpoint.close().await;
-            Ok(epoch?)
-        })?;
+        process::begin_epoch_after(vat.engine().store(), known)?;
         put_back(Box::new(vat))?;
-        Ok((id, (epoch, image.progress().1)))
+        Ok((id, image.progress().1))
     };
-    let ((epoch, census), kept) = match &existing {
+    let (census, kept) = match &existing {
         Some(name) => replace(context, name, make).map(|(made, kept)| (made, Some(kept)))?,
         None => (grow(context, &name, make)?, None),
     };
+    let epoch = announce(context, &name)?;
     let mut human = format!(
         "{name} goes on from turn {} in epoch {epoch}: {} rows, {}\nWake it with: {} run {name}",
         head.turn,
@@ -192,6 +223,30 @@ pub(super) fn restore_taking_over(context: &Context, file: &Path, name: Option<&
     data["kept"] = json!(kept);
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
+}
+
+/// Wakes a vat for a moment, taking over from every other copy, so that the search path knows of its epoch; gives
+/// that epoch.
+fn announce(context: &Context, name: &Name) -> Result<u64, Failure> {
+    let options = RunOptions { listen: context.config.listen.value, take_over: true };
+    let (live, is_live) = (Cell::new(None), Notify::new());
+    let mut report = |report| match report {
+        Report::Notice(text) => context.output.notice(&text),
+        Report::Live(now) => {
+            live.set(Some(now.epoch));
+            is_live.notify_one();
+        }
+    };
+    let (home, config, kinds) = (&context.home, &context.config, context.kinds.clone());
+    let told = block_on(async {
+        Ok(process::run(home, name, config, kinds, options, is_live.notified(), &mut report).await?)
+    });
+    told.map_err(|failure| {
+        failure
+            .while_doing("it was restored, but not announced")
+            .next(format!("Wake it with: {} run {name} --take-over", super::program()))
+    })?;
+    Ok(live.get().unwrap_or_default())
 }
 
 /// Says what of the copy that is here will be given up, and which epoch it has. It must sleep.
@@ -283,16 +338,9 @@ fn verify_vat(context: &Context, name: &Name) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The private key for which this home's images are sealed; it is made when it is first needed.
-fn own_recipient_key(context: &Context) -> Result<RecipientKey, Failure> {
-    let path = context.home.recipient_key();
-    context.home.make_parent(&path)?;
-    Ok(RecipientKey::load_or_create(&FileDisk, &path)?)
-}
-
 /// Opens an image that is sealed for this home.
 fn open(context: &Context, file: &Path) -> Result<ImageReader<'static>, Failure> {
-    let protection = Protection::Recipient(own_recipient_key(context)?);
+    let protection = Protection::Recipient(own_recipient_key(&context.home)?);
     Ok(ImageReader::open_file(&FileDisk, file, &protection)?)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use checkpoint::FileDisk;
 use console::{Failure, ago, table};
-use schemas::{Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
+use schemas::{Coded, Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
 use serde_json::{Value, json};
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     address_book::AddressBook,
+    backup::{BackupError, Plan},
     core::{Grant, Vat},
     home::Name,
     limits::LOCAL_DEADLINE,
@@ -93,7 +94,7 @@ pub(super) fn status(context: &Context, name: &str) -> Result<Exit, Failure> {
                 let status = response.get().and_then(|results| results.get_status()).map_err(failure)?;
                 awake_status(&name, id, status).map_err(failure)
             }
-            Way::Asleep(vat) => asleep_status(&name, vat),
+            Way::Asleep(vat) => asleep_status(context, &name, vat),
         }
     })?;
     context.output.result(&human, &data)?;
@@ -115,6 +116,13 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         vec!["base".to_owned(), format!("{} bytes", status.get_base_bytes())],
     ];
     rows.extend(addresses.iter().map(|address| vec!["address".to_owned(), address.clone()]));
+    let backup = BackupLine {
+        made: Some(status.get_last_backup()).filter(|made| *made != 0),
+        file: status.get_last_backup_file()?.to_string()?,
+        problem: status.get_backup_message()?.to_string()?,
+        code: status.get_backup_code()?.to_string()?,
+    };
+    rows.push(backup.row());
     let now = system_clock()().as_seconds();
     let mut registrations = Vec::new();
     for registration in status.get_registrations()? {
@@ -137,17 +145,60 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         "durable_turn": status.get_durable_turn(), "sessions": status.get_sessions(), "grants": status.get_grants(),
         "objects": status.get_objects(), "journal_bytes": status.get_journal_bytes(),
         "base_bytes": status.get_base_bytes(), "started_at": status.get_started_at(), "addresses": addresses,
-        "registrations": registrations,
+        "registrations": registrations, "last_backup": backup.json(),
     });
     Ok((table(&rows), data))
 }
 
-fn asleep_status(name: &Name, vat: Box<Vat>) -> Result<(String, Value), Failure> {
+/// How the backups of a vat stand.
+#[derive(Default)]
+struct BackupLine {
+    made: Option<u64>,
+    file: String,
+    problem: String,
+    code: String,
+}
+
+impl BackupLine {
+    fn of_sleeping(context: &Context, name: &Name) -> Self {
+        let newest = Plan::of(&context.home, &context.config, None).and_then(|plan| plan.newest(name));
+        match newest {
+            Ok(None) | Err(BackupError::NoFolder) => Self::default(),
+            Ok(Some(newest)) => Self {
+                made: Some(newest.made.as_seconds()),
+                file: newest.path.display().to_string(),
+                ..Self::default()
+            },
+            Err(error) => {
+                Self { problem: error.to_string(), code: error.code().as_str().to_owned(), ..Self::default() }
+            }
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let now = system_clock()().as_seconds();
+        let mut text = match self.made {
+            Some(made) => format!("{}: {}", ago(now.saturating_sub(made)), self.file),
+            None => "none".to_owned(),
+        };
+        if !self.code.is_empty() {
+            text = format!("{text}; last attempt: {} [{}]", self.problem, self.code);
+        }
+        vec!["backup".to_owned(), text]
+    }
+
+    fn json(&self) -> Value {
+        json!({"made_at": self.made, "file": self.file, "code": self.code, "message": self.problem})
+    }
+}
+
+fn asleep_status(context: &Context, name: &Name, vat: Box<Vat>) -> Result<(String, Value), Failure> {
     let id = vat.id();
     let position = vat.engine().durable();
     let sizes = vat.engine().store().sizes()?;
     let object = vat.root_kind()?.name();
     let grants = vat.grants()?.len();
+    let backup = BackupLine::of_sleeping(context, name);
     let rows = [
         vec!["vat".to_owned(), address_of(id)],
         vec!["state".to_owned(), format!("asleep; wake it with: {} run {name}", super::program())],
@@ -157,9 +208,10 @@ fn asleep_status(name: &Name, vat: Box<Vat>) -> Result<(String, Value), Failure>
         vec!["grants".to_owned(), grants.to_string()],
         vec!["journal".to_owned(), format!("{} bytes", sizes.journal_bytes)],
         vec!["base".to_owned(), format!("{} bytes", sizes.base_bytes)],
+        backup.row(),
     ];
     let data = json!({
-        "name": name.as_str(), "vat": address_of(id), "state": "asleep", "object": object, "epoch": position.epoch,
+        "name": name.as_str(), "vat": address_of(id), "state": "asleep", "last_backup": backup.json(), "object": object, "epoch": position.epoch,
         "turn": position.turn, "durable_turn": position.turn, "grants": grants, "objects": vat.object_count()?,
         "journal_bytes": sizes.journal_bytes, "base_bytes": sizes.base_bytes,
     });

@@ -57,6 +57,10 @@ pub(super) fn show(context: &Context) -> Result<Exit, Failure> {
         ("advertise", texts(config.advertise.value.iter().map(ToString::to_string).collect()), config.advertise.source),
         ("witness", json!(config.witness.value), config.witness.source),
         ("timeout", json!(config.timeout.value.as_secs()), config.timeout.source),
+        ("backup.folder", json!(config.backup.folder.value), config.backup.folder.source),
+        ("backup.every", json!(config.backup.every.value.map(|every| every.as_secs())), config.backup.every.source),
+        ("backup.keep", json!(config.backup.keep.value), config.backup.keep.source),
+        ("backup.to", json!(config.backup.to.value.map(|to| to.to_string())), config.backup.to.source),
     ];
     let place = |source| match source {
         Source::Default => "default".to_owned(),
