@@ -9,7 +9,7 @@ use std::{
 
 use acceptance::{World, run_page, run_text};
 
-const PAGES: [&str; 4] = ["location-server", "vat", "call", "object"];
+const PAGES: [&str; 5] = ["location-server", "vat", "call", "object", "backup"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -39,6 +39,11 @@ fn the_page_for_the_friend_is_true() {
 #[test]
 fn the_page_for_the_developer_is_true() {
     follow("object");
+}
+
+#[test]
+fn the_page_about_backups_is_true() {
+    follow("backup");
 }
 
 /// The fenced blocks of a page: (language, contents).
