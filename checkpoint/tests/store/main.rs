@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
 mod commits;
+mod compat;
 mod crash;
 mod damage;
 mod faults;
