@@ -16,42 +16,42 @@
 //! closed.
 
 mod addresses;
+mod awake;
 mod backups;
+mod error;
 mod registration;
 mod sessions;
 
 use std::{
-    cell::Cell,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use checkpoint::{Durable, FileDisk, Position, Protection, Store, StoreError, StoreOptions};
-use schemas::{Address, Coded, ErrorCode, State, Timestamp, VatId, vat_capnp};
+use checkpoint::{Durable, FileDisk, Protection, Store, StoreOptions};
+use schemas::{Address, Timestamp, VatId};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
-use transport::{BindError, Endpoint, EndpointConfig, LocalListener, OutputGate};
-use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver, ResolverConfig};
+use transport::{Endpoint, EndpointConfig, OutputGate};
+use vls_client::{EntryReport, Resolver, ResolverConfig};
 
 pub(crate) use addresses::publishable_addresses;
+pub(crate) use awake::Awake;
 use backups::Backups;
-use registration::{OwnRecord, Seen, Standing};
-use sessions::Sessions;
+pub use error::RunError;
+use registration::Seen;
 
 use crate::{
     Kinds,
     backup::{BackupError, Plan},
     config::{Config, Witness},
-    core::{Vat, VatError},
+    core::Vat,
     engine::{Clock, CommitStart, Outputs},
-    home::{Home, HomeError, Name, make_folder},
-    limits::{ANNOUNCE_DEADLINE, DRAIN_DEADLINE, REVIEW_INTERVAL, WITNESS_DEADLINE},
-    object::wire_error,
-    service::{OwnerService, VatService},
+    home::{Home, Name},
+    limits::WITNESS_DEADLINE,
 };
 
 /// The machine's clock.
@@ -94,120 +94,6 @@ pub struct Live {
     pub turn: u64,
     /// How each search path entry took the registration.
     pub registrations: Vec<EntryReport>,
-}
-
-/// Why a vat did not wake, or had to stop.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// Its places cannot be used.
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    /// Its checkpoint cannot be opened, or stopped taking turns.
-    #[error(transparent)]
-    Checkpoint(#[from] StoreError),
-    /// The disk failed while the vat was awake.
-    #[error("the vat stopped: {0}")]
-    Disk(Arc<StoreError>),
-    /// The disk did not answer when the vat was to go to sleep.
-    #[error("the disk did not make the newest turns durable within {seconds} s; they were not acknowledged")]
-    DiskSilent {
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// It cannot be opened as a vat.
-    #[error(transparent)]
-    Vat(#[from] VatError),
-    /// It cannot listen.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// It cannot listen on its local socket.
-    #[error("the local socket: {0}")]
-    Local(#[from] transport::LocalError),
-    /// A location server knows a later turn.
-    #[error(
-        "the checkpoint of {name} stands at turn {own_turn} (epoch {own_epoch}), but the vat itself has signed that it \
-         reached turn {seen_turn} (epoch {seen_epoch}), as {witness} shows: this folder is an older copy, or \
-         another copy is alive"
-    )]
-    RolledBack {
-        /// The vat's name here.
-        name: Name,
-        /// Turn of the checkpoint.
-        own_turn: u64,
-        /// Epoch of the checkpoint.
-        own_epoch: u64,
-        /// Turn of the record.
-        seen_turn: u64,
-        /// Epoch of the record.
-        seen_epoch: u64,
-        /// Who showed the record.
-        witness: String,
-    },
-    /// A location server knows a later epoch.
-    #[error(
-        "{name} was started somewhere else: epoch {seen_epoch} (turn {seen_turn}) is registered, this copy has epoch \
-         {own_epoch} (turn {own_turn})"
-    )]
-    Fenced {
-        /// The vat's name here.
-        name: Name,
-        /// Epoch of this copy.
-        own_epoch: u64,
-        /// Turn of this copy.
-        own_turn: u64,
-        /// Epoch of the record.
-        seen_epoch: u64,
-        /// Turn of the record.
-        seen_turn: u64,
-    },
-    /// The witness is required and nobody answered.
-    #[error("witness = \"required\", and no location server said whether a newer copy exists:\n{reasons}")]
-    NoWitness {
-        /// One line per entry.
-        reasons: String,
-    },
-    /// The operating system gave no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
-}
-
-impl Coded for RunError {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::Home(error) => error.code(),
-            Self::Checkpoint(error) => error.code(),
-            Self::Disk(error) => error.code(),
-            Self::Vat(error) => error.code(),
-            Self::Bind(error) => error.code(),
-            Self::Local(error) => error.code(),
-            Self::DiskSilent { .. } => ErrorCode::CheckpointDisk,
-            Self::RolledBack { .. } => ErrorCode::VatRolledBack,
-            Self::Fenced { .. } => ErrorCode::VatFenced,
-            Self::NoWitness { .. } => ErrorCode::VlsNoAnswer,
-            Self::Random(_) => ErrorCode::SystemRandom,
-        }
-    }
-
-    fn next(&self) -> Option<String> {
-        match self {
-            Self::RolledBack { name, own_turn, seen_turn, .. } => Some(format!(
-                "Find the newer copy. Only if it is lost: `vat run {name} --take-over` goes on from turn {own_turn} and \
-                 gives up what turns {} to {seen_turn} did.",
-                own_turn + 1
-            )),
-            Self::Fenced { name, .. } => {
-                Some(format!("Put the other copy to sleep. Only if it is lost: `vat run {name} --take-over`."))
-            }
-            Self::Home(error) => error.next(),
-            Self::Checkpoint(error) => error.next(),
-            Self::Disk(error) => error.next(),
-            Self::Vat(error) => error.next(),
-            Self::Bind(error) => error.next(),
-            Self::Local(error) => error.next(),
-            Self::NoWitness { .. } | Self::DiskSilent { .. } | Self::Random(_) => None,
-        }
-    }
 }
 
 /// Runs a vat until `stop` resolves, its owner puts it to sleep, or it has to stop.
@@ -382,239 +268,4 @@ pub(crate) async fn ask_witness(
         report(Report::Notice(format!("Taking over, as you asked, although {refusal}.")));
     }
     Ok(seen)
-}
-
-/// A vat that is awake.
-pub(crate) struct Awake {
-    name: Name,
-    vat: Rc<Vat>,
-    gate: OutputGate,
-    /// Told of every turn that waits to be committed.
-    has_turns: Rc<Notify>,
-    endpoint: Endpoint,
-    record: Rc<OwnRecord>,
-    publisher: Publisher,
-    resolver: Resolver,
-    advertise: Vec<Address>,
-    sessions: Sessions,
-    /// Where the checkpoint stood when the vat woke.
-    begun_at: Position,
-    epoch: u64,
-    started_at: Timestamp,
-    /// Set by the owner's wish to put the vat to sleep.
-    sleep: Notify,
-    /// Set when the disk failed.
-    poisoned: Notify,
-    /// The durable turn that the last published record told.
-    published_turn: Cell<u64>,
-    backups: Backups,
-}
-
-impl Awake {
-    #[allow(clippy::too_many_arguments)] // Called once; a struct of its arguments would be `Awake` again.
-    async fn new(
-        name: Name,
-        opened: Opened,
-        endpoint: Endpoint,
-        resolver: Resolver,
-        config: &Config,
-        begun_at: Position,
-        epoch: u64,
-        incarnation: [u8; 16],
-        backups: Backups,
-    ) -> Rc<Self> {
-        let Opened { vat, gate, has_turns } = opened;
-        let advertise = config.advertise.value.clone();
-        let addresses = addresses::find(&endpoint, resolver.path(), &advertise).await;
-        let path = resolver.path().to_vec();
-        let record = Rc::new(OwnRecord::new(vat.clone(), epoch, incarnation, addresses, path));
-        let publisher = Publisher::sharing(&resolver, record.clone(), PublisherConfig::default());
-        let sessions = Sessions::new(gate.clone(), epoch, incarnation);
-        let started_at = vat.engine().now();
-        Rc::new(Self {
-            name,
-            vat,
-            gate,
-            has_turns,
-            endpoint,
-            record,
-            publisher,
-            resolver,
-            advertise,
-            sessions,
-            begun_at,
-            epoch,
-            started_at,
-            sleep: Notify::new(),
-            poisoned: Notify::new(),
-            published_turn: Cell::new(0),
-            backups,
-        })
-    }
-
-    /// Starts commits. It is woken by the first turn, but scheduled behind the session whose calls are being
-    /// carried out: all that came in one piece is committed in one frame (R4).
-    async fn start_commits(self: Rc<Self>) {
-        loop {
-            self.has_turns.notified().await;
-            self.vat.engine().start_commit();
-        }
-    }
-
-    /// Opens the gate as the committer makes turns durable, and shuts it for good when the disk fails.
-    async fn follow_committer(self: Rc<Self>, mut durable: mpsc::UnboundedReceiver<Durable>) {
-        while let Some(event) = durable.recv().await {
-            match event {
-                Durable::Turn(turn) => self.gate.release(turn),
-                Durable::Poisoned => {
-                    self.gate.poison();
-                    self.poisoned.notify_one();
-                }
-            }
-        }
-    }
-
-    /// Publishes the vat, and serves until it has to stop.
-    ///
-    /// Nobody is let in before the first registration was tried everywhere: of two copies that wake at once, the
-    /// one that loses must not have acknowledged anything.
-    async fn live(
-        self: Rc<Self>,
-        home: &Home,
-        seen: &Seen,
-        stop: std::pin::Pin<&mut impl Future<Output = ()>>,
-        report: &mut dyn FnMut(Report),
-    ) -> Result<(), RunError> {
-        let registrations = self.announce(seen.expected()).await?;
-        make_folder(&home.root().join("run"))?;
-        let listener = LocalListener::bind(&home.places(&self.name).socket)?;
-        let public: vat_capnp::vat::Client = capnp_rpc::new_client(VatService::new(self.vat.clone()));
-        let owner: vat_capnp::owner::Client =
-            capnp_rpc::new_client(OwnerService { public: public.clone(), awake: self.clone() });
-        let accepting = tokio::task::spawn_local({
-            let awake = self.clone();
-            async move { awake.sessions.accept(&awake.endpoint, &public, listener, &owner).await }
-        });
-        report(Report::Live(Live {
-            id: self.vat.id(),
-            addresses: self.record.addresses(),
-            epoch: self.epoch,
-            turn: self.vat.engine().durable().turn,
-            registrations,
-        }));
-        let outcome = tokio::select! {
-            () = stop => Ok(()),
-            () = self.sleep.notified() => Ok(()),
-            () = self.poisoned.notified() => Err(self.disk_failure()),
-            superseded = self.publisher.run() => registration::fence(&self.name, self.standing(), &superseded.record),
-            outcome = self.review() => outcome,
-        };
-        accepting.abort();
-        outcome
-    }
-
-    /// Registers everywhere, and refuses to go on if another copy was faster.
-    async fn announce(&self, expected: Expected) -> Result<Vec<EntryReport>, RunError> {
-        self.published_turn.set(self.vat.engine().durable().turn);
-        let mut reports = self.publisher.announce(expected, ANNOUNCE_DEADLINE).await;
-        self.check_rivals(&reports)?;
-        if registration::has_older_record(&reports) {
-            reports = self.publisher.announce(Expected::Anything, ANNOUNCE_DEADLINE).await;
-            self.check_rivals(&reports)?;
-        }
-        Ok(reports)
-    }
-
-    fn check_rivals(&self, reports: &[EntryReport]) -> Result<(), RunError> {
-        registration::check_rivals(&self.name, self.standing(), self.begun_at, &self.record, reports)
-    }
-
-    fn standing(&self) -> Standing {
-        Standing { epoch: self.epoch, turn: self.vat.engine().durable().turn }
-    }
-
-    /// Looks now and then whether the world has changed: another copy at the search path, new addresses, or
-    /// turns that the witness should hear of. Ends only with a reason to stop.
-    async fn review(&self) -> Result<(), RunError> {
-        let mut review = tokio::time::interval(REVIEW_INTERVAL);
-        review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        review.tick().await;
-        loop {
-            review.tick().await;
-            let newest = self.resolver.newest(self.vat.id()).await;
-            registration::check_newest(&self.name, self.standing(), &self.record, &newest)?;
-            let addresses = addresses::find(&self.endpoint, self.resolver.path(), &self.advertise).await;
-            let turn = self.vat.engine().durable().turn;
-            let moved = self.record.set_addresses(addresses);
-            if moved || self.published_turn.replace(turn) != turn {
-                self.publisher.nudge();
-            }
-        }
-    }
-
-    /// Ends every session after its last answer, publishes that the vat sleeps, and closes the checkpoint.
-    async fn fall_asleep(&self) -> Result<(), RunError> {
-        let newest = self.vat.engine().newest_turn();
-        // A disk that does not answer must not keep the process alive; the error below tells the rest.
-        let drained = tokio::time::timeout(DRAIN_DEADLINE, self.gate.wait(newest)).await;
-        self.sessions.close_all().await;
-        if !matches!(drained, Ok(Ok(()))) {
-            return Err(self.disk_failure());
-        }
-        self.record.set_state(State::Dormant);
-        // Whoever was not told finds out by dialling; the lease ends by itself.
-        self.publisher.renew(ANNOUNCE_DEADLINE).await;
-        Ok(())
-    }
-
-    fn disk_failure(&self) -> RunError {
-        match self.vat.engine().store().poisoned() {
-            Some(cause) => RunError::Disk(cause),
-            // The disk has not failed, it does not answer: nothing is lost, and nothing more can be promised.
-            None => RunError::DiskSilent { seconds: DRAIN_DEADLINE.as_secs() },
-        }
-    }
-
-    /// What its owner calls it.
-    pub(crate) fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// The vat.
-    pub(crate) fn vat(&self) -> &Vat {
-        &self.vat
-    }
-
-    /// Ends the process as Ctrl-C does.
-    pub(crate) fn put_to_sleep(&self) {
-        self.sleep.notify_one();
-    }
-
-    /// Tells the owner how the vat stands.
-    pub(crate) fn describe(&self, mut status: vat_capnp::status::Builder<'_>) -> capnp::Result<()> {
-        let engine = self.vat.engine();
-        let (durable, sizes) = (engine.durable(), engine.store().sizes().map_err(|error| wire_error(&error))?);
-        self.backups.describe(self, status.reborrow());
-        status.set_id(self.vat.id().as_bytes());
-        status.set_object(self.vat.root_kind()?.name());
-        status.set_epoch(self.epoch);
-        status.set_turn(engine.newest_turn());
-        status.set_durable_turn(durable.turn);
-        status.set_process_id(std::process::id());
-        status.set_journal_bytes(sizes.journal_bytes);
-        status.set_base_bytes(sizes.base_bytes);
-        status.set_sessions(u32::try_from(self.sessions.count()).unwrap_or(u32::MAX));
-        status.set_objects(self.vat.object_count()?);
-        status.set_grants(self.vat.grants()?.len() as u64);
-        status.set_started_at(self.started_at.as_seconds());
-        let addresses: Vec<String> = self.record.addresses().iter().map(ToString::to_string).collect();
-        status.set_addresses(&addresses[..])?;
-        let reports = self.publisher.reports();
-        let count = u32::try_from(reports.len()).unwrap_or(u32::MAX);
-        let mut list = status.init_registrations(count);
-        for (index, report) in (0..count).zip(&reports) {
-            registration::describe(report, list.reborrow().get(index));
-        }
-        Ok(())
-    }
 }
