@@ -10,6 +10,7 @@
 //! <store>/lock                 who has it open
 //! <store>/keyslots             the root key, wrapped; the store's id and version
 //! <store>/journal/*.segment    frames: what happened since the last fold
+//! <store>/journal/*.spare      segments that are not needed now, to be used again
 //! <store>/base.redb            rows as of the last fold
 //! ```
 //!

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use checkpoint::{
-    Change, Durable, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta, simulated::SimulatedDisk,
+    Change, Disk, Durable, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta, limits::MIN_SEGMENT_BYTES,
+    simulated::SimulatedDisk,
 };
 
 pub(crate) const VAT: [u8; 32] = [7; 32];
@@ -31,6 +32,11 @@ pub(crate) fn no_folds() -> StoreOptions {
     }
 }
 
+/// The shortest segments that there are, and no fold that a test does not ask for.
+pub(crate) fn smallest_segments() -> StoreOptions {
+    StoreOptions { segment_bytes: MIN_SEGMENT_BYTES, ..no_folds() }
+}
+
 /// Segments that these tests do not fill.
 pub(crate) fn large_segments() -> StoreOptions {
     StoreOptions { segment_bytes: 1 << 20, ..no_folds() }
@@ -41,11 +47,11 @@ pub(crate) fn many_folds() -> StoreOptions {
     StoreOptions { fold_bytes: 10 << 10, ..no_folds() }
 }
 
-pub(crate) fn create(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Result<Store, StoreError> {
+pub(crate) fn create<D: Disk + 'static>(disk: &Arc<D>, options: StoreOptions) -> Result<Store, StoreError> {
     Store::create(disk.clone(), directory(), &VAT, &sealed(), options)
 }
 
-pub(crate) fn open(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Result<Store, StoreError> {
+pub(crate) fn open<D: Disk + 'static>(disk: &Arc<D>, options: StoreOptions) -> Result<Store, StoreError> {
     Store::open(disk.clone(), directory(), &VAT, &sealed(), options)
 }
 

@@ -10,3 +10,5 @@ mod faults;
 mod harness;
 mod model;
 mod protection;
+mod recycling;
+mod wrapped;
