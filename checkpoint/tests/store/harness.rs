@@ -118,12 +118,13 @@ pub(crate) fn contents(store: &Store) -> Result<Rows, StoreError> {
     Ok(rows)
 }
 
-/// Marks in a disk's history: what was submitted, and what was acknowledged.
+/// Marks in a disk's history: what was begun, and what was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
     Created,
     Submitted(u64),
     Durable(u64),
+    EpochRequested(u64),
     Epoch(u64),
 }
 
@@ -131,19 +132,26 @@ impl Mark {
     pub(crate) fn number(self) -> u64 {
         match self {
             Self::Created => 0,
-            Self::Submitted(turn) => turn << 2 | 1,
-            Self::Durable(turn) => turn << 2 | 2,
-            Self::Epoch(epoch) => epoch << 2 | 3,
+            Self::Submitted(turn) => turn << 3 | 1,
+            Self::Durable(turn) => turn << 3 | 2,
+            Self::EpochRequested(epoch) => epoch << 3 | 3,
+            Self::Epoch(epoch) => epoch << 3 | 4,
         }
     }
 
     pub(crate) fn from_number(number: u64) -> Self {
-        match number & 3 {
-            1 => Self::Submitted(number >> 2),
-            2 => Self::Durable(number >> 2),
-            3 => Self::Epoch(number >> 2),
+        match number & 7 {
+            1 => Self::Submitted(number >> 3),
+            2 => Self::Durable(number >> 3),
+            3 => Self::EpochRequested(number >> 3),
+            4 => Self::Epoch(number >> 3),
             _ => Self::Created,
         }
+    }
+
+    /// Whether something was acknowledged, so that less is allowed from here on.
+    pub(crate) fn acknowledges(self) -> bool {
+        matches!(self, Self::Created | Self::Durable(_) | Self::Epoch(_))
     }
 }
 
@@ -180,13 +188,18 @@ impl Random {
 
     /// A few changes of few names, so that the same rows change and go often.
     pub(crate) fn changes(&mut self) -> Vec<Change> {
+        self.changes_of([40, 2_000, 12_000])
+    }
+
+    /// The same with values of these lengths: many, some, and few.
+    pub(crate) fn changes_of(&mut self, lengths: [usize; 3]) -> Vec<Change> {
         (0..self.below(5))
             .map(|_| {
                 let (space, name) = (self.below(SPACES), vec![b'n'; self.below(9) as usize]);
                 let length = match self.below(12) {
-                    0 => 12_000,
-                    1..=3 => 2_000,
-                    _ => 40,
+                    0 => lengths[2],
+                    1..=3 => lengths[1],
+                    _ => lengths[0],
                 };
                 match self.below(4) {
                     0 => remove(space, &name),
