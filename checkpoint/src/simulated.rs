@@ -186,6 +186,15 @@ impl SimulatedDisk {
         inner.initial = inner.live.clone();
     }
 
+    /// Changes one bit of a file, durably and behind everybody's back; bits count from the lowest one of the first
+    /// byte. Nothing happens if the file is not there or is shorter.
+    pub fn flip(&self, path: &Path, bit: usize) {
+        let mut inner = self.lock();
+        inner.forget_history();
+        inner.live.flip(path, bit);
+        inner.initial = inner.live.clone();
+    }
+
     /// Removes a file, durably and behind everybody's back.
     pub fn lose(&self, path: &Path) {
         let mut inner = self.lock();

@@ -119,6 +119,14 @@ impl FileSystem {
         *self.contents_mut(inode) = contents.into();
     }
 
+    pub(super) fn flip(&mut self, path: &Path, bit: usize) {
+        let Some(inode) = self.names.get(path).copied() else { return };
+        let mut byte = [0];
+        if self.contents_mut(inode).read(bit / 8, &mut byte).is_some() {
+            self.contents_mut(inode).write(bit / 8, &[byte[0] ^ 1 << (bit % 8)]);
+        }
+    }
+
     pub(super) fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         if !self.directories.contains(directory) {
             return Err(io::ErrorKind::NotFound.into());

@@ -8,7 +8,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
 };
 
 use checkpoint::{
@@ -198,17 +197,10 @@ fn an_error_at_any_call_stops_the_store_and_loses_nothing() {
     assert!(again > 3 && new > 3, "{again} segments were used again, {new} were new");
     // The threads take turns differently each time, so the number of calls is not quite the same.
     let calls = healthy.calls() + 10;
-    let (next, reached) = (AtomicU64::new(0), AtomicU64::new(0));
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::SeqCst);
-            let Some(fault) = FAULTS.get(usize::try_from(number / calls).unwrap()) else { return };
-            reached.fetch_add(u64::from(check(*fault, number % calls + 1)), Ordering::SeqCst);
-        }
-    };
-    thread::scope(|scope| {
-        scope.spawn(work);
-        work();
+    let reached = AtomicU64::new(0);
+    on_two_threads(3 * calls, |number| {
+        let fault = FAULTS[usize::try_from(number / calls).unwrap()];
+        reached.fetch_add(u64::from(check(fault, number % calls + 1)), Ordering::SeqCst);
     });
     let reached = reached.into_inner();
     assert!(reached > 3 * (calls - 40), "{reached} of {}", 3 * calls);

@@ -1,6 +1,17 @@
 //! What the tests share: small stores on simulated disks, random turns, and a model to compare with.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    panic,
+    path::Path,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use checkpoint::{
     Change, Disk, Durable, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta, limits::MIN_SEGMENT_BYTES,
@@ -164,6 +175,42 @@ pub(crate) fn marking(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Store
         }
     };
     StoreOptions { on_durable: Some(Box::new(on_durable)), ..options }
+}
+
+/// Does `work` for each number below `count`, on two threads.
+pub(crate) fn on_two_threads(count: u64, work: impl Fn(u64) + Sync) {
+    let next = AtomicU64::new(0);
+    let all = || {
+        loop {
+            match next.fetch_add(1, Ordering::SeqCst) {
+                number if number < count => work(number),
+                _ => return,
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(all);
+        all();
+    });
+}
+
+/// Does something that makes redb panic now and then, which the engine catches, without a report of each panic.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |what| {
+            let of_redb = what.location().is_some_and(|location| location.file().contains("redb"));
+            if !(of_redb && QUIET.get()) {
+                report(what);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let done = work();
+    QUIET.set(false);
+    done
 }
 
 /// SplitMix64.

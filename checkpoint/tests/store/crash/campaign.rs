@@ -1,11 +1,8 @@
 //! Crashing a life at every point, and the recoveries again.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+    ops::RangeInclusive,
+    sync::{Arc, Mutex},
 };
 
 use checkpoint::simulated::SimulatedDisk;
@@ -38,27 +35,20 @@ struct Campaign<'a> {
 
 /// Lives with these seeds, crashed by two threads. What was covered, or what was wrong with the first image that
 /// was found to be.
-pub(super) fn crash_lives(seeds: std::ops::RangeInclusive<u64>, effort: Effort) -> Result<Coverage, String> {
-    let next = AtomicU64::new(*seeds.start());
+pub(super) fn crash_lives(seeds: RangeInclusive<u64>, effort: Effort) -> Result<Coverage, String> {
     let total = Mutex::new(Ok(Coverage::default()));
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::SeqCst);
-            if !seeds.contains(&seed) || total.lock().unwrap().is_err() {
-                return;
-            }
-            let covered = crash_both_lives(seed, effort);
-            let mut total = total.lock().unwrap();
-            match (total.as_mut(), covered) {
-                (Ok(total), Ok(covered)) => total.merge(covered),
-                (Ok(_), Err(what)) => *total = Err(format!("life {seed}: {what}")),
-                (Err(_), _) => {}
-            }
+    on_two_threads(seeds.clone().count() as u64, |number| {
+        if total.lock().unwrap().is_err() {
+            return;
         }
-    };
-    thread::scope(|scope| {
-        scope.spawn(work);
-        work();
+        let seed = seeds.start() + number;
+        let covered = crash_both_lives(seed, effort);
+        let mut total = total.lock().unwrap();
+        match (total.as_mut(), covered) {
+            (Ok(total), Ok(covered)) => total.merge(covered),
+            (Ok(_), Err(what)) => *total = Err(format!("life {seed}: {what}")),
+            (Err(_), _) => {}
+        }
     });
     total.into_inner().unwrap()
 }
