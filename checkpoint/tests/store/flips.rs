@@ -20,7 +20,7 @@ use crate::harness::*;
 const KEYSLOTS: &str = "/store/keyslots";
 const KEY: &str = "/key";
 /// Every so many bits of the base in an ordinary run; not a divisor of anything there.
-const BASE_STRIDE: usize = 61;
+const BASE_STRIDE: usize = 97;
 
 /// A closed store, and what it has.
 struct Subject {
