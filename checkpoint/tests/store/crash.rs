@@ -12,6 +12,8 @@ mod images;
 mod life;
 mod mutations;
 
+use std::sync::Arc;
+
 use checkpoint::simulated::SimulatedDisk;
 use schemas::{Coded, ErrorCode};
 
@@ -19,7 +21,7 @@ use self::{
     campaign::{Effort, crash_lives},
     check::{Allowed, GoOn},
     images::{Coverage, Kind},
-    life::live,
+    life::{Life, live},
 };
 use crate::harness::*;
 
@@ -58,27 +60,33 @@ fn every_crash_image_of_a_longer_campaign_opens_as_well() {
     assert_covered(&coverage, LEAST_IMAGES);
 }
 
+/// The disk at each moment at which a frame is written and not synced, seen by the next process after this one was
+/// killed; and what that may find there.
+fn killed_before_a_sync(life: &Life) -> Vec<(Arc<SimulatedDisk>, Allowed)> {
+    let mut killed = Vec::new();
+    let (mut history, mut next) = (life.disk.history(), life.disk.history());
+    let mut marks = 0;
+    for point in 1..=next.len() {
+        next.advance(point);
+        let marked = next.marks().count() > marks;
+        marks += usize::from(marked);
+        // The report comes right after the sync, so one operation before that the frame is not synced.
+        if marked && matches!(next.marks().last().map(Mark::from_number), Some(Mark::Durable(_))) {
+            history.advance(point - 2);
+            killed.push((history.kill(), Allowed::after(history.marks())));
+        }
+    }
+    killed
+}
+
 /// What a restarted process shows must survive a loss of power, also what its killed predecessor had written
 /// and not synced.
 #[test]
 fn what_is_shown_after_a_kill_survives_a_loss_of_power() {
     let disk = SimulatedDisk::new();
     let life = live(&disk, &disk, 11, 30, || ()).unwrap();
-    let mut history = life.disk.history();
-    let (mut before, mut unsynced) = (0, 0);
-    for point in 1..=history.len() {
-        // The report comes right after the sync, so one operation before it the frame is written and not synced.
-        let mut next = life.disk.history();
-        next.advance(point);
-        let marks = next.marks().count();
-        let reported = marks > before && matches!(next.marks().last().map(Mark::from_number), Some(Mark::Durable(_)));
-        before = marks;
-        if !reported {
-            continue;
-        }
-        history.advance(point - 2);
-        let allowed = Allowed::after(history.marks());
-        let disk = history.kill();
+    let mut unsynced = 0;
+    for (disk, allowed) in killed_before_a_sync(&life) {
         let store = open(&disk, smallest_segments()).unwrap();
         let shown = store.position().turn;
         unsynced += u64::from(shown > *allowed.turns.start());

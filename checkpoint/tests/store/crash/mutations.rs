@@ -15,6 +15,8 @@ use checkpoint::{Disk, DiskFile, simulated::SimulatedDisk};
 use super::{
     ORDINARY,
     campaign::{Effort, crash},
+    check::GoOn,
+    killed_before_a_sync,
     life::live,
 };
 use crate::{
@@ -117,17 +119,20 @@ fn is_spare(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "spare")
 }
 
+fn mutated(disk: &Arc<SimulatedDisk>, mutation: Mutation) -> Arc<Wrapped<Mutated>> {
+    let (active, owed, synced) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+    Wrapped::new(disk, Mutated { mutation, active, owed, synced })
+}
+
 /// What the campaign says about lives on such a disk: the first thing that it finds wrong.
 fn found(mutation: Mutation) -> Option<String> {
     let effort = Effort { second_crash: u64::MAX, ..ORDINARY };
     (1..=4).find_map(|seed| {
         let disk = SimulatedDisk::new();
-        let mutated =
-            Mutated { mutation, active: AtomicBool::new(false), owed: Mutex::default(), synced: Mutex::default() };
-        let mutated = Wrapped::new(&disk, mutated);
+        let mutated = mutated(&disk, mutation);
         let created = || mutated.behaviour.active.store(true, Ordering::SeqCst);
         match live(&disk, &mutated, seed, effort.steps, created) {
-            Ok(life) => crash(&life, effort).err(),
+            Ok(life) => quietly(|| crash(&life, effort)).err(),
             Err(cut) => Some(cut.to_string()),
         }
     })
@@ -156,4 +161,24 @@ found_out! {
     the_campaign_fails_without_zeros_in_a_segment_that_is_used_again: NoZeros,
     the_campaign_fails_with_zeros_in_only_a_part_of_it: FewZeros,
     the_campaign_fails_if_the_zeros_are_not_durable_before_the_name: ZerosNotSynced,
+}
+
+/// Opening syncs what it shows: it may stand in the page cache only.
+#[test]
+fn a_frame_that_is_shown_after_a_kill_is_lost_without_the_sync_of_the_recovery() {
+    let disk = SimulatedDisk::new();
+    let life = live(&disk, &disk, 11, 30, || ()).unwrap();
+    let lost = |mutation| {
+        killed_before_a_sync(&life).iter().any(|(disk, allowed)| {
+            let mutated = mutated(disk, mutation);
+            mutated.behaviour.active.store(true, Ordering::SeqCst);
+            let store = open(&mutated, smallest_segments()).unwrap();
+            let shown = store.position().turn;
+            drop(store);
+            let mut after = disk.history();
+            after.advance(after.len());
+            allowed.shown(shown).check(&after.crash_keeping(|_, _| false), &life, GoOn::Turn).is_err()
+        })
+    };
+    assert!(lost(Mutation::NoJournalSync) && !lost(Mutation::None));
 }
