@@ -1,7 +1,11 @@
 //! Segments that are used again: they begin as full of zeros as a new one, and few are kept.
 
 use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -10,10 +14,11 @@ use std::{
 };
 
 use checkpoint::{
-    Disk, DiskFile, Store, StoreOptions,
+    Disk, DiskFile, FileDisk, Protection, Store, StoreOptions,
     limits::{MIN_SEGMENT_BYTES, SPARE_SEGMENTS},
     simulated::SimulatedDisk,
 };
+use tempfile::TempDir;
 
 use crate::{
     harness::*,
@@ -158,4 +163,34 @@ fn what_a_spare_or_a_segment_before_the_base_holds_never_matters() {
             assert_eq!((store.position().turn, contents(&store).unwrap()), (before + 20, rows));
         }
     }
+}
+
+#[test]
+fn real_files_are_used_again_as_well() {
+    let home = TempDir::new().unwrap();
+    let (path, key) = (home.path().join("store"), Protection::KeyFile(home.path().join("key")));
+    let mut store = Store::create(Arc::new(FileDisk), &path, &VAT, &key, smallest_segments()).unwrap();
+    let mut random = Random(5);
+    let (mut names, mut files, mut held) = (HashSet::new(), HashSet::new(), Vec::new());
+    for round in 0..12 {
+        fill_and_fold(&store, &mut random);
+        if round % 4 == 3 {
+            let (position, rows) = (store.position(), contents(&store).unwrap());
+            store.close().unwrap();
+            store = Store::open(Arc::new(FileDisk), &path, &VAT, &key, smallest_segments()).unwrap();
+            assert_eq!((store.position(), contents(&store).unwrap()), (position, rows));
+        }
+        // One can be removed, or change its name, while they are listed; then it is left out.
+        for entry in fs::read_dir(path.join("journal")).unwrap().flatten() {
+            if entry.path().extension().and_then(OsStr::to_str) == Some("segment")
+                && let Ok(file) = File::open(entry.path())
+            {
+                names.insert(entry.file_name());
+                files.insert(file.metadata().unwrap().ino());
+                // So that no other file gets its number.
+                held.push(file);
+            }
+        }
+    }
+    assert!(names.len() > 12 && files.len() < names.len(), "{} files had {} names", files.len(), names.len());
 }
