@@ -33,12 +33,12 @@ struct Campaign<'a> {
     coverage: Coverage,
 }
 
-/// Lives with these seeds, crashed by two threads. What was covered, or what was wrong with the first image that
-/// was found to be.
-pub(super) fn crash_lives(seeds: RangeInclusive<u64>, effort: Effort) -> Result<Coverage, String> {
+/// Lives with these seeds, crashed by two threads, until there were `enough` images. What was covered, or what was
+/// wrong with the first image that was found to be.
+pub(super) fn crash_lives(seeds: RangeInclusive<u64>, effort: Effort, enough: u64) -> Result<Coverage, String> {
     let total = Mutex::new(Ok(Coverage::default()));
     on_two_threads(seeds.clone().count() as u64, |number| {
-        if total.lock().unwrap().is_err() {
+        if total.lock().unwrap().as_ref().map_or(true, |total: &Coverage| total.images >= enough) {
             return;
         }
         let seed = seeds.start() + number;
