@@ -195,7 +195,8 @@ fn an_error_at_any_call_stops_the_store_and_loses_nothing() {
     assert_eq!((whole.acknowledged, whole.epoch), (u64::from(ROUNDS * LIVES), u64::from(LIVES)));
     let (again, new) = segments(&healthy);
     assert!(again > 3 && new > 3, "{again} segments were used again, {new} were new");
-    // The threads take turns differently each time, so the number of calls is not quite the same.
+    // The threads take turns differently each time, so the number of calls is not quite the same: turns share a frame
+    // or do not, and so need a segment more or less.
     let calls = healthy.calls() + 10;
     let reached = AtomicU64::new(0);
     on_two_threads(3 * calls, |number| {
@@ -203,7 +204,7 @@ fn an_error_at_any_call_stops_the_store_and_loses_nothing() {
         reached.fetch_add(u64::from(check(fault, number % calls + 1)), Ordering::SeqCst);
     });
     let reached = reached.into_inner();
-    assert!(reached > 3 * (calls - 40), "{reached} of {}", 3 * calls);
+    assert!(reached > 3 * (calls - calls / 8), "{reached} of {}", 3 * calls);
 }
 
 /// A store after a crash that has left work for its opening: a torn frame, an unneeded segment, an open base.
