@@ -9,6 +9,16 @@
 //! of a segment goes to the beginning of the next one, and the rest stays zero. A frame longer than a segment
 //! gets a segment as long as itself.
 //!
+//! `journal/<16 hexadecimal digits>.spare`: a segment that is not needed any more, because the base contains all
+//! of it or because no frame was ever durable in it, gives up its name for this one, durably. The digits mean
+//! nothing. A spare becomes a segment again in three steps: it is filled with zeros *from the first byte to the
+//! last*, that is made durable, and only then it gets the name of the segment, which is made durable before a
+//! frame is written. At most [`SPARE_SEGMENTS`](crate::limits::SPARE_SEGMENTS) are kept, and opening reads none.
+//! So it does not matter what a crash leaves in one: old frames, zeros, or some of both. If the crash takes back
+//! the first change of name, what is there is a segment before the position of the base, which opening does not
+//! read either, or, while a store is being opened, the unneeded one that was found. If it takes back the second,
+//! what is there is a spare.
+//!
 //! # Torn or damaged
 //! Opening must tell three things apart: the end of the journal; a frame whose write did not finish, which
 //! nobody was told about and which is cut off; and a frame that was durable and is damaged, which is an error
@@ -16,7 +26,8 @@
 //!
 //! 1. A disk replaces each aligned 512-byte sector wholly or not at all, and a write that the system cuts short
 //!    ends between two sectors (file systems place and account for blocks). Before a frame is written its sectors
-//!    are zero. So a write that did not finish leaves at least one sector of the frame all zero.
+//!    are zero, durably, also in a file that is used again. So a write that did not finish leaves at least one
+//!    sector of the frame all zero.
 //! 2. A sector of a written frame is never all zero: a sealed body is as good as random, a plain one carries a
 //!    stamp in each sector, and a header begins with the magic. So an all-zero sector means *not written*, and
 //!    its absence means *written whole*.

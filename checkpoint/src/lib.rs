@@ -11,6 +11,7 @@
 //! <store>/keyslots             the root key, wrapped; the store's id and version
 //! <store>/keyslots.lock        who is changing it
 //! <store>/journal/*.segment    frames: what happened since the last fold
+//! <store>/journal/*.spare      segments that are not needed now, to be used again
 //! <store>/base.redb            rows as of the last fold
 //! ```
 //!

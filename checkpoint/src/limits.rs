@@ -17,6 +17,10 @@ pub const MIN_SEGMENT_BYTES: u64 = 4 << 10;
 /// [`SEGMENT_BYTES`] only for a single frame that would not fit otherwise.
 pub const MAX_SEGMENT_BYTES: u64 = 64 << 20;
 
+/// How many segments that a fold has made unnecessary are kept to be used again. A fold of [`FOLD_BYTES`] frees
+/// about two, and as many are needed until the next one; more would only take room from a store that is idle.
+pub const SPARE_SEGMENTS: usize = 2;
+
 /// The most bytes that one turn may encode to. It must fit one frame, be held in memory several times over,
 /// and be written at once; a turn of this size takes a fraction of a second on a slow disk.
 pub const MAX_TURN_BYTES: usize = 16 << 20;

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod contents;
 mod crash;
 mod file_system;
 
@@ -35,8 +36,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-pub use self::crash::History;
-use self::file_system::{FileSystem, Inode, Operation};
+pub use self::crash::{History, Unsynced, UnsyncedChange};
+use self::{
+    contents::Contents,
+    file_system::{FileSystem, Inode, Operation},
+};
 use crate::{
     disk::{Disk, DiskFile, FileAccess, LockAttempt, LockGuard},
     limits::SECTOR_BYTES,
@@ -109,14 +113,13 @@ impl SimulatedDisk {
         Arc::new(Self { inner: Arc::new(Mutex::new(inner)) })
     }
 
-    /// How many calls there were that can be made to fail: all but opening, locking, listing and asking for a
-    /// length or for access.
+    /// How many calls there were, of any kind. Each can be made to fail.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.lock().calls
     }
 
-    /// Makes the `call`-th such call from the beginning fail, once; calls count from 1.
+    /// Makes the `call`-th call from the beginning fail, once; calls count from 1.
     pub fn inject(&self, call: u64, fault: Fault) {
         self.lock().fault = Some((call, fault));
     }
@@ -143,6 +146,12 @@ impl SimulatedDisk {
         self.lock().log.push(Operation::Mark(mark));
     }
 
+    /// How many operations its history has.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.lock().log.len()
+    }
+
     /// Everything that was done so far.
     #[must_use]
     pub fn history(&self) -> History {
@@ -165,7 +174,7 @@ impl SimulatedDisk {
     /// The bytes of a file; `None` if it is not there.
     #[must_use]
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        self.lock().live.contents(path).map(<[u8]>::to_vec)
+        self.lock().live.contents_at(path)
     }
 
     /// Changes the bytes of a file, or makes it, durably and behind everybody's back: what a failing medium or
@@ -174,6 +183,15 @@ impl SimulatedDisk {
         let mut inner = self.lock();
         inner.forget_history();
         inner.live.replace(path, contents);
+        inner.initial = inner.live.clone();
+    }
+
+    /// Changes one bit of a file, durably and behind everybody's back; bits count from the lowest one of the first
+    /// byte. Nothing happens if the file is not there or is shorter.
+    pub fn flip(&self, path: &Path, bit: usize) {
+        let mut inner = self.lock();
+        inner.forget_history();
+        inner.live.flip(path, bit);
         inner.initial = inner.live.clone();
     }
 
@@ -194,6 +212,11 @@ impl SimulatedDisk {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
+    }
+
+    fn open_existing(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.lock().try_call()?;
+        self.open_inode(path)
     }
 
     fn open_inode(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -220,17 +243,18 @@ impl Inner {
         self.fault.take_if(|(call, _)| *call == self.calls).map(|(_, fault)| fault)
     }
 
+    /// Counts a call, and fails if it is the one that does.
+    fn try_call(&mut self) -> io::Result<()> {
+        self.call().map_or(Ok(()), |fault| Err(fault.error()))
+    }
+
     /// Counts a call and does it, unless it is the one that fails.
     fn try_apply(&mut self, operation: Operation) -> io::Result<()> {
-        match self.call() {
-            Some(fault) => Err(fault.error()),
-            None => {
-                self.live.check(&operation)?;
-                self.live.apply(&operation);
-                self.log.push(operation);
-                Ok(())
-            }
-        }
+        self.try_call()?;
+        self.live.check(&operation)?;
+        self.live.apply(&operation);
+        self.log.push(operation);
+        Ok(())
     }
 
     fn lies_about(&self, path: &Path) -> bool {
@@ -253,11 +277,11 @@ impl Disk for SimulatedDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.open_inode(path)
+        self.open_existing(path)
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.open_inode(path)
+        self.open_existing(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -273,7 +297,9 @@ impl Disk for SimulatedDisk {
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        self.lock().live.list(directory)
+        let mut inner = self.lock();
+        inner.try_call()?;
+        inner.live.list(directory)
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
@@ -290,6 +316,7 @@ impl Disk for SimulatedDisk {
 
     fn try_lock(&self, path: &Path, text: &str) -> io::Result<LockAttempt> {
         let mut inner = self.lock();
+        inner.try_call()?;
         if !inner.locks.insert(path.to_owned()) {
             let held = inner.lock_texts.iter().find(|(held, _)| held == path);
             return Ok(LockAttempt::Held(held.map(|(_, text)| text.clone()).unwrap_or_default()));
@@ -336,14 +363,10 @@ impl fmt::Debug for SimulatedFile {
 impl DiskFile for SimulatedFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut inner = lock(&self.inner);
-        if let Some(fault) = inner.call() {
-            return Err(fault.error());
-        }
-        let contents = inner.live.bytes(self.inode);
-        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let wanted = start.checked_add(buffer.len()).and_then(|end| contents.get(start..end));
-        buffer.copy_from_slice(wanted.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        inner.try_call()?;
+        let read =
+            inner.live.contents(self.inode).and_then(|contents| contents.read(usize::try_from(offset).ok()?, buffer));
+        read.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -367,7 +390,9 @@ impl DiskFile for SimulatedFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.inner).live.bytes(self.inode).len() as u64)
+        let mut inner = lock(&self.inner);
+        inner.try_call()?;
+        Ok(inner.live.contents(self.inode).map_or(0, Contents::len) as u64)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -384,6 +409,8 @@ impl DiskFile for SimulatedFile {
     }
 
     fn access(&self) -> io::Result<FileAccess> {
-        Ok(lock(&self.inner).live.access(self.inode))
+        let mut inner = lock(&self.inner);
+        inner.try_call()?;
+        Ok(inner.live.access(self.inode))
     }
 }

@@ -99,7 +99,7 @@ pub enum Durable {
 /// How much room a store takes on its disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Lengths of the journal's segments, used or not.
+    /// Lengths of the journal's segments, used or not, and of those that are kept to be used again.
     pub journal_bytes: u64,
     /// Frames in the journal that the base does not contain yet.
     pub unfolded_bytes: u64,

@@ -79,7 +79,9 @@ impl Replayed {
     /// The last frame is written again, byte for byte, before the sync. All others were synced before the next
     /// one was written. This one may stand in the page cache only, and after a sync that failed the system can
     /// call its pages clean; then a sync alone would succeed and do nothing.
-    pub(crate) fn settle(&self, journal: &Journal) -> Result<(), StoreError> {
+    ///
+    /// Segments of `segment_bytes` that hold no frame are kept to be used again.
+    pub(crate) fn settle(&self, journal: &Journal, segment_bytes: u64) -> Result<(), StoreError> {
         if let Some(end) = self.torn {
             tracing::warn!(
                 segment = %self.segment.path.display(), offset = self.at.offset, sequence = self.at.sequence + 1,
@@ -92,7 +94,7 @@ impl Replayed {
             self.segment.write(start, &frame)?;
         }
         self.segment.sync()?;
-        journal.remove(&self.later)
+        journal.retire(&self.later, segment_bytes)
     }
 }
 

@@ -1,6 +1,8 @@
-//! The files of the journal.
+//! The files of the journal: how a segment comes to be full of zeros and durable, and what becomes of it when
+//! a fold has made it unnecessary (see "Files" in [the module above](super)).
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -8,10 +10,11 @@ use std::{
 use crate::{
     disk::{Disk, DiskFile},
     error::{Damage, StoreError},
-    limits::{MAX_SEGMENT_BYTES, SECTOR_BYTES},
+    limits::{MAX_SEGMENT_BYTES, SECTOR_BYTES, SPARE_SEGMENTS},
 };
 
 const SUFFIX: &str = ".segment";
+const SPARE_SUFFIX: &str = ".spare";
 const DIGITS: usize = 16;
 
 /// How much is written at once while a segment is filled with zeros, in bytes.
@@ -47,12 +50,30 @@ impl Journal {
         self.directory.join(format!("{number:0DIGITS$x}{SUFFIX}"))
     }
 
+    fn spare_path(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("{number:0DIGITS$x}{SPARE_SUFFIX}"))
+    }
+
     /// The numbers of the segments that there are, in order.
     pub(crate) fn numbers(&self) -> Result<Vec<u64>, StoreError> {
+        self.list(SUFFIX)
+    }
+
+    /// The numbers that the spares had when they were segments, in order.
+    fn spares(&self) -> Result<Vec<u64>, StoreError> {
+        self.list(SPARE_SUFFIX)
+    }
+
+    /// Whether there is neither a segment nor a spare.
+    pub(crate) fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.numbers()?.is_empty() && self.spares()?.is_empty())
+    }
+
+    fn list(&self, suffix: &str) -> Result<Vec<u64>, StoreError> {
         let names = self.disk.list(&self.directory).map_err(|e| StoreError::disk("list", &self.directory, e))?;
         let mut numbers: Vec<u64> = names
             .iter()
-            .filter_map(|name| name.strip_suffix(SUFFIX))
+            .filter_map(|name| name.strip_suffix(suffix))
             .filter(|digits| digits.len() == DIGITS)
             .filter_map(|digits| u64::from_str_radix(digits, 16).ok())
             .collect();
@@ -60,16 +81,45 @@ impl Journal {
         Ok(numbers)
     }
 
-    /// Makes a segment full of zeros, durable with its name. `length` is rounded up to sectors.
-    pub(crate) fn create(&self, number: u64, length: u64) -> Result<Segment, StoreError> {
-        let path = self.path(number);
+    /// Makes a segment of at least this many bytes, full of zeros and durable with its name: of a spare if there
+    /// is one. Its number must not be taken. Never called by two threads at once.
+    pub(crate) fn make(&self, number: u64, length: u64) -> Result<Segment, StoreError> {
         let length = length.next_multiple_of(SECTOR_BYTES as u64);
+        for spare in self.spares()? {
+            if let Some(segment) = self.reuse(spare, number, length)? {
+                return Ok(segment);
+            }
+        }
+        let path = self.path(number);
         let file = self.disk.create(&path).map_err(|e| StoreError::disk("create", &path, e))?;
         let segment = Segment { number, length, path, file };
-        segment.write_zeros(0, length)?;
-        segment.sync()?;
+        segment.fill_with_zeros()?;
         self.sync()?;
         Ok(segment)
+    }
+
+    /// Makes a segment of a spare, unless that is longer than it should be; then it is removed.
+    ///
+    /// The zeros are durable before the name is, so a segment never has what the spare had.
+    fn reuse(&self, spare: u64, number: u64, length: u64) -> Result<Option<Segment>, StoreError> {
+        let spare_path = self.spare_path(spare);
+        let file = self.disk.open(&spare_path).map_err(|e| StoreError::disk("open", &spare_path, e))?;
+        if file.len().map_err(|e| StoreError::disk("read", &spare_path, e))? > length {
+            self.disk.remove(&spare_path).map_err(|e| StoreError::disk("remove", &spare_path, e))?;
+            return Ok(None);
+        }
+        let mut segment = Segment { number, length, path: spare_path, file };
+        segment.fill_with_zeros()?;
+        let path = self.path(number);
+        // A rename would replace what has the name; a link and a removal, which would not, could leave one file
+        // under two names.
+        if self.numbers()?.contains(&number) {
+            return Err(StoreError::disk("create", &path, io::ErrorKind::AlreadyExists.into()));
+        }
+        self.disk.rename(&segment.path, &path).map_err(|e| StoreError::disk("rename", &segment.path, e))?;
+        segment.path = path;
+        self.sync()?;
+        Ok(Some(segment))
     }
 
     pub(crate) fn open(&self, number: u64) -> Result<Segment, StoreError> {
@@ -79,24 +129,49 @@ impl Journal {
         Ok(Segment { number, length, path, file })
     }
 
-    /// Removes segments for good: they do not come back after a crash.
-    pub(crate) fn remove(&self, numbers: &[u64]) -> Result<(), StoreError> {
-        for number in numbers {
-            let path = self.path(*number);
-            self.disk.remove(&path).map_err(|e| StoreError::disk("remove", &path, e))?;
+    /// Takes segments out of the journal for good: they do not come back after a crash. The first few that are
+    /// not longer than `length` become spares.
+    pub(crate) fn retire(&self, numbers: &[u64], length: u64) -> Result<(), StoreError> {
+        if numbers.is_empty() {
+            return Ok(());
         }
-        if numbers.is_empty() { Ok(()) } else { self.sync() }
+        let mut spares = self.spares()?;
+        for number in numbers {
+            let segment = self.open(*number)?;
+            // A spare of that name may be on its way to becoming a segment just now.
+            if spares.len() < SPARE_SEGMENTS && !spares.contains(number) && segment.length <= length {
+                let spare = self.spare_path(*number);
+                self.disk.rename(&segment.path, &spare).map_err(|e| StoreError::disk("rename", &segment.path, e))?;
+                spares.push(*number);
+            } else {
+                self.disk.remove(&segment.path).map_err(|e| StoreError::disk("remove", &segment.path, e))?;
+            }
+        }
+        self.sync()
     }
 
-    /// Lengths of all segments together, in bytes.
+    /// Removes everything that an unfinished creation has left.
+    pub(crate) fn clear(&self) -> Result<(), StoreError> {
+        let segments = self.numbers()?.into_iter().map(|number| self.path(number));
+        let spares = self.spares()?.into_iter().map(|number| self.spare_path(number));
+        for path in segments.chain(spares) {
+            self.disk.remove(&path).map_err(|e| StoreError::disk("remove", &path, e))?;
+        }
+        self.sync()
+    }
+
+    /// Lengths of all segments and spares together, in bytes.
     pub(crate) fn bytes(&self) -> Result<u64, StoreError> {
+        let segments = self.numbers()?.into_iter().map(|number| self.path(number));
+        let spares = self.spares()?.into_iter().map(|number| self.spare_path(number));
         let mut bytes = 0;
-        for number in self.numbers()? {
-            match self.open(number) {
-                Ok(segment) => bytes += segment.length,
-                // A fold has just removed it.
-                Err(StoreError::Missing { .. }) => {}
-                Err(error) => return Err(error),
+        for path in segments.chain(spares) {
+            let length = self.disk.open_to_read(&path).and_then(|file| file.len());
+            match length {
+                Ok(length) => bytes += length,
+                // It has just got another name, or was removed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::disk("read", &path, error)),
             }
         }
         Ok(bytes)
@@ -136,6 +211,12 @@ impl Segment {
             offset += length as u64;
         }
         Ok(())
+    }
+
+    /// All of it, whatever it held and however long it was, durably.
+    fn fill_with_zeros(&self) -> Result<(), StoreError> {
+        self.write_zeros(0, self.length)?;
+        self.sync()
     }
 
     pub(crate) fn sync(&self) -> Result<(), StoreError> {

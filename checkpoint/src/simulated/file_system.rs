@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use super::contents::Contents;
 use crate::disk::FileAccess;
 
 /// Identifies a file whatever it is called.
@@ -60,7 +61,7 @@ pub(super) struct FileSystem {
     directories: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, Inode>,
     /// By number. A file that lost its last name stays, as an open one does.
-    inodes: Vec<Arc<Vec<u8>>>,
+    inodes: Vec<Contents>,
     access: BTreeMap<Inode, FileAccess>,
 }
 
@@ -84,12 +85,18 @@ impl FileSystem {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    pub(super) fn bytes(&self, inode: Inode) -> &[u8] {
-        self.inodes.get(inode.0).map_or(&[], |bytes| bytes.as_slice())
+    /// A name of a file; `None` if it has lost it.
+    pub(super) fn name_of(&self, inode: Inode) -> Option<&Path> {
+        self.names.iter().find(|(_, named)| **named == inode).map(|(path, _)| path.as_path())
     }
 
-    pub(super) fn contents(&self, path: &Path) -> Option<&[u8]> {
-        self.names.get(path).map(|inode| self.bytes(*inode))
+    /// What a file has; `None` if nothing was ever done to it.
+    pub(super) fn contents(&self, inode: Inode) -> Option<&Contents> {
+        self.inodes.get(inode.0)
+    }
+
+    pub(super) fn contents_at(&self, path: &Path) -> Option<Vec<u8>> {
+        self.names.get(path).map(|inode| self.contents(*inode).map(Contents::to_vec).unwrap_or_default())
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
@@ -109,7 +116,15 @@ impl FileSystem {
     pub(super) fn replace(&mut self, path: &Path, contents: &[u8]) {
         let inode = self.names.get(path).copied().unwrap_or_else(|| self.next_inode());
         self.names.insert(path.to_owned(), inode);
-        *self.bytes_mut(inode) = contents.to_vec();
+        *self.contents_mut(inode) = contents.into();
+    }
+
+    pub(super) fn flip(&mut self, path: &Path, bit: usize) {
+        let Some(inode) = self.names.get(path).copied() else { return };
+        let mut byte = [0];
+        if self.contents_mut(inode).read(bit / 8, &mut byte).is_some() {
+            self.contents_mut(inode).write(bit / 8, &[byte[0] ^ 1 << (bit % 8)]);
+        }
     }
 
     pub(super) fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -144,7 +159,7 @@ impl FileSystem {
     pub(super) fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Create { path, inode } => {
-                self.bytes_mut(*inode);
+                self.contents_mut(*inode);
                 self.names.insert(path.clone(), *inode);
             }
             Operation::CreateDirectory { path } => {
@@ -160,8 +175,7 @@ impl FileSystem {
             }
             Operation::Write { inode, offset, bytes } => self.write(*inode, *offset, bytes),
             Operation::SetLength { inode, length } => {
-                let length = to_usize(*length);
-                self.bytes_mut(*inode).resize(length, 0);
+                self.contents_mut(*inode).set_length(to_usize(*length));
             }
             Operation::Sync { .. }
             | Operation::FailedSync { .. }
@@ -171,19 +185,14 @@ impl FileSystem {
     }
 
     pub(super) fn write(&mut self, inode: Inode, offset: u64, bytes: &[u8]) {
-        let start = to_usize(offset);
-        let contents = self.bytes_mut(inode);
-        if contents.len() < start + bytes.len() {
-            contents.resize(start + bytes.len(), 0);
-        }
-        contents[start..start + bytes.len()].copy_from_slice(bytes);
+        self.contents_mut(inode).write(to_usize(offset), bytes);
     }
 
-    fn bytes_mut(&mut self, inode: Inode) -> &mut Vec<u8> {
+    fn contents_mut(&mut self, inode: Inode) -> &mut Contents {
         if self.inodes.len() <= inode.0 {
-            self.inodes.resize_with(inode.0 + 1, Arc::default);
+            self.inodes.resize_with(inode.0 + 1, Contents::default);
         }
-        Arc::make_mut(&mut self.inodes[inode.0])
+        &mut self.inodes[inode.0]
     }
 }
 

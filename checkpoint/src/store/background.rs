@@ -2,8 +2,9 @@
 //!
 //! A fold freezes the changes so far, waits until the last turn among them is durable, and writes them with
 //! the journal position in one transaction. It then reads the position back in a fresh read transaction, shows
-//! the new base to readers, drops the frozen changes, and removes the segments that are wholly contained. A
-//! crash between any two of these steps leaves a base and a journal that fit.
+//! the new base to readers, drops the frozen changes, and takes the segments that are wholly contained out of the
+//! journal; some of them are used again ([`Journal::make`](crate::journal::Journal::make)). A crash between any two
+//! of these steps leaves a base and a journal that fit.
 
 use std::{
     mem,
@@ -54,7 +55,7 @@ pub(super) fn run(shared: &Shared, base: Base) -> Base {
 }
 
 fn prepare(shared: &Shared, number: u64) -> Result<(), StoreError> {
-    let segment = shared.journal.create(number, shared.limits.segment_bytes)?;
+    let segment = shared.journal.make(number, shared.limits.segment_bytes)?;
     shared.lock().spare = Spare::Ready(segment);
     shared.changed.notify_all();
     Ok(())
@@ -81,16 +82,16 @@ fn fold(shared: &Shared, base: &Base, task: &FoldTask) -> Result<(), StoreError>
     shared.changed.notify_all();
     // Outside of the lock, since it can make redb work.
     drop(replaced);
-    remove_folded(shared, from.segment)?;
+    retire_folded(shared, from.segment)?;
     tracing::debug!(turn, milliseconds = started.elapsed().as_millis(), "folded");
     Ok(())
 }
 
-/// Removes the segments before the one in which replay begins.
-fn remove_folded(shared: &Shared, first_needed: u64) -> Result<(), StoreError> {
+/// Takes the segments before the one in which replay begins out of the journal.
+fn retire_folded(shared: &Shared, first_needed: u64) -> Result<(), StoreError> {
     let mut numbers = shared.journal.numbers()?;
     numbers.retain(|number| *number < first_needed);
-    shared.journal.remove(&numbers)
+    shared.journal.retire(&numbers, shared.limits.segment_bytes)
 }
 
 impl Shared {

@@ -169,7 +169,8 @@ impl Shared {
                 Ok(segment)
             }
             Some(segment) => Ok(segment),
-            None => self.journal.create(number, self.limits.segment_bytes.max(length)),
+            // The background thread makes none meanwhile: only the committer asks it to.
+            None => self.journal.make(number, self.limits.segment_bytes.max(length)),
         }
     }
 }

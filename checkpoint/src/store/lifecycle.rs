@@ -83,11 +83,11 @@ impl Creation {
         write_new(disk.as_ref(), &directory.join(KEYSLOTS_NEW), &keyslots.encode())?;
         // This syncs the folder, and so both names, before anything gets a name inside the journal.
         create_directory(disk.as_ref(), journal.directory())?;
-        let segment = journal.create(0, limits.segment_bytes)?;
+        let segment = journal.make(0, limits.segment_bytes)?;
         let mut writer = Writer::new(Arc::clone(&keys), segment, *start);
         let genesis =
             Append { kind: Kind::Genesis, turn: start.turn, epoch: start.epoch, incarnation: start.incarnation };
-        let no_switch = |number, length: u64| journal.create(number, limits.segment_bytes.max(length));
+        let no_switch = |number, length: u64| journal.make(number, limits.segment_bytes.max(length));
         let from = writer.append(&genesis, |frame| payload::append(frame, &Genesis { vat: *vat }), no_switch)?;
         let position = BasePosition { vat: *vat, turn: start.turn, from };
         let base = Base::create(disk.as_ref(), &directory.join(BASE), &keys, &position)?;
@@ -143,7 +143,7 @@ pub(super) fn open(
         let damage = Damage::BehindBase { journal: replayed.at.turn, base: position.turn };
         return Err(StoreError::damaged(journal.directory(), damage));
     }
-    replayed.settle(&journal)?;
+    replayed.settle(&journal, limits.segment_bytes)?;
     let Replayed { at, segment, bytes: unfolded, .. } = replayed;
     let writer = Writer::new(Arc::clone(&keys), segment, at);
     Opened { keys, journal, limits, lock, base, snapshot, writer, overlay, unfolded }.start(directory, options)
@@ -244,12 +244,10 @@ fn parse_lock_text(text: &str) -> Option<LockHolder> {
 fn clear_unfinished(disk: &dyn Disk, directory: &Path, journal: &Journal) -> Result<(), StoreError> {
     let names = disk.list(directory).map_err(|e| StoreError::disk("list", directory, e))?;
     let has = |name| names.iter().any(|found| found == name);
-    let segments = if has(JOURNAL) { journal.numbers()? } else { Vec::new() };
+    let no_frames = !has(JOURNAL) || journal.is_empty()?;
     let unfinished = has(KEYSLOTS_NEW) && !has(KEYSLOTS);
     let ours = |name: &str| {
-        name == LOCK
-            || (name == JOURNAL && segments.is_empty())
-            || (unfinished && [KEYSLOTS_NEW, BASE, JOURNAL].contains(&name))
+        name == LOCK || (name == JOURNAL && no_frames) || (unfinished && [KEYSLOTS_NEW, BASE, JOURNAL].contains(&name))
     };
     if let Some(found) = names.iter().find(|name| !ours(name)) {
         return Err(StoreError::Occupied { directory: directory.to_owned(), found: found.clone() });
@@ -258,7 +256,9 @@ fn clear_unfinished(disk: &dyn Disk, directory: &Path, journal: &Journal) -> Res
         return Ok(());
     }
     // The name that says "unfinished" goes last.
-    journal.remove(&segments)?;
+    if !no_frames {
+        journal.clear()?;
+    }
     for name in [BASE, KEYSLOTS_NEW].into_iter().filter(|name| has(name)) {
         let path = directory.join(name);
         disk.remove(&path).map_err(|e| StoreError::disk("remove", &path, e))?;

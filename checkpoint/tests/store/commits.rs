@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,23 +10,17 @@ use std::{
     },
 };
 
-use checkpoint::{
-    Disk, DiskFile, Durable, FileAccess, LockAttempt, Protection, Store, StoreError, StoreOptions, TurnDelta, limits,
-    simulated::SimulatedDisk,
-};
+use checkpoint::{Durable, Protection, Store, StoreError, StoreOptions, TurnDelta, limits, simulated::SimulatedDisk};
 use schemas::{Coded, ErrorCode};
 
-use crate::harness::*;
+use crate::{
+    harness::*,
+    wrapped::{Behaviour, Opened, Wrapped},
+};
 
 const JOURNAL: &str = "/store/journal";
 
-/// A simulated disk whose syncs of journal segments wait while a gate is closed.
-#[derive(Debug)]
-struct GatedDisk {
-    disk: Arc<SimulatedDisk>,
-    gate: Arc<Gate>,
-}
-
+/// Syncs of files of the journal wait while it is closed.
 #[derive(Debug, Default)]
 struct Gate {
     closed: Mutex<bool>,
@@ -58,91 +52,21 @@ impl Gate {
     }
 }
 
-#[derive(Debug)]
-struct GatedFile(Arc<dyn DiskFile>, Option<Arc<Gate>>);
-
-impl GatedDisk {
-    fn gated(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(GatedFile(file, path.starts_with(JOURNAL).then(|| Arc::clone(&self.gate))))
-    }
-}
-
-impl Disk for GatedDisk {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.gated(path, self.disk.create(path)?))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.gated(path, self.disk.open(path)?))
-    }
-
-    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open_to_read(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename_new(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(directory)
-    }
-
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_directory(path)
-    }
-
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_directory(path)
-    }
-
-    fn try_lock(&self, path: &Path, text: &str) -> io::Result<LockAttempt> {
-        self.disk.try_lock(path, text)
-    }
-}
-
-impl DiskFile for GatedFile {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, buffer)
-    }
-
-    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(offset, bytes)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if let Some(gate) = &self.1 {
-            gate.pass();
+impl Behaviour for Gate {
+    fn sync(&self, file: &Opened) -> io::Result<()> {
+        if file.path.starts_with(JOURNAL) {
+            self.pass();
         }
-        self.0.sync_data()
-    }
-
-    fn access(&self) -> io::Result<FileAccess> {
-        self.0.access()
+        file.inner.sync_data()
     }
 }
 
 /// A store whose committer is stuck in the sync of turn 1, and what it takes to let it go on.
 fn stuck_store(options: StoreOptions) -> (Arc<Store>, Arc<SimulatedDisk>, Arc<Gate>) {
-    let (disk, gate) = (SimulatedDisk::new(), Arc::new(Gate::default()));
-    let gated = Arc::new(GatedDisk { disk: disk.clone(), gate: gate.clone() });
-    let store = Store::create(gated, directory(), &VAT, &sealed(), options).unwrap();
+    let disk = SimulatedDisk::new();
+    let gated = Wrapped::new(&disk, Gate::default());
+    let gate = Arc::clone(&gated.behaviour);
+    let store = create(&gated, options).unwrap();
     let before = gate.arrived.load(Ordering::SeqCst);
     gate.set(true);
     turn(&store, vec![set(0, b"first", b"1")]).unwrap();
@@ -399,8 +323,12 @@ fn a_fold_leaves_only_the_segment_in_use_and_changes_no_row() {
     assert_eq!(contents(&store).unwrap(), rows);
     store.fold().unwrap();
     store.close().unwrap();
-    let segments = disk.files().into_iter().filter(|path| path.starts_with(JOURNAL)).count();
+    let [segments, spares] = ["segment", "spare"].map(|extension| {
+        let is_one = |path: &PathBuf| path.starts_with(JOURNAL) && path.extension().is_some_and(|e| e == extension);
+        disk.files().iter().filter(|path| is_one(path)).count()
+    });
     assert!((1..=2).contains(&segments), "the current one, and perhaps the next one: {segments}");
+    assert!((1..=limits::SPARE_SEGMENTS).contains(&spares), "{spares}");
     assert_eq!(contents(&open(&disk, no_folds()).unwrap()).unwrap(), rows);
 }
 
@@ -463,9 +391,8 @@ fn a_callback_that_panics_stops_the_store_and_hangs_nobody() {
 /// error has stopped showing things.
 #[test]
 fn nothing_is_reported_after_the_store_has_stopped() {
-    let disk = plain_store_with_a_damaged_row();
-    let gate = Arc::new(Gate::default());
-    let gated = Arc::new(GatedDisk { disk, gate: gate.clone() });
+    let gated = Wrapped::new(&plain_store_with_a_damaged_row(), Gate::default());
+    let gate = Arc::clone(&gated.behaviour);
     let (reports, sink) = reports();
     let options = StoreOptions { on_durable: Some(sink), ..no_folds() };
     let store = Store::open(gated, directory(), &VAT, &Protection::Plain, options).unwrap();

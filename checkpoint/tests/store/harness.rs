@@ -1,9 +1,21 @@
 //! What the tests share: small stores on simulated disks, random turns, and a model to compare with.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    panic,
+    path::Path,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use checkpoint::{
-    Change, Durable, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta, simulated::SimulatedDisk,
+    Change, Disk, Durable, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta, limits::MIN_SEGMENT_BYTES,
+    simulated::SimulatedDisk,
 };
 
 pub(crate) const VAT: [u8; 32] = [7; 32];
@@ -31,6 +43,11 @@ pub(crate) fn no_folds() -> StoreOptions {
     }
 }
 
+/// The shortest segments that there are, and no fold that a test does not ask for.
+pub(crate) fn smallest_segments() -> StoreOptions {
+    StoreOptions { segment_bytes: MIN_SEGMENT_BYTES, ..no_folds() }
+}
+
 /// Segments that these tests do not fill.
 pub(crate) fn large_segments() -> StoreOptions {
     StoreOptions { segment_bytes: 1 << 20, ..no_folds() }
@@ -41,11 +58,11 @@ pub(crate) fn many_folds() -> StoreOptions {
     StoreOptions { fold_bytes: 10 << 10, ..no_folds() }
 }
 
-pub(crate) fn create(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Result<Store, StoreError> {
+pub(crate) fn create<D: Disk + 'static>(disk: &Arc<D>, options: StoreOptions) -> Result<Store, StoreError> {
     Store::create(disk.clone(), directory(), &VAT, &sealed(), options)
 }
 
-pub(crate) fn open(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Result<Store, StoreError> {
+pub(crate) fn open<D: Disk + 'static>(disk: &Arc<D>, options: StoreOptions) -> Result<Store, StoreError> {
     Store::open(disk.clone(), directory(), &VAT, &sealed(), options)
 }
 
@@ -112,12 +129,13 @@ pub(crate) fn contents(store: &Store) -> Result<Rows, StoreError> {
     Ok(rows)
 }
 
-/// Marks in a disk's history: what was submitted, and what was acknowledged.
+/// Marks in a disk's history: what was begun, and what was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
     Created,
     Submitted(u64),
     Durable(u64),
+    EpochRequested(u64),
     Epoch(u64),
 }
 
@@ -125,19 +143,26 @@ impl Mark {
     pub(crate) fn number(self) -> u64 {
         match self {
             Self::Created => 0,
-            Self::Submitted(turn) => turn << 2 | 1,
-            Self::Durable(turn) => turn << 2 | 2,
-            Self::Epoch(epoch) => epoch << 2 | 3,
+            Self::Submitted(turn) => turn << 3 | 1,
+            Self::Durable(turn) => turn << 3 | 2,
+            Self::EpochRequested(epoch) => epoch << 3 | 3,
+            Self::Epoch(epoch) => epoch << 3 | 4,
         }
     }
 
     pub(crate) fn from_number(number: u64) -> Self {
-        match number & 3 {
-            1 => Self::Submitted(number >> 2),
-            2 => Self::Durable(number >> 2),
-            3 => Self::Epoch(number >> 2),
+        match number & 7 {
+            1 => Self::Submitted(number >> 3),
+            2 => Self::Durable(number >> 3),
+            3 => Self::EpochRequested(number >> 3),
+            4 => Self::Epoch(number >> 3),
             _ => Self::Created,
         }
+    }
+
+    /// Whether something was acknowledged, so that less is allowed from here on.
+    pub(crate) fn acknowledges(self) -> bool {
+        matches!(self, Self::Created | Self::Durable(_) | Self::Epoch(_))
     }
 }
 
@@ -150,6 +175,42 @@ pub(crate) fn marking(disk: &Arc<SimulatedDisk>, options: StoreOptions) -> Store
         }
     };
     StoreOptions { on_durable: Some(Box::new(on_durable)), ..options }
+}
+
+/// Does `work` for each number below `count`, on two threads.
+pub(crate) fn on_two_threads(count: u64, work: impl Fn(u64) + Sync) {
+    let next = AtomicU64::new(0);
+    let all = || {
+        loop {
+            match next.fetch_add(1, Ordering::SeqCst) {
+                number if number < count => work(number),
+                _ => return,
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(all);
+        all();
+    });
+}
+
+/// Does something that makes redb panic now and then, which the engine catches, without a report of each panic.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |what| {
+            let of_redb = what.location().is_some_and(|location| location.file().contains("redb"));
+            if !(of_redb && QUIET.get()) {
+                report(what);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let done = work();
+    QUIET.set(false);
+    done
 }
 
 /// SplitMix64.
@@ -174,13 +235,18 @@ impl Random {
 
     /// A few changes of few names, so that the same rows change and go often.
     pub(crate) fn changes(&mut self) -> Vec<Change> {
+        self.changes_of([40, 2_000, 12_000])
+    }
+
+    /// The same with values of these lengths: many, some, and few.
+    pub(crate) fn changes_of(&mut self, lengths: [usize; 3]) -> Vec<Change> {
         (0..self.below(5))
             .map(|_| {
                 let (space, name) = (self.below(SPACES), vec![b'n'; self.below(9) as usize]);
                 let length = match self.below(12) {
-                    0 => 12_000,
-                    1..=3 => 2_000,
-                    _ => 40,
+                    0 => lengths[2],
+                    1..=3 => lengths[1],
+                    _ => lengths[0],
                 };
                 match self.below(4) {
                     0 => remove(space, &name),
