@@ -3,12 +3,14 @@
 //! [`program::main`](crate::program::main) runs it for any program that brings its own kinds of objects, so
 //! that an object of one's own comes with `new`, `run`, `share`, `call` and all the others.
 
+mod ask;
 mod book;
 mod call;
 mod connect;
 mod demo;
 mod doctor;
 mod find;
+mod key;
 mod own;
 mod probe;
 mod run;
@@ -130,6 +132,9 @@ enum Command {
     /// The search path: location servers to register with and to ask
     #[command(subcommand)]
     Vls(VlsCommand),
+    /// The keys that open your vats' checkpoints
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// The settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -273,6 +278,7 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         Command::Vls(VlsCommand::List) => settings::list(&context),
         Command::Vls(VlsCommand::Remove { entry }) => settings::remove(&context, &entry),
         Command::Vls(VlsCommand::Test { entry }) => find::test(&context, &entry),
+        Command::Key(command) => key::key(&context, command),
         Command::Config(ConfigCommand::Show) => settings::show(&context),
         Command::Demo | Command::Doctor | Command::Completions { .. } | Command::Help { .. } => Ok(Exit::Ok),
     }

@@ -212,6 +212,12 @@ impl Home {
         self.root.join("keys").join("address-book.key")
     }
 
+    /// The private key with which this home opens what others sealed for it.
+    #[must_use]
+    pub fn recipient_key(&self) -> PathBuf {
+        self.root.join("keys").join("recipient.key")
+    }
+
     /// Makes the folders in which `path` lies.
     ///
     /// # Errors
