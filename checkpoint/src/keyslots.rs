@@ -32,8 +32,8 @@
 //!   needs another proof of where it comes from.
 //! * Associated data is always everything up to the number of slots, and the type. So a slot does not open in
 //!   another store, nor as another type.
-//! * Type 4 is there while a key file is replaced, and tells the next change of the keyslots what to clean up if
-//!   that was interrupted (`store_keys`).
+//! * Type 4 is there while a key file is replaced, and tells the next rotation what to clean up if that was
+//!   interrupted (`store_keys`).
 //! * Slots of types that this program does not know are kept and skipped.
 //! * A slot's id is the first five bytes of SHA-256(context ‖ type ‖ contents).
 //!

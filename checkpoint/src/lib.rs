@@ -48,7 +48,7 @@ pub use core_dumps::forbid_core_dumps;
 pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};
 pub use error::{Damage, LockHolder, StoreError};
 pub use image::{Census, ImageHead, ImageReader};
-pub use keyslots::{SlotId, SlotKind};
+pub use keyslots::{SlotId, SlotIdError, SlotKind};
 pub use protection::{Holder, Protection};
 pub use secrets::{Passphrase, RecipientKey, StoreKey};
 pub use store::{

@@ -34,7 +34,9 @@ impl Passphrase {
         Ok(Self(text))
     }
 
-    pub(crate) fn expose(&self) -> &str {
+    /// The passphrase itself, to hand it on to whoever seals.
+    #[must_use]
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -17,8 +17,11 @@
 //!   4  keyslots without the old           new          new
 //! ```
 //!
-//! Interrupted after 2, the next change removes the slot of the new key, which nobody needs; after 3, that of the
-//! old one. Which of the two it is, the key at the path tells, and what they are, the mark.
+//! Interrupted after 2, the next rotation removes the slot of the new key, which nobody needs; after 3, that of
+//! the old one. Which of the two it is, the key at the path tells, and what they are, the mark.
+//!
+//! What is seen at the path may be what an interrupted rotation renamed and never synced. So before any slot goes,
+//! that folder is synced: the key that was opened must still be there after a loss of power.
 
 use std::{
     ffi::OsString,
@@ -59,7 +62,7 @@ pub struct SlotInfo {
     pub recipient: Option<Recipient>,
     /// Whether it is the one that was opened to see this.
     pub own: bool,
-    /// Whether it is one of the two slots of a rotation that was interrupted: the next change of the keys
+    /// Whether it is one of the two slots of a rotation that is under way or was interrupted: the next rotation
     /// removes the one whose key is not in its place.
     pub rotating: bool,
 }
@@ -109,7 +112,7 @@ pub fn remove_holder(disk: &dyn Disk, directory: &Path, protection: &Protection,
     if edit.slot == id {
         return Err(StoreError::SlotInUse { slot: id });
     }
-    if !edit.keyslots.remove(id) && edit.settled != Some(id) {
+    if !edit.keyslots.remove(id) {
         return Err(StoreError::UnknownSlot { slot: id, path: directory.to_owned() });
     }
     if edit.keyslots.rotation().is_some_and(|(goes, comes)| id == goes || id == comes) {
@@ -127,10 +130,11 @@ pub fn remove_holder(disk: &dyn Disk, directory: &Path, protection: &Protection,
 /// As [`add_holder`].
 pub fn rotate_key_file(disk: &dyn Disk, directory: &Path, key_file: &Path) -> Result<SlotId, StoreError> {
     let mut edit = Edit::begin(disk, directory, &Protection::KeyFile(key_file.to_owned()))?;
+    edit.settle();
     let old = key_file::load(disk, key_file)?;
     let next = with_suffix(key_file, ROTATION);
     // What an interrupted rotation left beside the key file opens nothing that is still needed.
-    remove_if_there(disk, &next)?;
+    remove_left_over(disk, &next)?;
     let new = key_file::create(disk, &next)?;
 
     let comes = edit.keyslots.add_key(&edit.root, &new, &random::salt()?);
@@ -201,8 +205,6 @@ struct Edit<'a> {
     root: SecretBytes,
     /// The slot that the caller opened.
     slot: SlotId,
-    /// The slot that was left of an interrupted rotation and goes with this change.
-    settled: Option<SlotId>,
     _lock: Box<dyn LockGuard>,
 }
 
@@ -216,37 +218,47 @@ impl<'a> Edit<'a> {
             LockAttempt::Acquired(lock) => lock,
             LockAttempt::Held(_) => return Err(StoreError::KeysBusy { directory: directory.to_owned() }),
         };
-        let (mut keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
+        let (keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
         let Unlocked { root: Root::Sealed(root), slot: Some(slot) } = unlocked else {
             return Err(StoreError::Protection { path: directory.to_owned(), sealed: false });
         };
-        let settled = keyslots.rotation().and_then(|(goes, comes)| match slot {
+        if let Protection::KeyFile(path) = protection {
+            sync_directory(disk, key_file::parent(path))?;
+        }
+        Ok(Self { disk, directory, keyslots, root, slot, _lock: lock })
+    }
+
+    /// Removes what an interrupted rotation left: of its two slots the one that the key in its place does not open.
+    fn settle(&mut self) {
+        let left = self.keyslots.rotation().and_then(|(goes, comes)| match self.slot {
             slot if slot == goes => Some(comes),
             slot if slot == comes => Some(goes),
-            // Somebody else's key: it does not tell which of the two is in its place.
+            // A rotation of another key file: it is not known which of the two is in its place.
             _ => None,
         });
-        if let Some(settled) = settled {
-            keyslots.remove(settled);
-            keyslots.set_rotation(None);
+        if let Some(left) = left {
+            self.keyslots.remove(left);
+            self.keyslots.set_rotation(None);
         }
-        Ok(Self { disk, directory, keyslots, root, slot, settled, _lock: lock })
     }
 
     /// Puts the keyslots in the place of those that are there, at once and durably.
     fn write(&self) -> Result<(), StoreError> {
         let (next, path) = (self.directory.join(KEYSLOTS_NEXT), self.directory.join(KEYSLOTS));
-        remove_if_there(self.disk, &next)?;
+        remove_left_over(self.disk, &next)?;
         write_new(self.disk, &next, &self.keyslots.encode())?;
         self.disk.rename(&next, &path).map_err(|error| StoreError::disk("rename", &next, error))?;
         sync_directory(self.disk, self.directory)
     }
 }
 
-fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+/// Removes what an interrupted change left under a name that is about to be used again. Durably: otherwise a loss
+/// of power could bring the old file back under that name, and a rename that was meant for the new one would take it.
+fn remove_left_over(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     match disk.remove(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::disk("remove", path, error)),
-        _ => Ok(()),
+        Ok(()) => sync_directory(disk, key_file::parent(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::disk("remove", path, error)),
     }
 }
 

@@ -333,7 +333,7 @@ error_codes! {
         "Change less in one turn.";
     KeyMissing "key.missing" NotFound:
         "The key file that unlocks the checkpoint is not there.";
-        "Put it back from a backup: without it nobody can read the checkpoint.";
+        "Put it back from a backup, or use `vat key recover NAME` if something else opens the checkpoint too.";
     KeyMode "key.mode" Denied:
         "The key file can be read by others, or belongs to another user; it was not used.";
         "chmod 600 the file that the message names, and consider whether it was read.";

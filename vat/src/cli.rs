@@ -3,6 +3,7 @@
 //! [`program::main`](crate::program::main) runs it for any program that brings its own kinds of objects, so
 //! that an object of one's own comes with `new`, `run`, `share`, `call` and all the others.
 
+mod ask;
 mod book;
 mod call;
 mod connect;
@@ -10,6 +11,7 @@ mod demo;
 mod doctor;
 mod find;
 mod images;
+mod key;
 mod nursery;
 mod own;
 mod probe;
@@ -140,6 +142,9 @@ enum Command {
         /// For whom to seal it: what `vat key recipient` says in another home [default: this home]
         #[arg(long, value_name = "RECIPIENT")]
         to: Option<String>,
+        /// Seal it under a passphrase: ask for one, or with - read it from standard input
+        #[arg(long, value_name = "-", conflicts_with = "to")]
+        passphrase: Option<Option<String>>,
     },
     /// Take in a vat that somebody has exported for this home: the same vat, to be woken here
     Import {
@@ -147,6 +152,9 @@ enum Command {
         file: PathBuf,
         /// What to call it here [default: what it was called]
         name: Option<String>,
+        /// It is sealed under a passphrase: ask for it, or with - read it from standard input
+        #[arg(long, value_name = "-")]
+        passphrase: Option<Option<String>>,
     },
     /// Put an image of a vat into the folder for backups, and remove the oldest ones there
     #[command(group = clap::ArgGroup::new("whose").required(true).args(["name", "all"]))]
@@ -174,15 +182,24 @@ enum Command {
         /// With --take-over: what to call it, if it is not here already [default: what it was called]
         #[arg(conflicts_with = "as_copy")]
         name: Option<String>,
+        /// It is sealed under a passphrase: ask for it, or with - read it from standard input
+        #[arg(long, value_name = "-")]
+        passphrase: Option<Option<String>>,
     },
     /// Read everything that a vat or an image holds, and say whether it is whole
     Verify {
         /// A vat's name, or a file
         target: String,
+        /// The file is sealed under a passphrase: ask for it, or with - read it from standard input
+        #[arg(long, value_name = "-")]
+        passphrase: Option<Option<String>>,
     },
     /// The search path: location servers to register with and to ask
     #[command(subcommand)]
     Vls(VlsCommand),
+    /// The keys that open your vats' checkpoints
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// The settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -322,16 +339,23 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
             let timeout = timeout.map(|seconds| Duration::from_secs(u64::from(seconds)));
             call::call(&context, &target, method.as_deref(), &arguments, timeout)
         }
-        Command::Export { name, output, to } => images::export(&context, &name, &output, to.as_deref()),
+        Command::Export { name, output, to, passphrase } => {
+            images::export(&context, &name, &output, to.as_deref(), passphrase)
+        }
         Command::Backup { name, folder, .. } => images::backup(&context, name.as_deref(), folder.as_deref()),
-        Command::Import { file, name } => images::import(&context, &file, name.as_deref()),
-        Command::Restore { file, as_copy: Some(name), .. } => images::restore_as_copy(&context, &file, &name),
-        Command::Restore { file, name, .. } => images::restore_taking_over(&context, &file, name.as_deref()),
-        Command::Verify { target } => images::verify(&context, &target),
+        Command::Import { file, name, passphrase } => images::import(&context, &file, name.as_deref(), passphrase),
+        Command::Restore { file, as_copy: Some(name), passphrase, .. } => {
+            images::restore_as_copy(&context, &file, &name, passphrase)
+        }
+        Command::Restore { file, name, passphrase, .. } => {
+            images::restore_taking_over(&context, &file, name.as_deref(), passphrase)
+        }
+        Command::Verify { target, passphrase } => images::verify(&context, &target, passphrase),
         Command::Vls(VlsCommand::Add { entry }) => settings::add(&context, &entry),
         Command::Vls(VlsCommand::List) => settings::list(&context),
         Command::Vls(VlsCommand::Remove { entry }) => settings::remove(&context, &entry),
         Command::Vls(VlsCommand::Test { entry }) => find::test(&context, &entry),
+        Command::Key(command) => key::key(&context, command),
         Command::Config(ConfigCommand::Show) => settings::show(&context),
         Command::Demo | Command::Doctor | Command::Completions { .. } | Command::Help { .. } => Ok(Exit::Ok),
     }

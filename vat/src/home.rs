@@ -213,7 +213,7 @@ impl Home {
         self.root.join("keys").join("address-book.key")
     }
 
-    /// The private key that opens the images which are sealed for this home.
+    /// The private key with which this home opens what others sealed for it.
     #[must_use]
     pub fn recipient_key(&self) -> PathBuf {
         self.root.join("keys").join("recipient.key")

@@ -45,10 +45,11 @@ pub(crate) struct Found {
     pub(crate) what: String,
 }
 
-/// Searches all files below `folder` for the secrets of `minted` and for the keys in `private` folders, and
-/// the private folders for anything that others may use.
-pub(crate) fn search(folder: &Path, minted: &[String], private: &[PathBuf]) -> Vec<Found> {
+/// Searches all files below `folder` for the secrets of `minted`, for passphrases and for the keys in `private`
+/// folders, and the private folders for anything that others may use.
+pub(crate) fn search(folder: &Path, minted: &[String], passphrases: &[String], private: &[PathBuf]) -> Vec<Found> {
     let mut needles: Vec<Needle> = minted.iter().flat_map(|reference| forms_of_reference(reference)).collect();
+    needles.extend(passphrases.iter().map(|passphrase| Needle::new("a passphrase", passphrase)));
     let mut found = Vec::new();
     for folder in private.iter().filter(|folder| folder.exists()) {
         walk(folder, &mut |path, metadata| {
@@ -162,7 +163,7 @@ mod tests {
         fs::write(&file, contents).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let private = if private { vec![folder.path().join("some")] } else { Vec::new() };
-        !search(folder.path(), minted, &private).is_empty()
+        !search(folder.path(), minted, &["the passphrase".to_owned()], &private).is_empty()
     }
 
     #[test]
@@ -181,6 +182,7 @@ mod tests {
             hexadecimal.as_bytes(),
             hexadecimal.to_uppercase().as_bytes(),
             format!("{bytes:?}").as_bytes(),
+            b"the passphrase",
         ] {
             let log = [b"some words, ", planted, b", more words\n"].concat();
             assert!(finds(&minted, &log, false), "not found: {}", String::from_utf8_lossy(&log));
@@ -214,10 +216,10 @@ mod tests {
         fs::write(&key, reference().1).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let private = [folder.path().to_owned()];
-        assert!(search(folder.path(), &[], &private).is_empty());
+        assert!(search(folder.path(), &[], &[], &private).is_empty());
         let copy = folder.path().join("copy");
         fs::copy(&key, &copy).unwrap();
-        let found = search(folder.path(), &[], &private);
+        let found = search(folder.path(), &[], &[], &private);
         assert!(found.iter().any(|found| found.path == copy), "{found:?}");
     }
 }

@@ -35,6 +35,8 @@ pub struct World {
     folder: TempDir,
     /// Sturdyrefs whose secrets nobody but their holder may have.
     minted: Mutex<Vec<String>>,
+    /// Other texts that nobody may write down.
+    passphrases: Mutex<Vec<String>>,
     /// Folders in which nothing may be open to others.
     private: Mutex<Vec<PathBuf>>,
     outputs: AtomicU64,
@@ -57,6 +59,7 @@ impl World {
         let world = Self {
             folder,
             minted: Mutex::default(),
+            passphrases: Mutex::default(),
             private: Mutex::default(),
             outputs: AtomicU64::new(0),
             commands: Mutex::default(),
@@ -109,6 +112,14 @@ impl World {
         let parsed = sturdyref.parse::<schemas::SturdyRef>();
         assert!(parsed.is_ok(), "this is no sturdyref: {sturdyref:?}");
         self.minted.lock().expect("no panic while locked").push(sturdyref.to_owned());
+    }
+
+    /// Tells the world of a passphrase, which must not be found in any file.
+    ///
+    /// # Panics
+    /// When another thread panicked meanwhile.
+    pub fn keep_secret(&self, passphrase: &str) {
+        self.passphrases.lock().expect("no panic while locked").push(passphrase.to_owned());
     }
 
     /// A program, with an environment that holds nothing of the machine on which the test runs.
@@ -178,7 +189,8 @@ impl World {
         self.searched.store(true, Ordering::Relaxed);
         let minted = self.minted.lock().expect("no panic while locked").clone();
         let private = self.private.lock().expect("no panic while locked").clone();
-        let found = leaks::search(self.folder.path(), &minted, &private);
+        let passphrases = self.passphrases.lock().expect("no panic while locked").clone();
+        let found = leaks::search(self.folder.path(), &minted, &passphrases, &private);
         let commands = self.commands.lock().expect("no panic while locked");
         let lines = found.iter().map(|found| {
             let command = commands.iter().find(|(place, _)| found.path.with_extension("") == *place);

@@ -13,8 +13,10 @@ use acceptance::{Home, World};
 const VERSION: &str = "1";
 const RECIPIENT_KEY: &str = "recipient.key";
 
-/// What was done with each object before its image was written, and what it answers since then.
-const OBJECTS: [(&str, &[&[&str]], &[&str], &str); 4] = [
+/// A kind of object, what was done with it before its image was written, and a question with its answer since then.
+type Remembered = (&'static str, &'static [&'static [&'static str]], &'static [&'static str], &'static str);
+
+const OBJECTS: [Remembered; 4] = [
     ("counter", &[&["add", "by=41"], &["add"]], &["get"], "total: 42\n"),
     (
         "guestbook",

@@ -9,7 +9,7 @@ use std::{
 
 use acceptance::{World, run_page, run_text};
 
-const PAGES: [&str; 5] = ["location-server", "vat", "call", "object", "backup"];
+const PAGES: [&str; 6] = ["location-server", "vat", "keys", "backup", "call", "object"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -29,6 +29,11 @@ fn the_page_for_the_volunteer_is_true() {
 #[test]
 fn the_page_for_the_owner_is_true() {
     follow("vat");
+}
+
+#[test]
+fn the_page_about_keys_is_true() {
+    follow("keys");
 }
 
 #[test]

@@ -13,9 +13,7 @@ fn text(path: &Path) -> &str {
 
 /// The recipient for which images are sealed that another home shall open.
 fn recipient(home: &Home<'_>) -> String {
-    let image = home.path("own.vatimage");
-    home.new_vat("nobody", "counter");
-    home.json(&["export", "nobody", "-o", text(&image)])["recipient"].as_str().unwrap().to_owned()
+    home.json(&["key", "recipient"])["recipient"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -70,6 +68,29 @@ fn a_vat_that_is_awake_is_exported_as_of_a_moment_and_goes_on() {
     alice.fails(&["export", "pad", "-o", text(&image)], 7, "image.exists");
     awake.kill();
     assert_eq!(alice.json(&["verify", text(&image)])["turn"], exported["turn"]);
+    world.no_secret_leaked();
+}
+
+#[test]
+fn an_image_under_a_passphrase_opens_wherever_the_passphrase_is_known() {
+    const PASSPHRASE: &str = "seven marbles under the stairs\n";
+    let world = World::new();
+    let (alice, bob) = (world.home("alice"), world.home("bob"));
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    for awake in [true, false] {
+        let vat = awake.then(|| alice.wake("tally"));
+        let image = image.with_extension(awake.to_string());
+        alice.vat_with_input(&["export", "tally", "-o", text(&image), "--passphrase", "-"], PASSPHRASE).ok();
+        drop(vat.map(|vat| vat.sleep()));
+        // Not even its maker opens it without.
+        alice.fails(&["verify", text(&image)], 9, "key.wrong");
+        bob.fails_with_input(&["verify", text(&image), "--passphrase", "-"], "eight marbles\n", 9, "key.wrong");
+        bob.vat_with_input(&["verify", text(&image), "--passphrase", "-"], PASSPHRASE).ok();
+        let name = format!("copy-{awake}");
+        let restore = ["restore", text(&image), "--as-copy", &name, "--passphrase", "-"];
+        bob.vat_with_input(&restore, PASSPHRASE).ok();
+    }
     world.no_secret_leaked();
 }
 

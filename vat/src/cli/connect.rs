@@ -3,10 +3,7 @@
 //! A vat of this machine is reached through its own socket, whatever the search path is; every other one
 //! through the search path. References are read here, and nowhere is any of their text repeated.
 
-use std::{
-    io::{BufRead, IsTerminal, Read, Write},
-    time::Duration,
-};
+use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
 use console::Failure;
@@ -14,16 +11,13 @@ use schemas::{ErrorCode, IdentityKey, SturdyRef, VatId, vat_capnp};
 use transport::{Endpoint, Greeting, LocalError, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
 use vls_client::{RecordCache, Resolver, ResolverConfig};
 
-use super::Context;
+use super::{Context, ask};
 use crate::{
     address_book::AddressBook,
     home::{Name, Places},
     limits::{LOCAL_DEADLINE, MAX_CACHED_RECORDS, MAX_REFERENCE_BYTES},
     service::remote_failure,
 };
-
-/// What a terminal without signals sends for Ctrl-C.
-const CTRL_C: u8 = 3;
 
 /// What a command is about.
 pub(super) enum Target {
@@ -40,20 +34,14 @@ pub(super) fn read_reference(text: &str) -> Result<SturdyRef, Failure> {
     }
     let no_input = |reason: &str| Failure::new(ErrorCode::RefNoInput, reason);
     let io = |error| Failure::new(ErrorCode::SystemIo, format!("standard input: {error}"));
-    let stdin = std::io::stdin();
-    let mut input = zeroize::Zeroizing::new(Vec::with_capacity(MAX_REFERENCE_BYTES + 1));
-    let limit = u64::try_from(MAX_REFERENCE_BYTES).unwrap_or(u64::MAX) + 1;
-    if stdin.is_terminal() {
-        // One line, which the terminal does not show: a reference on the screen is a key on the screen.
-        prompt("Paste the reference and press Enter (it is not shown): ");
-        let _quiet = QuietTerminal::set();
-        stdin.lock().take(limit).read_until(b'\n', &mut input).map_err(io)?;
-        if input.contains(&CTRL_C) {
-            return Err(no_input("interrupted"));
-        }
+    // One byte more shows that there is too much.
+    let limit = MAX_REFERENCE_BYTES + 1;
+    let input = if ask::is_terminal() {
+        let line = ask::hidden_line("Paste the reference and press Enter (it is not shown): ", limit).map_err(io)?;
+        line.ok_or_else(|| no_input("interrupted"))?
     } else {
-        stdin.lock().take(limit).read_to_end(&mut input).map_err(io)?;
-    }
+        ask::piped(limit).map_err(io)?
+    };
     if input.len() > MAX_REFERENCE_BYTES {
         return Err(no_input("standard input holds more than a reference"));
     }
@@ -62,38 +50,6 @@ pub(super) fn read_reference(text: &str) -> Result<SturdyRef, Failure> {
         return Err(no_input("standard input is empty"));
     }
     Ok(text.parse::<SturdyRef>()?)
-}
-
-fn prompt(text: &str) {
-    let mut err = std::io::stderr().lock();
-    // Who closed standard error needs no prompt.
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
-}
-
-/// The terminal with its echo off, until dropped.
-struct QuietTerminal(Option<rustix::termios::Termios>);
-
-impl QuietTerminal {
-    fn set() -> Self {
-        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-        let stdin = std::io::stdin();
-        let Ok(before) = tcgetattr(&stdin) else { return Self(None) };
-        let mut quiet = before.clone();
-        // Without signals, so that Ctrl-C cannot leave the terminal without its echo: it ends the line instead.
-        quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
-        quiet.local_modes.insert(LocalModes::ECHONL);
-        let set = tcsetattr(&stdin, OptionalActions::Flush, &quiet);
-        Self(set.is_ok().then_some(before))
-    }
-}
-
-impl Drop for QuietTerminal {
-    fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            // The terminal may be gone; then there is nothing to restore.
-            let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, before);
-        }
-    }
 }
 
 /// Finds out what the user means: `-`, a reference, one's own vat, or an address book entry.

@@ -106,7 +106,7 @@ fn sockets(home: &Home) -> Result<String, Failure> {
 }
 
 fn keys(home: &Home) -> Vec<PathBuf> {
-    let mut keys = vec![home.address_book_key()];
+    let mut keys = vec![home.address_book_key(), home.recipient_key()];
     if let Ok(entries) = fs::read_dir(home.root().join("keys").join("vats")) {
         keys.extend(entries.flatten().map(|entry| entry.path()));
     }

@@ -12,13 +12,14 @@ use std::{
 
 use checkpoint::{Census, FileDisk, Holder, ImageHead, ImageReader, Protection, Store};
 use console::{Failure, size};
-use schemas::{ErrorCode, Exit, Recipient, VatId};
+use schemas::{ErrorCode, Exit, Recipient, VatId, vat_capnp};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::{
     Context, block_on,
     connect::{address_of, failure, owner},
+    key::{known_passphrase, new_passphrase},
     nursery::{grow, replace},
     way::{Intent, Way, put_back, way},
 };
@@ -30,17 +31,26 @@ use crate::{
     service::{ProgressService, while_advancing},
 };
 
-/// `vat export NAME -o FILE [--to RECIPIENT]`
-pub(super) fn export(context: &Context, name: &str, file: &Path, to: Option<&str>) -> Result<Exit, Failure> {
+/// What `--passphrase` says: `None` where it is not given.
+pub(super) type PassphraseFrom = Option<Option<String>>;
+
+/// `vat export NAME -o FILE [--to RECIPIENT | --passphrase [-]]`
+pub(super) fn export(
+    context: &Context,
+    name: &str,
+    file: &Path,
+    to: Option<&str>,
+    passphrase: PassphraseFrom,
+) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
     let (_, id) = context.home.vat(&name)?;
-    let recipient = match to {
-        Some(text) => text.parse::<Recipient>()?,
-        None => own_recipient_key(&context.home)?.recipient()?,
+    let (holder, sealed_for) = match (to, passphrase) {
+        (Some(text), _) => (Holder::Recipient(text.parse::<Recipient>()?), "the recipient"),
+        (None, Some(from)) => (Holder::Passphrase(new_passphrase(from)?), "whoever knows the passphrase"),
+        (None, None) => (Holder::Recipient(own_recipient_key(&context.home)?.recipient()?), "this home"),
     };
     let path = std::path::absolute(file).map_err(|error| io_failure(file, &error))?;
-    let (turn, epoch, census) = export_to(context, &name, &path, recipient)?;
-    let sealed_for = if to.is_some() { "the recipient" } else { "this home" };
+    let (turn, epoch, census) = export_to(context, &name, &path, &holder)?;
     let human = format!(
         "{name} as of turn {turn} is in {}: {} rows, {}, sealed for {sealed_for}",
         file.display(),
@@ -49,7 +59,10 @@ pub(super) fn export(context: &Context, name: &str, file: &Path, to: Option<&str
     );
     let data = json!({
         "name": name.as_str(), "vat": address_of(id), "file": path, "turn": turn, "epoch": epoch,
-        "rows": census.rows, "bytes": census.bytes, "recipient": recipient.to_string(),
+        "rows": census.rows, "bytes": census.bytes, "recipient": match &holder {
+            Holder::Recipient(recipient) => json!(recipient.to_string()),
+            _ => Value::Null,
+        },
     });
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
@@ -67,7 +80,8 @@ pub(super) fn backup(context: &Context, name: Option<&str>, folder: Option<&Path
     let (mut lines, mut data, mut failed) = (Vec::new(), Vec::new(), None);
     for name in &names {
         let path = plan.path(name, system_clock()());
-        let made = export_to(context, name, &path, plan.recipient).and_then(|made| Ok((made, plan.prune(name)?)));
+        let made = export_to(context, name, &path, &Holder::Recipient(plan.recipient))
+            .and_then(|made| Ok((made, plan.prune(name)?)));
         match made {
             Ok(((turn, _, census), ())) => {
                 lines.push(format!("{name} as of turn {turn}: {} ({})", path.display(), size(census.bytes)));
@@ -93,7 +107,7 @@ pub(super) fn backup(context: &Context, name: Option<&str>, folder: Option<&Path
 }
 
 /// Writes the image of a vat, awake or asleep; gives its turn, its epoch, and how much it is.
-fn export_to(context: &Context, name: &Name, path: &Path, recipient: Recipient) -> Result<(u64, u64, Census), Failure> {
+fn export_to(context: &Context, name: &Name, path: &Path, holder: &Holder) -> Result<(u64, u64, Census), Failure> {
     let (places, id) = context.home.vat(name)?;
     let mut progress = context.output.progress(&format!("exporting {name}"));
     let mut shown = |census: Census| progress.show(census.bytes, None);
@@ -103,7 +117,7 @@ fn export_to(context: &Context, name: &Name, path: &Path, recipient: Recipient) 
                 let no_text = || Failure::new(ErrorCode::CliUsage, "the name of the file is not UTF-8");
                 let mut request = owner.export_request();
                 request.get().set_path(path.to_str().ok_or_else(no_text)?);
-                request.get().init_holder().set_recipient(recipient.to_string());
+                tell_holder(request.get().init_holder(), holder)?;
                 let (advances, service) = ProgressService::listen();
                 request.get().set_progress(service);
                 let response = while_advancing(request.send().promise, advances, shown).await.map_err(failure)?;
@@ -113,8 +127,9 @@ fn export_to(context: &Context, name: &Name, path: &Path, recipient: Recipient) 
                 Ok((results.get_turn(), results.get_epoch(), census))
             }
             Way::Asleep(vat) => {
-                let (label, holders) = ((name.as_str(), system_clock()()), [Holder::Recipient(recipient)]);
-                let exported = vat.engine().store().export_to_file(&FileDisk, path, &holders, label, &mut shown);
+                let label = (name.as_str(), system_clock()());
+                let holders = std::slice::from_ref(holder);
+                let exported = vat.engine().store().export_to_file(&FileDisk, path, holders, label, &mut shown);
                 put_back(vat)?;
                 let (head, census) = exported?;
                 Ok((head.turn, head.epoch, census))
@@ -123,9 +138,24 @@ fn export_to(context: &Context, name: &Name, path: &Path, recipient: Recipient) 
     })
 }
 
+/// Tells a vat that is awake for whom to seal. What it is told stays on this machine.
+fn tell_holder(mut told: vat_capnp::holder::Builder<'_>, holder: &Holder) -> Result<(), Failure> {
+    match holder {
+        Holder::Recipient(recipient) => told.set_recipient(recipient.to_string()),
+        Holder::Passphrase(passphrase) => told.set_passphrase(passphrase.expose()),
+        other => return Err(Failure::new(ErrorCode::Internal, format!("no image is sealed for {other:?}"))),
+    }
+    Ok(())
+}
+
 /// `vat import FILE [NAME]`
-pub(super) fn import(context: &Context, file: &Path, name: Option<&str>) -> Result<Exit, Failure> {
-    let mut image = open(context, file)?;
+pub(super) fn import(
+    context: &Context,
+    file: &Path,
+    name: Option<&str>,
+    passphrase: PassphraseFrom,
+) -> Result<Exit, Failure> {
+    let mut image = open(context, file, passphrase)?;
     let head = image.head().clone();
     let name = name_for(&head, name)?;
     if let Some(existing) = context.home.name_of(id_of(&head)?)? {
@@ -157,9 +187,14 @@ pub(super) fn import(context: &Context, file: &Path, name: Option<&str>) -> Resu
 }
 
 /// `vat restore FILE --as-copy NAME`
-pub(super) fn restore_as_copy(context: &Context, file: &Path, name: &str) -> Result<Exit, Failure> {
+pub(super) fn restore_as_copy(
+    context: &Context,
+    file: &Path,
+    name: &str,
+    passphrase: PassphraseFrom,
+) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
-    let mut image = open(context, file)?;
+    let mut image = open(context, file, passphrase)?;
     let head = image.head().clone();
     let id = grow(context, &name, |store, protection| {
         let vat = received(context, file, &mut image, |image| {
@@ -183,8 +218,13 @@ pub(super) fn restore_as_copy(context: &Context, file: &Path, name: &str) -> Res
 }
 
 /// `vat restore FILE --take-over [NAME]`
-pub(super) fn restore_taking_over(context: &Context, file: &Path, name: Option<&str>) -> Result<Exit, Failure> {
-    let mut image = open(context, file)?;
+pub(super) fn restore_taking_over(
+    context: &Context,
+    file: &Path,
+    name: Option<&str>,
+    passphrase: PassphraseFrom,
+) -> Result<Exit, Failure> {
+    let mut image = open(context, file, passphrase)?;
     let (head, id) = (image.head().clone(), id_of(image.head())?);
     let existing = context.home.name_of(id)?;
     if let (Some(existing), Some(name)) = (&existing, name)
@@ -280,14 +320,14 @@ fn give_up(context: &Context, name: &Name, turn: u64) -> Result<u64, Failure> {
 }
 
 /// `vat verify FILE|NAME`
-pub(super) fn verify(context: &Context, target: &str) -> Result<Exit, Failure> {
+pub(super) fn verify(context: &Context, target: &str, passphrase: PassphraseFrom) -> Result<Exit, Failure> {
     if let Ok(name) = target.parse::<Name>()
         && context.home.places(&name).folder.is_dir()
     {
         return verify_vat(context, &name);
     }
     let file = PathBuf::from(target);
-    let mut image = open(context, &file)?;
+    let mut image = open(context, &file, passphrase)?;
     received(context, &file, &mut image, |image| {
         while image.next_row()?.is_some() {}
         Ok(())
@@ -338,9 +378,12 @@ fn verify_vat(context: &Context, name: &Name) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Opens an image that is sealed for this home.
-fn open(context: &Context, file: &Path) -> Result<ImageReader<'static>, Failure> {
-    let protection = Protection::Recipient(own_recipient_key(&context.home)?);
+/// Opens an image that is sealed for this home, or under a passphrase.
+fn open(context: &Context, file: &Path, passphrase: PassphraseFrom) -> Result<ImageReader<'static>, Failure> {
+    let protection = match passphrase {
+        Some(from) => Protection::Passphrase(known_passphrase(from)?),
+        None => Protection::Recipient(own_recipient_key(&context.home)?),
+    };
     Ok(ImageReader::open_file(&FileDisk, file, &protection)?)
 }
 
