@@ -1,11 +1,14 @@
 //! Rows that have changed since the base was last folded, in memory.
 //!
 //! Two layers: changes go to the upper one; a fold freezes it, writes it to the base, and drops it.
+//!
+//! Nothing here is in order: every submitted turn comes by, and keeping order costs it several times as much. A
+//! scan, which needs it, has to put the base's rows in order anyway.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// The rows of one space, by name; `None` is a row that was removed.
-pub(crate) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(crate) type Rows = HashMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// One layer of changed rows.
 #[derive(Default)]
