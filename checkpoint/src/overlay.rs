@@ -18,7 +18,17 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     pub(crate) fn set(&mut self, space: u64, name: Vec<u8>, value: Option<Vec<u8>>) {
-        self.spaces.entry(space).or_default().insert(name, value);
+        let rows = self.spaces.entry(space).or_default();
+        match (rows.get_mut(&name), value) {
+            // Into the memory that the row has already: to free that and keep the new one instead would touch two
+            // cold places for one.
+            (Some(Some(old)), Some(new)) if new.len() <= old.capacity() => {
+                old.clear();
+                old.extend_from_slice(&new);
+            }
+            (Some(row), value) => *row = value,
+            (None, value) => drop(rows.insert(name, value)),
+        }
     }
 
     /// What a row was changed to; `None` if it was not changed.

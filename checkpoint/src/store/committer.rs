@@ -48,14 +48,19 @@ enum Work {
 /// The committer thread: until the store is closed or poisoned.
 pub(super) fn run(shared: &Shared) {
     let mut state = shared.lock();
+    // Greedy: what queued while it committed is the next group. What comes when it is idle may be the first of
+    // several turns, so then it has to be called.
+    let mut busy = false;
     let committer = loop {
-        state.called = false;
-        if let Some(work) = state.work() {
+        let called = mem::take(&mut state.called) || busy || state.closing;
+        if let Some(work) = state.work().filter(|_| called) {
             state = shared.commit(state, work);
+            busy = true;
         } else if let Some(committer) = state.take_for_good() {
             break committer;
         } else {
             state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            busy = false;
         }
     };
     let poisoned = state.poison.is_some();

@@ -22,21 +22,21 @@ const JOURNAL: &str = "/store/journal";
 
 /// A simulated disk whose syncs of journal segments wait while a gate is closed.
 #[derive(Debug)]
-struct GatedDisk {
-    disk: Arc<SimulatedDisk>,
-    gate: Arc<Gate>,
+pub(crate) struct GatedDisk {
+    pub(crate) disk: Arc<SimulatedDisk>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 #[derive(Debug, Default)]
-struct Gate {
+pub(crate) struct Gate {
     closed: Mutex<bool>,
     /// How many syncs have come to the gate.
-    arrived: AtomicU64,
+    pub(crate) arrived: AtomicU64,
     changed: Condvar,
 }
 
 impl Gate {
-    fn set(&self, closed: bool) {
+    pub(crate) fn set(&self, closed: bool) {
         *self.closed.lock().unwrap() = closed;
         self.changed.notify_all();
     }
@@ -50,7 +50,7 @@ impl Gate {
         }
     }
 
-    fn wait_for_arrivals(&self, arrivals: u64) {
+    pub(crate) fn wait_for_arrivals(&self, arrivals: u64) {
         let mut closed = self.closed.lock().unwrap();
         while self.arrived.load(Ordering::SeqCst) < arrivals {
             closed = self.changed.wait(closed).unwrap();

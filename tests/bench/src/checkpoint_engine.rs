@@ -7,7 +7,7 @@
 //! | `turns_128_vs_sqlite` | the same | SQLite, WAL, `synchronous=FULL`, likewise |
 //! | `syncs_per_group` | syncs of files and folders for one group, counted | the same of the raw log |
 //! | `open_after_kill_100m` | `Store::open` after SIGKILL, with a base of 100 MB | opening the base alone |
-//! | `seal_4k` | one frame with 4 KiB in it is sealed | AES-256-GCM of 4 KiB with a key at hand |
+//! | `seal_4k` | one frame of 4 KiB is sealed | AES-256-GCM of its body with a key at hand |
 //!
 //! Times are the median of a round's operations; see [`crate::rounds`] for what becomes of the rounds.
 
