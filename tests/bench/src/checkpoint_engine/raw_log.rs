@@ -12,7 +12,7 @@ use crate::Failure;
 
 /// Long enough that the system never writes a page back which the next group changes.
 const LENGTH: u64 = 16 << 20;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The log.
 pub(super) struct RawLog {
