@@ -33,6 +33,8 @@ mod key_file;
 mod keys;
 mod keyslots;
 pub mod limits;
+#[cfg(feature = "measure")]
+pub mod measure;
 mod overlay;
 mod payload;
 mod protection;

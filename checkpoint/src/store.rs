@@ -3,7 +3,7 @@
 //! Three threads meet here. The caller's thread submits turns: it encodes them into a queue and applies them
 //! to the overlay, in memory, so that they can be read at once. The **committer** takes the whole queue, makes
 //! one frame of it, writes and syncs it, and tells everybody; what is submitted meanwhile is the next group
-//! (R4). The **background** thread folds the overlay into the base and makes segments ahead of need, so that
+//! (R4). It has a thread of its own, but a caller who waits anyway does its work. The **background** thread folds the overlay into the base and makes segments ahead of need, so that
 //! neither redb nor the filling of files with zeros is ever waited for.
 //!
 //! The first error of a write, a sync or a read poisons the store for good (R5): every later call fails, and
@@ -19,12 +19,12 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, MutexGuard},
     thread::JoinHandle,
     time::Duration,
 };
 
-use self::state::Shared;
+use self::state::{Shared, State};
 pub use self::transfer::{Adoption, ReviseRow};
 use crate::{
     base::Base,
@@ -109,7 +109,9 @@ pub struct Sizes {
 
 /// How a store behaves. The defaults are right for a vat; see [`limits`] for the reasons.
 pub struct StoreOptions {
-    /// Called on the committer's thread after each group. It must be quick, and must not call the store.
+    /// Called after each group, on the thread that committed it: the store's own, or one that waits in a method of
+    /// the store. It must be quick, must not call the store, and must not wait for anything that a waiting thread
+    /// may hold.
     pub on_durable: Option<Box<dyn Fn(Durable) + Send>>,
     /// The most turns in a group, and so in the queue; at least 1.
     pub group_turns: usize,
@@ -271,14 +273,20 @@ impl Store {
     /// [`StoreError::TurnTooLarge`] and [`StoreError::TurnOrder`], with nothing changed;
     /// [`StoreError::Poisoned`].
     pub fn submit(&self, delta: TurnDelta) -> Result<(), StoreError> {
-        self.queue(delta)?;
-        self.start_commit();
+        let call = self.queue_locked(delta)?.call_committer();
+        if call {
+            self.shared.work.notify_one();
+        }
         Ok(())
     }
 
     /// Has an idle committer begin with what is queued. Does not wait.
     pub fn start_commit(&self) {
-        self.shared.work.notify_one();
+        // Out of the lock first, which whoever is woken needs.
+        let call = self.shared.lock().call_committer();
+        if call {
+            self.shared.work.notify_one();
+        }
     }
 
     /// Like [`Store::submit`], but leaves an idle committer idle until [`Store::start_commit`]: for a host that
@@ -289,6 +297,10 @@ impl Store {
     /// # Errors
     /// As [`Store::submit`].
     pub fn queue(&self, delta: TurnDelta) -> Result<(), StoreError> {
+        self.queue_locked(delta).map(drop)
+    }
+
+    fn queue_locked(&self, delta: TurnDelta) -> Result<MutexGuard<'_, State>, StoreError> {
         let mut state = self.shared.lock();
         loop {
             state.check()?;
@@ -298,7 +310,10 @@ impl Store {
             if state.has_room(&self.shared.limits) {
                 break;
             }
-            self.start_commit();
+            // Not done here: the next turns can be encoded as soon as the committer has taken these.
+            if state.call_committer() {
+                self.shared.work.notify_one();
+            }
             state = self.shared.wait_for_change(state);
         }
         payload::append_turn(&mut state.queue.bytes, &delta).map_err(|bytes| StoreError::TurnTooLarge {
@@ -311,7 +326,7 @@ impl Store {
         for change in delta.changes {
             state.upper.set(change.key.space, change.key.name, change.value);
         }
-        Ok(())
+        Ok(state)
     }
 
     /// Waits until a submitted turn is durable. Blocks on the disk.
@@ -328,8 +343,7 @@ impl Store {
             if turn > state.submitted {
                 return Err(StoreError::NotSubmitted { turn, newest: state.submitted });
             }
-            self.start_commit();
-            state = self.shared.wait_for_change(state);
+            state = self.shared.commit_or_wait(state);
         }
     }
 
@@ -349,10 +363,9 @@ impl Store {
             return Err(StoreError::EpochOrder { current: state.durable.epoch, requested: epoch });
         }
         state.epoch_request = Some((epoch, incarnation));
-        self.start_commit();
         while state.durable.epoch < epoch {
             state.check()?;
-            state = self.shared.wait_for_change(state);
+            state = self.shared.commit_or_wait(state);
         }
         Ok(())
     }
@@ -367,11 +380,10 @@ impl Store {
         state.check()?;
         state.fold.requested += 1;
         let ticket = state.fold.requested;
-        self.start_commit();
         self.shared.background.notify_one();
         while state.fold.completed < ticket {
             state.check()?;
-            state = self.shared.wait_for_change(state);
+            state = self.shared.commit_or_wait(state);
         }
         Ok(())
     }
@@ -404,7 +416,7 @@ impl Store {
     fn shut_down(&mut self) -> Result<(), StoreError> {
         let Some(committer) = self.committer.take() else { return Ok(()) };
         self.shared.lock().closing = true;
-        self.start_commit();
+        self.shared.work.notify_one();
         // Both threads catch their panics and poison the store with them, so a failed join has been reported.
         let _ = committer.join();
         let base = self.background.take().and_then(|thread| thread.join().ok());

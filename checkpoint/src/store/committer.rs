@@ -1,15 +1,25 @@
-//! The committer: one thread, one group at a time, one frame and one `fdatasync` for each (R2, R4, R5).
+//! Committing: one group at a time, one frame and one `fdatasync` for each (R2, R4, R5).
+//!
+//! There is one [`Committer`], and whoever has it commits: nobody else can meanwhile. It lies in the shared state
+//! while nobody does. Two kinds of threads take it from there:
+//!
+//! * the **committer thread**, which is called when a host submits and goes on with other things;
+//! * a thread that has nothing else to do than to **wait** for a commit. To call the committer thread and be called
+//!   back by it takes two switches between threads, on a fast disk about as long as the sync itself.
+//!
+//! Whoever gives it back while there is more to do calls the committer thread, so nothing that was queued while a
+//! commit was under way is left lying.
 
 use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::PoisonError,
+    sync::{MutexGuard, PoisonError},
     time::Instant,
 };
 
 use super::{
     Durable,
-    state::{Queue, Shared, Spare},
+    state::{Queue, Shared, Spare, State},
 };
 use crate::{
     error::StoreError,
@@ -18,38 +28,63 @@ use crate::{
     payload,
 };
 
-/// What the committer does next.
-enum Work {
-    /// Commit the turns that were just taken from the queue.
-    Turns,
-    /// Begin an epoch.
-    Epoch(u64, [u8; 16]),
-    /// Everything is durable, and nothing more will come.
-    Closed,
-    /// The store has stopped.
-    Poisoned,
+/// What it takes to commit.
+pub(super) struct Committer {
+    writer: Writer,
+    /// What is being committed. Swapped with the queue each time, so that both keep their memory.
+    group: Queue,
+    on_durable: Option<Box<dyn Fn(Durable) + Send>>,
 }
 
-/// The thread: until the store is closed or poisoned.
-pub(super) fn run(shared: &Shared, mut writer: Writer, on_durable: Option<Box<dyn Fn(Durable) + Send>>) {
-    let report = |durable| on_durable.as_ref().into_iter().for_each(|on_durable| on_durable(durable));
-    let outcome = catch_unwind(AssertUnwindSafe(|| commit_until_the_end(shared, &mut writer, &report)));
-    if outcome.is_err() {
-        shared.poison(StoreError::Panicked { thread: "committer" });
+/// What there is to commit.
+#[derive(Clone, Copy)]
+enum Work {
+    /// The turns in the queue.
+    Turns,
+    /// The beginning of an epoch.
+    Epoch(u64, [u8; 16]),
+}
+
+/// The committer thread: until the store is closed or poisoned.
+pub(super) fn run(shared: &Shared) {
+    let mut state = shared.lock();
+    // Greedy: what queued while it committed is the next group. What comes when it is idle may be the first of
+    // several turns, so then it has to be called.
+    let mut busy = false;
+    let committer = loop {
+        let called = mem::take(&mut state.called) || busy || state.closing;
+        if let Some(work) = state.work().filter(|_| called) {
+            state = shared.commit(state, work);
+            busy = true;
+        } else if let Some(committer) = state.take_for_good() {
+            break committer;
+        } else {
+            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            busy = false;
+        }
+    };
+    let poisoned = state.poison.is_some();
+    drop(state);
+    if poisoned {
         // It may be the callback that panics. It has to know all the same.
-        let _ = catch_unwind(AssertUnwindSafe(|| report(Durable::Poisoned)));
+        let _ = catch_unwind(AssertUnwindSafe(|| committer.report(Durable::Poisoned)));
     }
+    drop(committer);
     shared.lock().committer_ended = true;
     shared.background.notify_all();
     shared.changed.notify_all();
 }
 
-fn commit_until_the_end(shared: &Shared, writer: &mut Writer, report: &dyn Fn(Durable)) {
-    // Swapped with the queue each time, so that both keep their memory.
-    let mut group = Queue::default();
-    loop {
+impl Committer {
+    pub(super) fn new(writer: Writer, on_durable: Option<Box<dyn Fn(Durable) + Send>>) -> Self {
+        Self { writer, group: Queue::default(), on_durable }
+    }
+
+    /// Commits the group that was taken from the queue, or an epoch.
+    fn commit(&mut self, shared: &Shared, work: Work) {
+        let Self { writer, group, .. } = self;
         let before = writer.at();
-        let append = match shared.next_work(&mut group) {
+        let append = match work {
             Work::Turns => Append {
                 kind: Kind::Turns,
                 turn: before.turn + group.turns as u64,
@@ -57,21 +92,20 @@ fn commit_until_the_end(shared: &Shared, writer: &mut Writer, report: &dyn Fn(Du
                 incarnation: before.incarnation,
             },
             Work::Epoch(epoch, incarnation) => Append { kind: Kind::Epoch, turn: before.turn, epoch, incarnation },
-            Work::Closed => return,
-            Work::Poisoned => return report(Durable::Poisoned),
         };
-        let payload = |frame: &mut Vec<u8>| {
-            if append.kind == Kind::Turns {
+        let payload = |frame: &mut Vec<u8>| match work {
+            Work::Turns => {
                 payload::append(frame, &group.turns);
                 frame.extend_from_slice(&group.bytes);
-            } else {
+            }
+            Work::Epoch(..) => {
                 payload::append(frame, &payload::Epoch { previous: before.epoch, turn: before.turn });
             }
         };
         match writer.append(&append, payload, |number, length| shared.next_segment(number, length)) {
             Ok(after) => {
-                if shared.committed(&before, &after, writer.filled()) {
-                    report(Durable::Turn(after.turn));
+                if shared.committed(&before, &after, self.writer.filled()) {
+                    self.report(Durable::Turn(after.turn));
                 }
             }
             Err(error) => {
@@ -79,32 +113,67 @@ fn commit_until_the_end(shared: &Shared, writer: &mut Writer, report: &dyn Fn(Du
             }
         }
     }
+
+    fn report(&self, durable: Durable) {
+        self.on_durable.iter().for_each(|on_durable| on_durable(durable));
+    }
+}
+
+impl State {
+    /// What the committer would do now; `None` also while somebody has it, and once the store has stopped.
+    fn work(&self) -> Option<Work> {
+        if self.poison.is_some() || self.committer.is_none() {
+            return None;
+        }
+        let epoch = self.epoch_request.map(|(epoch, incarnation)| Work::Epoch(epoch, incarnation));
+        if self.queue.turns > 0 { Some(Work::Turns) } else { epoch }
+    }
+
+    /// Whether the committer thread has to be told that there is something to do: not while somebody commits, who
+    /// goes on by himself or tells it then.
+    pub(super) fn call_committer(&mut self) -> bool {
+        let needed = self.work().is_some() || (self.poison.is_some() && self.committer.is_some());
+        needed && !mem::replace(&mut self.called, true)
+    }
+
+    /// The committer, if it will not be needed any more: after the store has stopped, or when everything is durable
+    /// and nothing more will come.
+    fn take_for_good(&mut self) -> Option<Box<Committer>> {
+        if self.closing || self.poison.is_some() { self.committer.take() } else { None }
+    }
 }
 
 impl Shared {
-    /// Waits for something to do. For turns, `group` is what to commit.
-    fn next_work(&self, group: &mut Queue) -> Work {
-        group.bytes.clear();
-        group.turns = 0;
-        let mut state = self.lock();
-        loop {
-            if state.poison.is_some() {
-                return Work::Poisoned;
-            }
-            if state.queue.turns > 0 {
-                mem::swap(&mut state.queue, group);
-                drop(state);
-                self.changed.notify_all();
-                return Work::Turns;
-            }
-            if let Some((epoch, incarnation)) = state.epoch_request {
-                return Work::Epoch(epoch, incarnation);
-            }
-            if state.closing {
-                return Work::Closed;
-            }
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// For a thread that can only wait for a commit: does it, unless somebody is at it; then it waits for a change.
+    pub(super) fn commit_or_wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let Some(work) = state.work() else { return self.wait_for_change(state) };
+        let mut state = self.commit(state, work);
+        if state.call_committer() {
+            self.work.notify_one();
         }
+        state
+    }
+
+    /// Takes the committer, commits, and gives it back. The lock is not held meanwhile.
+    fn commit<'a>(&'a self, mut state: MutexGuard<'a, State>, work: Work) -> MutexGuard<'a, State> {
+        let Some(mut committer) = state.committer.take() else { return state };
+        committer.group.bytes.clear();
+        committer.group.turns = 0;
+        // Only then can anybody be waiting for room, and nothing else has changed yet.
+        let was_full = !state.has_room(&self.limits);
+        if matches!(work, Work::Turns) {
+            mem::swap(&mut state.queue, &mut committer.group);
+        }
+        drop(state);
+        if was_full {
+            self.changed.notify_all();
+        }
+        if catch_unwind(AssertUnwindSafe(|| committer.commit(self, work))).is_err() {
+            self.poison(StoreError::Panicked { thread: "committer" });
+        }
+        let mut state = self.lock();
+        state.committer = Some(committer);
+        state
     }
 
     /// Takes note of a frame that is durable. Whether that may be reported: not after the store has stopped.

@@ -16,7 +16,8 @@ use std::{
 use schemas::Timestamp;
 
 use super::{
-    Store, StoreOptions, background, committer,
+    Store, StoreOptions, background,
+    committer::{self, Committer},
     state::{Fold, Limits, Queue, Shared, Spare, State},
 };
 use crate::{
@@ -169,6 +170,8 @@ impl Opened {
         let first_unfolded = (self.unfolded > 0).then(Instant::now);
         let state = State {
             queue: Queue::default(),
+            committer: Some(Box::new(Committer::new(self.writer, options.on_durable))),
+            called: false,
             epoch_request: None,
             submitted: durable.turn,
             upper: self.overlay,
@@ -192,9 +195,8 @@ impl Opened {
             background: None,
             _lock: self.lock,
         };
-        let (for_committer, writer, base) = (Arc::clone(&shared), self.writer, self.base);
-        let run = move || committer::run(&for_committer, writer, options.on_durable);
-        store.committer = Some(spawn("committer", run)?);
+        let (for_committer, base) = (Arc::clone(&shared), self.base);
+        store.committer = Some(spawn("committer", move || committer::run(&for_committer))?);
         // If this fails, the store is dropped, and the committer ends.
         store.background = Some(spawn("background", move || background::run(&shared, base))?);
         Ok(store)

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::StoreOptions;
+use super::{StoreOptions, committer::Committer};
 use crate::{
     base::Snapshot,
     error::StoreError,
@@ -63,6 +63,10 @@ impl Fold {
 
 pub(super) struct State {
     pub(super) queue: Queue,
+    /// Not here while somebody commits with it.
+    pub(super) committer: Option<Box<Committer>>,
+    /// The committer thread was called and has not come yet: to call it once more would be a system call for nothing.
+    pub(super) called: bool,
     pub(super) epoch_request: Option<(u64, [u8; 16])>,
     /// The newest turn that was submitted.
     pub(super) submitted: u64,
@@ -139,11 +143,11 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     pub(super) limits: Limits,
     state: Mutex<State>,
-    /// Something for the committer to do.
+    /// Something for the committer thread to do.
     pub(super) work: Condvar,
     /// Something for the background thread to do, or to go on with.
     pub(super) background: Condvar,
-    /// Something that a caller or the committer may be waiting for.
+    /// Something that a caller or whoever commits may be waiting for.
     pub(super) changed: Condvar,
 }
 

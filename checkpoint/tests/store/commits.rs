@@ -22,15 +22,15 @@ const JOURNAL: &str = "/store/journal";
 
 /// Syncs of files of the journal wait while it is closed.
 #[derive(Debug, Default)]
-struct Gate {
+pub(crate) struct Gate {
     closed: Mutex<bool>,
     /// How many syncs have come to the gate.
-    arrived: AtomicU64,
+    pub(crate) arrived: AtomicU64,
     changed: Condvar,
 }
 
 impl Gate {
-    fn set(&self, closed: bool) {
+    pub(crate) fn set(&self, closed: bool) {
         *self.closed.lock().unwrap() = closed;
         self.changed.notify_all();
     }
@@ -44,7 +44,7 @@ impl Gate {
         }
     }
 
-    fn wait_for_arrivals(&self, arrivals: u64) {
+    pub(crate) fn wait_for_arrivals(&self, arrivals: u64) {
         let mut closed = self.closed.lock().unwrap();
         while self.arrived.load(Ordering::SeqCst) < arrivals {
             closed = self.changed.wait(closed).unwrap();

@@ -16,4 +16,5 @@ mod model;
 mod protection;
 mod recycling;
 mod splices;
+mod waiting;
 mod wrapped;

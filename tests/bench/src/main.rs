@@ -9,11 +9,14 @@
 //! standard error. `ratio` is `value / baseline`; both are medians over rounds that take turns (see
 //! [`rounds`]). Names of figures never change their meaning; `docs/benchmarks.md` says what each one measures.
 //!
+//! With `--brief` each figure is measured once and with the least effort, to see that it works.
+//!
 //! A benchmark is one module with a `run`, and one line in [`BENCHES`]. What several of them need stands
 //! beside them: [`echo`] and [`journal`] are baselines; [`location_server`] and [`live_vat`] are what is
 //! measured, each as [`program`] runs it: on a thread of its own with an event loop of its own; [`placement`]
 //! keeps the scheduler from deciding a comparison.
 
+mod checkpoint_engine;
 mod echo;
 mod exchange;
 mod figure;
@@ -47,27 +50,41 @@ struct Bench {
     run: fn(Effort, Report<'_>) -> Result<(), Failure>,
 }
 
-const BENCHES: &[Bench] =
-    &[Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run }];
+const BENCHES: &[Bench] = &[
+    Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run },
+    Bench { name: "checkpoint", summary: "make turns durable, sealed, and open again", run: checkpoint_engine::run },
+];
+
+/// Measures each figure once and briefly: whether it works, not how fast it is.
+const BRIEF: &str = "--brief";
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let named = |name: &str| BENCHES.iter().find(|bench| bench.name == name);
     let chosen = match arguments.as_slice() {
-        [name] => BENCHES.iter().find(|bench| bench.name == name),
+        [argument, rest @ ..] if argument == checkpoint_engine::VICTIM => {
+            return ended(argument, checkpoint_engine::victim(rest));
+        }
+        [name] => named(name).map(|bench| (bench, Effort::FULL)),
+        [name, brief] if brief == BRIEF => named(name).map(|bench| (bench, Effort::LEAST)),
         _ => None,
     };
-    let Some(bench) = chosen else {
-        note("usage: bench NAME, where NAME is one of");
+    let Some((bench, effort)) = chosen else {
+        note("usage: bench NAME [--brief], where NAME is one of");
         BENCHES.iter().for_each(|bench| note(&format!("  {:12} {}", bench.name, bench.summary)));
         return ExitCode::from(EXIT_USAGE);
     };
-    match (bench.run)(Effort::FULL, &mut print) {
+    ended(bench.name, (bench.run)(effort, &mut print))
+}
+
+fn ended(name: &str, outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            note(&format!("{}: {failure}", bench.name));
+            note(&format!("{name}: {failure}"));
             ExitCode::from(EXIT_FAILED)
         }
     }

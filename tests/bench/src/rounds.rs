@@ -21,17 +21,33 @@ pub(crate) struct Effort {
     pub(crate) cold_samples: usize,
     /// Length of a round where operations per second are measured.
     pub(crate) window: Duration,
+    /// Operations per round where each one needs a process that is killed.
+    pub(crate) opens: usize,
+    /// Least length of a large base, in bytes.
+    pub(crate) base_bytes: u64,
 }
 
 impl Effort {
     /// Many short rounds rather than few long ones: a busy disk changes its pace from one second to the next, and
     /// neighbours must have met the same one. The whole of `main-job` stays below a minute.
-    pub(crate) const FULL: Self =
-        Self { rounds: 25, samples: 500, cold_samples: 10, window: Duration::from_millis(100) };
+    pub(crate) const FULL: Self = Self {
+        rounds: 25,
+        samples: 500,
+        cold_samples: 10,
+        window: Duration::from_millis(100),
+        opens: 3,
+        base_bytes: 100_000_000,
+    };
 
     /// Just enough to see that a benchmark works.
-    #[cfg(test)]
-    pub(crate) const LEAST: Self = Self { rounds: 1, samples: 20, cold_samples: 2, window: Duration::from_millis(20) };
+    pub(crate) const LEAST: Self = Self {
+        rounds: 1,
+        samples: 20,
+        cold_samples: 2,
+        window: Duration::from_millis(20),
+        opens: 1,
+        base_bytes: 1_000_000,
+    };
 }
 
 /// Medians of what was measured and of its baseline, and how far the rounds lay apart.
