@@ -35,6 +35,7 @@ mod keyslots;
 pub mod limits;
 #[cfg(feature = "measure")]
 pub mod measure;
+mod metrics;
 mod overlay;
 mod payload;
 mod protection;
@@ -51,9 +52,10 @@ pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};
 pub use error::{Damage, LockHolder, StoreError};
 pub use image::{Census, ImageHead, ImageReader};
 pub use keyslots::{SlotId, SlotIdError, SlotKind};
+pub use metrics::StoreMetrics;
 pub use protection::{Holder, Protection};
 pub use secrets::{Passphrase, RecipientKey, StoreKey};
 pub use store::{
-    Adoption, Change, Durable, Position, ReviseRow, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta,
+    Adoption, Change, Durable, LastFold, Position, ReviseRow, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta,
 };
 pub use store_keys::{SlotInfo, add_holder, remove_holder, rotate_key_file, slots};

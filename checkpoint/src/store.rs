@@ -31,7 +31,9 @@ use crate::{
     disk::{Disk, DiskFile, LockGuard},
     error::StoreError,
     journal::Boundary,
-    limits, payload,
+    limits,
+    metrics::StoreMetrics,
+    payload,
     protection::Protection,
 };
 
@@ -107,6 +109,15 @@ pub struct Sizes {
     pub base_bytes: u64,
 }
 
+/// The last fold: what opening the store would not have to replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastFold {
+    /// The base has everything up to this turn.
+    pub turn: u64,
+    /// How long ago that was; `None`: before the store was opened.
+    pub ago: Option<Duration>,
+}
+
 /// How a store behaves. The defaults are right for a vat; see [`limits`] for the reasons.
 pub struct StoreOptions {
     /// Called after each group, on the thread that committed it: the store's own, or one that waits in a method of
@@ -123,6 +134,8 @@ pub struct StoreOptions {
     pub fold_bytes: u64,
     /// Fold this long after the first commit that the base lacks.
     pub fold_after: Duration,
+    /// Where the store counts what it does.
+    pub metrics: StoreMetrics,
 }
 
 impl Default for StoreOptions {
@@ -134,6 +147,7 @@ impl Default for StoreOptions {
             segment_bytes: limits::SEGMENT_BYTES,
             fold_bytes: limits::FOLD_BYTES,
             fold_after: limits::FOLD_AFTER,
+            metrics: StoreMetrics::default(),
         }
     }
 }
@@ -147,7 +161,7 @@ impl fmt::Debug for StoreOptions {
             .field("segment_bytes", &self.segment_bytes)
             .field("fold_bytes", &self.fold_bytes)
             .field("fold_after", &self.fold_after)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -396,6 +410,13 @@ impl Store {
         let unfolded_bytes = self.shared.lock().fold.unfolded();
         let base_bytes = self.base_file.len().map_err(|e| StoreError::disk("read", &self.base_path, e))?;
         Ok(Sizes { journal_bytes: self.shared.journal.bytes()?, unfolded_bytes, base_bytes })
+    }
+
+    /// The last fold.
+    #[must_use]
+    pub fn last_fold(&self) -> LastFold {
+        let state = self.shared.lock();
+        LastFold { turn: state.base.position().turn, ago: state.fold.last.map(|last| last.elapsed()) }
     }
 
     /// The error that has stopped the store, if one has.

@@ -35,6 +35,9 @@ interface Owner {
 
   verify @8 (progress :Progress) -> (amount :Amount);
   # Reads everything that the checkpoint holds, to see that it is whole.
+
+  metrics @9 () -> (text :Text);
+  # What there is to monitor, in the text form of Prometheus.
 }
 
 struct Holder {
@@ -78,6 +81,10 @@ struct Status {
   backupCode @16 :Text;
   # Why the last backup was not made: an error code, empty if it was; and the words to it.
   backupMessage @17 :Text;
+  foldedTurn @18 :UInt64;
+  # The base has everything up to this turn.
+  lastFold @19 :UInt64;
+  # Seconds since 1970; 0: not since the vat woke.
 }
 
 struct Registration {

@@ -71,6 +71,11 @@ enum Command {
         /// The vat's name
         name: String,
     },
+    /// What there is to monitor of a vat that is awake, in the text form of Prometheus
+    Metrics {
+        /// The vat's name
+        name: String,
+    },
     /// Grant the vat's object: prints a sturdyref, which is a secret
     Share {
         /// The vat's name
@@ -326,6 +331,7 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         Command::New { name, object } => own::new(&context, &name, &object),
         Command::Run { name, listen, take_over } => run::run(context, &name, listen, take_over),
         Command::List => own::list(&context),
+        Command::Metrics { name } => own::metrics(&context, &name),
         Command::Status { name } => own::status(&context, &name),
         Command::Share { name, label, expires_in, under, with_hints } => {
             own::share(&context, &name, &own::Terms { label, expires_in, under }, with_hints)

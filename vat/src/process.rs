@@ -19,6 +19,7 @@ mod addresses;
 mod awake;
 mod backups;
 mod error;
+mod metrics;
 mod registration;
 mod sessions;
 
@@ -29,7 +30,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use checkpoint::{Durable, FileDisk, Protection, Store, StoreOptions};
+use checkpoint::{Durable, FileDisk, Protection, Store, StoreMetrics, StoreOptions};
 use schemas::{Address, Timestamp, VatId};
 use tokio::{
     sync::{Notify, mpsc},
@@ -183,12 +184,15 @@ struct Opened {
     gate: OutputGate,
     /// Told of every turn that waits to be committed.
     has_turns: Rc<Notify>,
+    metrics: StoreMetrics,
 }
 
 fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::UnboundedReceiver<Durable>), RunError> {
     let (places, id) = home.vat(name)?;
     let (sender, durable) = mpsc::unbounded_channel();
+    let metrics = StoreMetrics::default();
     let options = StoreOptions {
+        metrics: metrics.clone(),
         on_durable: Some(Box::new(move |event| {
             // The receiver lives as long as the vat; once it is gone nobody waits for the news.
             let _ = sender.send(event);
@@ -201,7 +205,7 @@ fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::Unbound
     let has_turns = Rc::new(Notify::new());
     let outputs = GateOutputs { gate: gate.clone(), has_turns: has_turns.clone() };
     let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), Box::new(outputs))?);
-    Ok((Opened { vat, gate, has_turns }, durable))
+    Ok((Opened { vat, gate, has_turns, metrics }, durable))
 }
 
 /// What the engine tells the output gate, and whoever starts the commits.

@@ -182,6 +182,15 @@ impl vat_capnp::owner::Server for OwnerService {
         Ok(())
     }
 
+    async fn metrics(
+        self: Rc<Self>,
+        _: vat_capnp::owner::MetricsParams,
+        mut results: vat_capnp::owner::MetricsResults,
+    ) -> capnp::Result<()> {
+        results.get().set_text(self.awake.metrics()?);
+        Ok(())
+    }
+
     async fn sleep(
         self: Rc<Self>,
         _: vat_capnp::owner::SleepParams,

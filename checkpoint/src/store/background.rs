@@ -75,6 +75,7 @@ fn fold(shared: &Shared, base: &Base, task: &FoldTask) -> Result<(), StoreError>
         state.frozen = None;
         state.fold.mark = None;
         state.fold.folded = written;
+        state.fold.last = Some(Instant::now());
         state.fold.completed = state.fold.completed.max(task.ticket);
         state.fold.first_unfolded = (state.fold.unfolded() > 0).then(Instant::now);
         mem::replace(&mut state.base, Arc::new(snapshot))
@@ -83,6 +84,7 @@ fn fold(shared: &Shared, base: &Base, task: &FoldTask) -> Result<(), StoreError>
     // Outside of the lock, since it can make redb work.
     drop(replaced);
     retire_folded(shared, from.segment)?;
+    shared.metrics.fold_seconds.observe(started.elapsed().as_secs_f64());
     tracing::debug!(turn, milliseconds = started.elapsed().as_millis(), "folded");
     Ok(())
 }

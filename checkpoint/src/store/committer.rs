@@ -83,7 +83,7 @@ impl Committer {
     /// Commits the group that was taken from the queue, or an epoch.
     fn commit(&mut self, shared: &Shared, work: Work) {
         let Self { writer, group, .. } = self;
-        let before = writer.at();
+        let (before, begun) = (writer.at(), Instant::now());
         let append = match work {
             Work::Turns => Append {
                 kind: Kind::Turns,
@@ -104,6 +104,12 @@ impl Committer {
         };
         match writer.append(&append, payload, |number, length| shared.next_segment(number, length)) {
             Ok(after) => {
+                shared.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
+                if let Work::Turns = work {
+                    // No group has as many turns as a float cannot count.
+                    #[allow(clippy::cast_precision_loss)]
+                    shared.metrics.group_turns.observe(self.group.turns as f64);
+                }
                 if shared.committed(&before, &after, self.writer.filled()) {
                     self.report(Durable::Turn(after.turn));
                 }

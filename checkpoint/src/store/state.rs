@@ -12,6 +12,7 @@ use crate::{
     journal::{Boundary, Journal, Segment},
     keys::Keys,
     limits,
+    metrics::StoreMetrics,
     overlay::Overlay,
 };
 
@@ -51,6 +52,8 @@ pub(super) struct Fold {
     /// the base contains.
     pub(super) written: u64,
     pub(super) folded: u64,
+    /// When a fold was last done by this process.
+    pub(super) last: Option<Instant>,
     /// When the first frame that the base lacks was committed.
     pub(super) first_unfolded: Option<Instant>,
 }
@@ -142,6 +145,7 @@ pub(super) struct Shared {
     pub(super) keys: Arc<Keys>,
     pub(super) journal: Journal,
     pub(super) limits: Limits,
+    pub(super) metrics: StoreMetrics,
     state: Mutex<State>,
     /// Something for the committer thread to do.
     pub(super) work: Condvar,
@@ -152,11 +156,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(keys: Arc<Keys>, journal: Journal, limits: Limits, state: State) -> Self {
+    pub(super) fn new(keys: Arc<Keys>, journal: Journal, limits: Limits, metrics: StoreMetrics, state: State) -> Self {
         Self {
             keys,
             journal,
             limits,
+            metrics,
             state: Mutex::new(state),
             work: Condvar::new(),
             background: Condvar::new(),
@@ -180,6 +185,7 @@ impl Shared {
         if state.poison.is_none() {
             tracing::error!(%error, "the store stops");
             state.poison = Some(Arc::new(error.clone()));
+            self.metrics.poisoned.set(1);
         }
         drop(state);
         self.work.notify_all();

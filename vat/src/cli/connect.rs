@@ -222,7 +222,7 @@ pub(super) async fn owner(
     }
 }
 
-fn asleep(name: &Name) -> Failure {
+pub(super) fn asleep(name: &Name) -> Failure {
     Failure::new(ErrorCode::VatAsleep, format!("the vat {name} is asleep"))
         .next(format!("Wake it with `{} run {name}`.", super::program()))
 }

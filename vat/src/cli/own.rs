@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, block_on,
-    connect::{address_of, failure, owner, within},
+    connect::{address_of, asleep, failure, owner, within},
     nursery::grow,
     way::{Intent, Way, put_back, way},
 };
@@ -83,6 +83,20 @@ pub(super) fn list(context: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// `vat metrics NAME`
+pub(super) fn metrics(context: &Context, name: &str) -> Result<Exit, Failure> {
+    let name: Name = name.parse()?;
+    let (places, _) = context.home.vat(&name)?;
+    let text = block_on(async {
+        let (owner, _session) = owner(&name, &places).await?.ok_or_else(|| asleep(&name))?;
+        let response = within(LOCAL_DEADLINE, owner.metrics_request().send().promise).await?;
+        let text = response.get().and_then(|results| Ok(results.get_text()?.to_string()?));
+        text.map_err(failure)
+    })?;
+    context.output.result(text.trim_end(), &json!({"name": name.as_str(), "metrics": text}))?;
+    Ok(Exit::Ok)
+}
+
 /// `vat status NAME`
 pub(super) fn status(context: &Context, name: &str) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
@@ -122,8 +136,10 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         problem: status.get_backup_message()?.to_string()?,
         code: status.get_backup_code()?.to_string()?,
     };
-    rows.push(backup.row());
     let now = system_clock()().as_seconds();
+    let folded = Some(status.get_last_fold()).filter(|at| *at != 0);
+    rows.push(fold_row(status.get_folded_turn(), folded.map(|at| now.saturating_sub(at))));
+    rows.push(backup.row());
     let mut registrations = Vec::new();
     for registration in status.get_registrations()? {
         let entry = registration.get_entry()?.to_str()?;
@@ -145,9 +161,15 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         "durable_turn": status.get_durable_turn(), "sessions": status.get_sessions(), "grants": status.get_grants(),
         "objects": status.get_objects(), "journal_bytes": status.get_journal_bytes(),
         "base_bytes": status.get_base_bytes(), "started_at": status.get_started_at(), "addresses": addresses,
-        "registrations": registrations, "last_backup": backup.json(),
+        "registrations": registrations, "folded_turn": status.get_folded_turn(), "last_backup": backup.json(),
     });
     Ok((table(&rows), data))
+}
+
+/// Up to which turn the base has everything; `ago` in seconds, if that was since the vat woke.
+fn fold_row(turn: u64, ago_seconds: Option<u64>) -> Vec<String> {
+    let when = ago_seconds.map_or_else(String::new, |seconds| format!(", {}", ago(seconds)));
+    vec!["folded".to_owned(), format!("up to turn {turn}{when}")]
 }
 
 /// How the backups of a vat stand.
@@ -199,6 +221,7 @@ fn asleep_status(context: &Context, name: &Name, vat: Box<Vat>) -> Result<(Strin
     let object = vat.root_kind()?.name();
     let grants = vat.grants()?.len();
     let backup = BackupLine::of_sleeping(context, name);
+    let fold = vat.engine().store().last_fold();
     let rows = [
         vec!["vat".to_owned(), address_of(id)],
         vec!["state".to_owned(), format!("asleep; wake it with: {} run {name}", super::program())],
@@ -208,10 +231,11 @@ fn asleep_status(context: &Context, name: &Name, vat: Box<Vat>) -> Result<(Strin
         vec!["grants".to_owned(), grants.to_string()],
         vec!["journal".to_owned(), format!("{} bytes", sizes.journal_bytes)],
         vec!["base".to_owned(), format!("{} bytes", sizes.base_bytes)],
+        fold_row(fold.turn, None),
         backup.row(),
     ];
     let data = json!({
-        "name": name.as_str(), "vat": address_of(id), "state": "asleep", "last_backup": backup.json(), "object": object, "epoch": position.epoch,
+        "name": name.as_str(), "vat": address_of(id), "state": "asleep", "last_backup": backup.json(), "folded_turn": fold.turn, "object": object, "epoch": position.epoch,
         "turn": position.turn, "durable_turn": position.turn, "grants": grants, "objects": vat.object_count()?,
         "journal_bytes": sizes.journal_bytes, "base_bytes": sizes.base_bytes,
     });

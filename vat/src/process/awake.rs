@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use checkpoint::{Durable, Position};
+use checkpoint::{Durable, Position, StoreMetrics};
 use schemas::{Address, State, Timestamp, vat_capnp};
 use tokio::sync::{Notify, mpsc};
 use transport::{Endpoint, LocalListener, OutputGate};
@@ -30,16 +30,17 @@ pub(crate) struct Awake {
     gate: OutputGate,
     /// Told of every turn that waits to be committed.
     has_turns: Rc<Notify>,
+    pub(super) store_metrics: StoreMetrics,
     pub(super) endpoint: Endpoint,
     record: Rc<OwnRecord>,
     publisher: Publisher,
     resolver: Resolver,
     advertise: Vec<Address>,
-    sessions: Sessions,
+    pub(super) sessions: Sessions,
     /// Where the checkpoint stood when the vat woke.
     begun_at: Position,
-    epoch: u64,
-    started_at: Timestamp,
+    pub(super) epoch: u64,
+    pub(super) started_at: Timestamp,
     /// Set by the owner's wish to put the vat to sleep.
     sleep: Notify,
     /// Set when the disk failed.
@@ -62,7 +63,7 @@ impl Awake {
         incarnation: [u8; 16],
         backups: Backups,
     ) -> Rc<Self> {
-        let Opened { vat, gate, has_turns } = opened;
+        let Opened { vat, gate, has_turns, metrics: store_metrics } = opened;
         let advertise = config.advertise.value.clone();
         let addresses = addresses::find(&endpoint, resolver.path(), &advertise).await;
         let path = resolver.path().to_vec();
@@ -75,6 +76,7 @@ impl Awake {
             vat,
             gate,
             has_turns,
+            store_metrics,
             endpoint,
             record,
             publisher,
@@ -234,6 +236,9 @@ impl Awake {
         let engine = self.vat.engine();
         let (durable, sizes) = (engine.durable(), engine.store().sizes().map_err(|error| wire_error(&error))?);
         self.backups.describe(self, status.reborrow());
+        let fold = engine.store().last_fold();
+        status.set_folded_turn(fold.turn);
+        status.set_last_fold(fold.ago.map_or(0, |ago| engine.now().as_seconds().saturating_sub(ago.as_secs())));
         status.set_id(self.vat.id().as_bytes());
         status.set_object(self.vat.root_kind()?.name());
         status.set_epoch(self.epoch);

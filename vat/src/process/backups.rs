@@ -7,6 +7,7 @@ use schemas::{Coded, ErrorCode, vat_capnp};
 use super::Awake;
 use crate::{
     backup::{BackupError, Plan, due_in},
+    home::Name,
     limits::{BACKUP_LOOK, BACKUP_RETRY},
 };
 
@@ -21,6 +22,12 @@ pub(super) struct Backups {
 impl Backups {
     pub(super) fn new(plan: Option<Plan>) -> Self {
         Self { plan, failure: RefCell::default() }
+    }
+
+    /// When the newest one was made, in seconds since 1970; 0: there is none, or nobody can tell.
+    pub(super) fn newest(&self, name: &Name) -> u64 {
+        let newest = self.plan.as_ref().and_then(|plan| plan.newest(name).ok().flatten());
+        newest.map_or(0, |newest| newest.made.as_seconds())
     }
 
     /// Tells the owner.
