@@ -215,9 +215,9 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Explain an error code, or list all of them; for commands use `vat COMMAND --help`
+    /// Explain an error code or a command; without either, list all codes
     Help {
-        /// An error code such as vls.no_answer
+        /// An error code such as vls.no_answer, or a command
         code: Option<String>,
     },
 }
@@ -314,7 +314,16 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
     match &arguments.command {
         Command::Completions { shell } => return settings::completions(*shell, &mut command(), output),
         Command::Help { code } => {
-            console::help("vat", code.as_deref(), output)?;
+            let mut all = command();
+            match code.as_deref().and_then(|word| all.find_subcommand_mut(word)) {
+                // Codes have a dot in them, commands have none.
+                Some(known) => {
+                    let name = format!("{} {}", program(), known.get_name());
+                    let help = known.clone().bin_name(name).render_long_help().to_string();
+                    output.result(help.trim_end(), &serde_json::json!({"help": help}))?;
+                }
+                None => console::help("vat", code.as_deref(), output)?,
+            }
             return Ok(Exit::Ok);
         }
         Command::Demo => return demo::demo(output),

@@ -421,6 +421,8 @@ fn settings_doctor_completions_and_help_answer_for_people_and_programs() {
     assert!(help.stdout.contains("exit 5") && help.stdout.contains("Next: "), "{help}");
     let all = alice.json(&["help"]);
     assert_eq!(all.as_array().map(Vec::len), Some(schemas::ErrorCode::ALL.len()));
+    let command = alice.vat(&["help", "run"]).ok();
+    assert!(command.stdout.contains("--take-over") && command.stdout.contains("Usage: vat run"), "{}", command.stdout);
     alice.fails(&["help", "vls.no_anser"], 3, "cli.unknown_code");
     world.no_secret_leaked();
 }
