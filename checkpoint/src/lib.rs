@@ -46,6 +46,7 @@ mod store;
 mod store_keys;
 #[cfg(test)]
 mod vectors;
+pub mod wrapped;
 
 pub use core_dumps::forbid_core_dumps;
 pub use disk::{Disk, DiskFile, FileAccess, FileDisk, LockAttempt, LockGuard};

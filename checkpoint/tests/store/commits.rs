@@ -10,13 +10,14 @@ use std::{
     },
 };
 
-use checkpoint::{Durable, Protection, Store, StoreError, StoreOptions, TurnDelta, limits, simulated::SimulatedDisk};
+use checkpoint::{
+    Durable, Protection, Store, StoreError, StoreOptions, TurnDelta, limits,
+    simulated::SimulatedDisk,
+    wrapped::{Behaviour, Wrapped, WrappedFile},
+};
 use schemas::{Coded, ErrorCode};
 
-use crate::{
-    harness::*,
-    wrapped::{Behaviour, Opened, Wrapped},
-};
+use crate::harness::*;
 
 const JOURNAL: &str = "/store/journal";
 
@@ -53,7 +54,7 @@ impl Gate {
 }
 
 impl Behaviour for Gate {
-    fn sync(&self, file: &Opened) -> io::Result<()> {
+    fn sync(&self, file: &WrappedFile) -> io::Result<()> {
         if file.path.starts_with(JOURNAL) {
             self.pass();
         }
@@ -64,8 +65,8 @@ impl Behaviour for Gate {
 /// A store whose committer is stuck in the sync of turn 1, and what it takes to let it go on.
 fn stuck_store(options: StoreOptions) -> (Arc<Store>, Arc<SimulatedDisk>, Arc<Gate>) {
     let disk = SimulatedDisk::new();
-    let gated = Wrapped::new(&disk, Gate::default());
-    let gate = Arc::clone(&gated.behaviour);
+    let gated = Wrapped::new(disk.clone(), Gate::default());
+    let gate = Arc::clone(gated.behaviour());
     let store = create(&gated, options).unwrap();
     let before = gate.arrived.load(Ordering::SeqCst);
     gate.set(true);
@@ -391,8 +392,8 @@ fn a_callback_that_panics_stops_the_store_and_hangs_nobody() {
 /// error has stopped showing things.
 #[test]
 fn nothing_is_reported_after_the_store_has_stopped() {
-    let gated = Wrapped::new(&plain_store_with_a_damaged_row(), Gate::default());
-    let gate = Arc::clone(&gated.behaviour);
+    let gated = Wrapped::new(plain_store_with_a_damaged_row(), Gate::default());
+    let gate = Arc::clone(gated.behaviour());
     let (reports, sink) = reports();
     let options = StoreOptions { on_durable: Some(sink), ..no_folds() };
     let store = Store::open(gated, directory(), &VAT, &Protection::Plain, options).unwrap();

@@ -17,4 +17,3 @@ mod protection;
 mod recycling;
 mod splices;
 mod waiting;
-mod wrapped;

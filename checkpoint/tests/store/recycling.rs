@@ -17,13 +17,11 @@ use checkpoint::{
     Disk, DiskFile, FileDisk, Protection, Store, StoreOptions,
     limits::{MIN_SEGMENT_BYTES, SPARE_SEGMENTS},
     simulated::SimulatedDisk,
+    wrapped::{Behaviour, Wrapped},
 };
 use tempfile::TempDir;
 
-use crate::{
-    harness::*,
-    wrapped::{Behaviour, Wrapped},
-};
+use crate::harness::*;
 
 const JOURNAL: &str = "/store/journal";
 
@@ -32,7 +30,7 @@ const JOURNAL: &str = "/store/journal";
 struct Made(AtomicU64);
 
 impl Behaviour for Made {
-    fn create(&self, disk: &SimulatedDisk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.0.fetch_add(u64::from(path.starts_with(JOURNAL)), Ordering::SeqCst);
         disk.create(path)
     }
@@ -56,8 +54,8 @@ fn fill_and_fold(store: &Store, random: &mut Random) {
 #[test]
 fn segments_that_a_fold_has_freed_are_used_again_and_few_are_kept() {
     let disk = SimulatedDisk::new();
-    let counting = Wrapped::new(&disk, Made::default());
-    let made = &counting.behaviour.0;
+    let counting = Wrapped::new(disk.clone(), Made::default());
+    let made = &counting.behaviour().0;
     let mut store = create(&counting, smallest_segments()).unwrap();
     let mut random = Random(1);
     fill_and_fold(&store, &mut random);

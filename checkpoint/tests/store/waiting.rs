@@ -9,12 +9,12 @@ use std::{
 use checkpoint::{
     Durable, Store, StoreOptions, TurnDelta,
     simulated::{Fault, SimulatedDisk},
+    wrapped::Wrapped,
 };
 
 use crate::{
     commits::Gate,
     harness::{VAT, create, directory, no_folds, sealed, set, turn},
-    wrapped::Wrapped,
 };
 
 /// Every report, and the thread that it came on.
@@ -52,8 +52,8 @@ fn who_waits_for_an_idle_committer_does_its_work_and_who_does_not_wait_never() {
 fn what_is_queued_while_a_waiting_thread_commits_becomes_durable_though_nobody_asks() {
     for _ in 0..20 {
         let (options, told) = told();
-        let disk = Wrapped::new(&SimulatedDisk::new(), Gate::default());
-        let gate = disk.behaviour.clone();
+        let disk = Wrapped::new(SimulatedDisk::new(), Gate::default());
+        let gate = disk.behaviour().clone();
         let store = Store::create(disk, directory(), &VAT, &sealed(), options).unwrap();
         let before = gate.arrived.load(Ordering::SeqCst);
         gate.set(true);

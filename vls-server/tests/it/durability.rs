@@ -14,7 +14,7 @@ use vls_server::{
     registry::{Expected, Outcome, Policy},
 };
 
-use crate::held_disk::HeldDisk;
+use crate::held_disk::{held_disk_over, hold};
 use crate::local::{HandClock, key, on_one_thread, record};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -38,13 +38,13 @@ async fn packet(registry: &DurableRegistry, record: &SignedRecord) -> Option<Arc
 #[test]
 fn an_answer_waits_for_the_disk_and_tells_of_nothing_that_is_not_durable() {
     on_one_thread(async {
-        let disk = HeldDisk::over(SimulatedDisk::new());
+        let disk = held_disk_over(SimulatedDisk::new());
         let registry = open(disk.clone());
         let (first, second) = (record(&key(1), 1, 0), record(&key(1), 2, 0));
         let durable = record(&key(2), 1, 0);
         register(&registry, &durable).await.unwrap();
 
-        let held = disk.hold();
+        let held = hold(&disk);
         let mut stored = Box::pin(register(&registry, &second));
         assert_eq!(stored.as_mut().now_or_never(), None, "the disk has not confirmed it");
         let mut lookup = Box::pin(packet(&registry, &second));

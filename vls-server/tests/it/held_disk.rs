@@ -2,24 +2,28 @@
 
 use std::{
     io,
-    path::Path,
     sync::{Arc, Condvar, Mutex},
 };
 
-use checkpoint::{Disk, DiskFile, FileAccess, LockAttempt};
+use checkpoint::{
+    Disk,
+    wrapped::{Behaviour, Wrapped, WrappedFile},
+};
 
 #[derive(Debug, Default)]
-struct Switch {
+pub(crate) struct Switch {
     held: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Switch {
-    fn pass(&self) {
+impl Behaviour for Switch {
+    fn sync(&self, file: &WrappedFile) -> io::Result<()> {
         let mut held = self.held.lock().unwrap();
         while *held {
             held = self.changed.wait(held).unwrap();
         }
+        drop(held);
+        file.inner.sync_data()
     }
 }
 
@@ -33,100 +37,15 @@ impl Drop for Held {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct HeldDisk {
-    disk: Arc<dyn Disk>,
-    switch: Arc<Switch>,
+pub(crate) type HeldDisk = Wrapped<Switch>;
+
+pub(crate) fn held_disk_over(disk: Arc<dyn Disk>) -> Arc<HeldDisk> {
+    Wrapped::new(disk, Switch::default())
 }
 
-impl HeldDisk {
-    pub(crate) fn over(disk: Arc<dyn Disk>) -> Arc<Self> {
-        Arc::new(Self { disk, switch: Arc::default() })
-    }
-
-    /// No sync returns until the guard is dropped, also by a test that fails: whoever closes a store waits for
-    /// its last sync.
-    pub(crate) fn hold(&self) -> Held {
-        *self.switch.held.lock().unwrap() = true;
-        Held(Arc::clone(&self.switch))
-    }
-
-    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(HeldFile { file, switch: Arc::clone(&self.switch) })
-    }
-}
-
-impl Disk for HeldDisk {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.create(path).map(|file| self.wrap(file))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path).map(|file| self.wrap(file))
-    }
-
-    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open_to_read(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename_new(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(directory)
-    }
-
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_directory(path)
-    }
-
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_directory(path)
-    }
-
-    fn try_lock(&self, path: &Path, text: &str) -> io::Result<LockAttempt> {
-        self.disk.try_lock(path, text)
-    }
-}
-
-#[derive(Debug)]
-struct HeldFile {
-    file: Arc<dyn DiskFile>,
-    switch: Arc<Switch>,
-}
-
-impl DiskFile for HeldFile {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, buffer)
-    }
-
-    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(offset, bytes)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.switch.pass();
-        self.file.sync_data()
-    }
-
-    fn access(&self) -> io::Result<FileAccess> {
-        self.file.access()
-    }
+/// No sync returns until the guard is dropped, also by a test that fails: whoever closes a store waits for its
+/// last sync.
+pub(crate) fn hold(disk: &HeldDisk) -> Held {
+    *disk.behaviour().held.lock().unwrap() = true;
+    Held(Arc::clone(disk.behaviour()))
 }

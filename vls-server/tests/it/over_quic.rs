@@ -12,7 +12,7 @@ use vls_server::{
 };
 
 use crate::finder::{Expect, Finder, Found, Wire};
-use crate::held_disk::HeldDisk;
+use crate::held_disk::{held_disk_over, hold};
 use crate::local::{HandClock, START, key, on_one_thread, record};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -230,14 +230,14 @@ fn quotas_are_told_with_the_time_to_wait() {
 #[test]
 fn a_registration_is_answered_only_after_the_disk_has_it() {
     on_one_thread(async {
-        let disk = HeldDisk::over(SimulatedDisk::new());
+        let disk = held_disk_over(SimulatedDisk::new());
         let clock = HandClock::new();
         let mut config = ServerConfig::new(loopback(), "/data".into());
         config.disk = disk.clone();
         let server = start(config, &clock).await;
         let (vat, finder) = (dial(1, &server).await, dial(2, &server).await);
         let record = record(&key(1), 1, 0);
-        let held = disk.hold();
+        let held = hold(&disk);
         let mut registered = Box::pin(vat.register(&record));
         assert_eq!(registered.as_mut().now_or_never(), None);
         // The same session answers a later call, so the registration has arrived and waits.
@@ -258,14 +258,14 @@ fn a_registration_is_answered_only_after_the_disk_has_it() {
 fn a_stopping_server_answers_what_is_under_way_and_forgets_nothing() {
     on_one_thread(async {
         let simulated = SimulatedDisk::new();
-        let disk = HeldDisk::over(simulated.clone());
+        let disk = held_disk_over(simulated.clone());
         let clock = HandClock::new();
         let mut held = ServerConfig::new(loopback(), "/data".into());
         held.disk = disk.clone();
         let server = start(held, &clock).await;
         let client = dial(1, &server).await;
         let records: Vec<_> = (1..=50).map(|n| record(&key(n), 1, 0)).collect();
-        let held = disk.hold();
+        let held = hold(&disk);
         let mut registered = Box::pin(join_all(records.iter().map(|record| client.register(record))));
         assert!(registered.as_mut().now_or_never().is_none());
         client.now().await.unwrap();

@@ -10,7 +10,11 @@ use std::{
     },
 };
 
-use checkpoint::{Disk, DiskFile, simulated::SimulatedDisk};
+use checkpoint::{
+    Disk, DiskFile,
+    simulated::SimulatedDisk,
+    wrapped::{Behaviour, Wrapped, WrappedFile},
+};
 
 use super::{
     ORDINARY,
@@ -19,10 +23,7 @@ use super::{
     killed_before_a_sync,
     life::live,
 };
-use crate::{
-    harness::*,
-    wrapped::{Behaviour, Opened, Wrapped},
-};
+use crate::harness::*;
 
 const JOURNAL: &str = "/store/journal";
 
@@ -69,7 +70,7 @@ impl Mutated {
 }
 
 impl Behaviour for Mutated {
-    fn write(&self, file: &Opened, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, file: &WrappedFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let zeros = is_spare(&file.path) && bytes.iter().all(|byte| *byte == 0);
         if zeros && self.is(Mutation::NoZeros) {
             return Ok(());
@@ -83,7 +84,7 @@ impl Behaviour for Mutated {
         file.inner.write_all_at(offset, bytes)
     }
 
-    fn sync(&self, file: &Opened) -> io::Result<()> {
+    fn sync(&self, file: &WrappedFile) -> io::Result<()> {
         let in_journal = file.path.starts_with(JOURNAL);
         if in_journal && self.is(Mutation::NoJournalSync)
             || file.path == Path::new(BASE) && self.is(Mutation::NoBaseSync)
@@ -104,7 +105,7 @@ impl Behaviour for Mutated {
         file.inner.sync_data()
     }
 
-    fn sync_directory(&self, disk: &SimulatedDisk, path: &Path) -> io::Result<()> {
+    fn sync_directory(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
         if path == Path::new(JOURNAL) {
             self.pay()?;
             if self.is(Mutation::NoDirectorySync) {
@@ -121,7 +122,7 @@ fn is_spare(path: &Path) -> bool {
 
 fn mutated(disk: &Arc<SimulatedDisk>, mutation: Mutation) -> Arc<Wrapped<Mutated>> {
     let (active, owed, synced) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-    Wrapped::new(disk, Mutated { mutation, active, owed, synced })
+    Wrapped::new(disk.clone(), Mutated { mutation, active, owed, synced })
 }
 
 /// What the campaign says about lives on such a disk: the first thing that it finds wrong.
@@ -130,7 +131,7 @@ fn found(mutation: Mutation) -> Option<String> {
     (1..=4).find_map(|seed| {
         let disk = SimulatedDisk::new();
         let mutated = mutated(&disk, mutation);
-        let created = || mutated.behaviour.active.store(true, Ordering::SeqCst);
+        let created = || mutated.behaviour().active.store(true, Ordering::SeqCst);
         match live(&disk, &mutated, seed, effort.steps, created) {
             Ok(life) => quietly(|| crash(&life, effort)).err(),
             Err(cut) => Some(cut.to_string()),
@@ -171,7 +172,7 @@ fn a_frame_that_is_shown_after_a_kill_is_lost_without_the_sync_of_the_recovery()
     let lost = |mutation| {
         killed_before_a_sync(&life).iter().any(|(disk, allowed)| {
             let mutated = mutated(disk, mutation);
-            mutated.behaviour.active.store(true, Ordering::SeqCst);
+            mutated.behaviour().active.store(true, Ordering::SeqCst);
             let store = open(&mutated, smallest_segments()).unwrap();
             let shown = store.position().turn;
             drop(store);

@@ -1,67 +1,95 @@
-//! A disk in front of the simulated one that does some things differently: that waits, counts, or leaves out what
-//! the engine asked for.
+//! A disk in front of another one that does some things differently: counts, waits, or leaves out what was asked
+//! for. For tests and measurements.
 
 use std::{
+    fmt::Debug,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use checkpoint::{Disk, DiskFile, FileAccess, LockAttempt, simulated::SimulatedDisk};
+use crate::disk::{Disk, DiskFile, FileAccess, LockAttempt};
 
-/// What is done differently. A file goes by the path under which it was opened, also after a change of name.
-pub(crate) trait Behaviour: Send + Sync + std::fmt::Debug + 'static {
-    fn create(&self, disk: &SimulatedDisk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+/// What is done differently; by default nothing. A file goes by the path under which it was opened, also after a
+/// change of name.
+pub trait Behaviour: Debug + Send + Sync + 'static {
+    /// Instead of [`Disk::create`].
+    ///
+    /// # Errors
+    /// As there.
+    fn create(&self, disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         disk.create(path)
     }
 
-    fn write(&self, file: &Opened, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Instead of [`DiskFile::write_all_at`].
+    ///
+    /// # Errors
+    /// As there.
+    fn write(&self, file: &WrappedFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
         file.inner.write_all_at(offset, bytes)
     }
 
-    fn sync(&self, file: &Opened) -> io::Result<()> {
+    /// Instead of [`DiskFile::sync_data`].
+    ///
+    /// # Errors
+    /// As there.
+    fn sync(&self, file: &WrappedFile) -> io::Result<()> {
         file.inner.sync_data()
     }
 
-    fn sync_directory(&self, disk: &SimulatedDisk, path: &Path) -> io::Result<()> {
+    /// Instead of [`Disk::sync_directory`].
+    ///
+    /// # Errors
+    /// As there.
+    fn sync_directory(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
         disk.sync_directory(path)
     }
 }
 
-/// The disk.
+/// The disk in front.
 #[derive(Debug)]
-pub(crate) struct Wrapped<B> {
-    pub(crate) disk: Arc<SimulatedDisk>,
-    pub(crate) behaviour: Arc<B>,
+pub struct Wrapped<B> {
+    disk: Arc<dyn Disk>,
+    behaviour: Arc<B>,
 }
 
-/// A file of it.
+/// A file as a [`Behaviour`] sees it.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) path: PathBuf,
-    pub(crate) inner: Arc<dyn DiskFile>,
+pub struct WrappedFile {
+    /// The path under which it was opened.
+    pub path: PathBuf,
+    /// The file of the disk behind.
+    pub inner: Arc<dyn DiskFile>,
 }
 
 #[derive(Debug)]
 struct File<B> {
-    opened: Opened,
+    opened: WrappedFile,
     behaviour: Arc<B>,
 }
 
 impl<B: Behaviour> Wrapped<B> {
-    pub(crate) fn new(disk: &Arc<SimulatedDisk>, behaviour: B) -> Arc<Self> {
-        Arc::new(Self { disk: Arc::clone(disk), behaviour: Arc::new(behaviour) })
+    /// Stands in front of `disk`.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>, behaviour: B) -> Arc<Self> {
+        Arc::new(Self { disk, behaviour: Arc::new(behaviour) })
+    }
+
+    /// What it does differently.
+    #[must_use]
+    pub fn behaviour(&self) -> &Arc<B> {
+        &self.behaviour
     }
 
     fn file(&self, path: &Path, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        let opened = Opened { path: path.to_owned(), inner };
+        let opened = WrappedFile { path: path.to_owned(), inner };
         Arc::new(File { opened, behaviour: Arc::clone(&self.behaviour) })
     }
 }
 
 impl<B: Behaviour> Disk for Wrapped<B> {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(path, self.behaviour.create(&self.disk, path)?))
+        Ok(self.file(path, self.behaviour.create(self.disk.as_ref(), path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -93,7 +121,7 @@ impl<B: Behaviour> Disk for Wrapped<B> {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.behaviour.sync_directory(&self.disk, path)
+        self.behaviour.sync_directory(self.disk.as_ref(), path)
     }
 
     fn try_lock(&self, path: &Path, text: &str) -> io::Result<LockAttempt> {
