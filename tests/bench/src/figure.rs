@@ -24,6 +24,8 @@ pub(crate) enum Unit {
     Microseconds,
     /// Operations in a second; more is better.
     CallsPerSecond,
+    /// Times that a file or a folder was synced; less is better.
+    Syncs,
 }
 
 impl fmt::Display for Figure {
@@ -31,6 +33,7 @@ impl fmt::Display for Figure {
         let (unit, digits) = match self.unit {
             Unit::Microseconds => ("microseconds", 2),
             Unit::CallsPerSecond => ("calls/s", 0),
+            Unit::Syncs => ("syncs", 3),
         };
         let Comparison { value, baseline, .. } = &self.comparison;
         let line = json!({

@@ -25,6 +25,7 @@ mod main_job;
 mod placement;
 mod program;
 mod rounds;
+mod small;
 
 use std::{
     io::{self, Write},
@@ -47,8 +48,10 @@ struct Bench {
     run: fn(Effort, Report<'_>) -> Result<(), Failure>,
 }
 
-const BENCHES: &[Bench] =
-    &[Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run }];
+const BENCHES: &[Bench] = &[
+    Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run },
+    Bench { name: "small", summary: "the state work of one request to a vat on a shared host", run: small::run },
+];
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
