@@ -122,6 +122,16 @@ pub enum StoreError {
         /// The most that a turn can take, in bytes.
         limit: usize,
     },
+    /// A small store would be, or is, longer than one may be. Nothing was changed.
+    #[error("{} takes {bytes} bytes, a small store at most {limit}", path.display())]
+    Outgrown {
+        /// The file.
+        path: PathBuf,
+        /// What it would take, in bytes.
+        bytes: u64,
+        /// The most that it can take, in bytes.
+        limit: u64,
+    },
     /// The key file is not there.
     #[error("the key file {} is not there", path.display())]
     KeyMissing {
@@ -370,6 +380,7 @@ impl Coded for StoreError {
             Self::DiskFull { .. } => ErrorCode::CheckpointDiskFull,
             Self::Disk { .. } => ErrorCode::CheckpointDisk,
             Self::TurnTooLarge { .. } => ErrorCode::CheckpointTooLarge,
+            Self::Outgrown { .. } => ErrorCode::CheckpointOutgrown,
             Self::KeyMissing { .. } | Self::CredentialMissing { .. } | Self::CredentialName { .. } => {
                 ErrorCode::KeyMissing
             }

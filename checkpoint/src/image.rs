@@ -31,7 +31,8 @@ mod reader;
 mod writer;
 
 pub use reader::ImageReader;
-pub(crate) use writer::ImageWriter;
+pub(crate) use reader::Verified;
+pub(crate) use writer::{End, ImageWriter};
 
 use schemas::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -60,7 +60,7 @@ mod replay;
 mod segment;
 mod writer;
 
-pub(crate) use replay::{Replayed, replay};
+pub(crate) use replay::{Replayed, replay, replay_file};
 pub(crate) use segment::{Journal, Segment};
 pub(crate) use writer::{Append, Writer};
 

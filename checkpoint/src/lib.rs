@@ -15,12 +15,15 @@
 //! <store>/base.redb            rows as of the last fold
 //! ```
 //!
+//! [`SmallStore`] keeps a vat in a single file, for processes that live for one request: an image, then frames of
+//! turns, read whole each time; no threads, no database, and one `fdatasync` for a turn (DESIGN §9).
+//!
 //! Nothing here knows a network or an async runtime. The clock is read for two things that decide nothing:
 //! when to fold, and the time in a lock file. The disk is a parameter ([`Disk`]); [`simulated`] has one that
 //! fails in every way that the engine has to survive.
 //!
 //! What a reader should know first: [`Store`] and its threads in `store`, what the journal's bytes mean after a
-//! crash in `journal`, the frame in `frame`, the cryptography in `keys`.
+//! crash in `journal`, the frame in `frame`, the cryptography in `keys`, the single file in `small`.
 
 mod base;
 mod core_dumps;
@@ -42,6 +45,7 @@ mod protection;
 mod random;
 mod secrets;
 pub mod simulated;
+mod small;
 mod store;
 mod store_keys;
 #[cfg(test)]
@@ -56,6 +60,7 @@ pub use keyslots::{SlotId, SlotIdError, SlotKind};
 pub use metrics::StoreMetrics;
 pub use protection::{Holder, Protection};
 pub use secrets::{Passphrase, RecipientKey, StoreKey};
+pub use small::{SmallStore, wait_at_most};
 pub use store::{
     Adoption, Change, Durable, LastFold, Position, ReviseRow, RowKey, ScannedRow, Sizes, Store, StoreOptions, TurnDelta,
 };

@@ -102,6 +102,27 @@ pub const MAX_PASSPHRASE_BYTES: usize = 1 << 10;
 /// How often keyslots are read again when they changed while a key was tried: a rotation changes them twice.
 pub const KEYSLOTS_READS: usize = 4;
 
+/// A small store is folded with the commit after this many frames: opening it, which every request does, opens
+/// each of them.
+pub const SMALL_TAIL_FRAMES: u64 = 64;
+
+/// The least room that a small store has for frames after its snapshot, in bytes: [`SMALL_TAIL_FRAMES`] of two
+/// sectors, which are most.
+pub const SMALL_MIN_RESERVE_BYTES: u64 = 64 << 10;
+
+/// The most room that a small store has for frames after its snapshot, in bytes; so it is folded when it has so
+/// many bytes of frames. In between, the reserve is as long as the snapshot, so that folding at most doubles what
+/// is written.
+pub const SMALL_MAX_RESERVE_BYTES: u64 = 256 << 10;
+
+/// The longest file of a small store, in bytes. Each request reads it whole and holds it in memory; long before
+/// this the host profile is the better one.
+pub const SMALL_FILE_BYTES: u64 = MAX_SEGMENT_BYTES;
+
+/// How long who waits for a small store waits between two tries to lock it: about as long as a request has it.
+/// Each try costs some microseconds.
+pub const SMALL_LOCK_INTERVAL: Duration = Duration::from_millis(2);
+
 /// The longest text of a lock file that is read, in bytes.
 pub const MAX_LOCK_TEXT_BYTES: u64 = 1 << 10;
 

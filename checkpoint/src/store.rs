@@ -13,7 +13,7 @@ mod background;
 mod committer;
 pub(crate) mod lifecycle;
 mod state;
-mod transfer;
+pub(crate) mod transfer;
 
 use std::{
     collections::BTreeMap,

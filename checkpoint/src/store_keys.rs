@@ -262,7 +262,7 @@ fn remove_left_over(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()

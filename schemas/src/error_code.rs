@@ -331,6 +331,9 @@ error_codes! {
     CheckpointTooLarge "checkpoint.too_large" Limit:
         "One turn changed more than one frame can hold; it was undone.";
         "Change less in one turn.";
+    CheckpointOutgrown "checkpoint.outgrown" Limit:
+        "The state of a vat became larger than one file for short-lived processes may be.";
+        "Export the vat and import it on a host where it can stay awake.";
     KeyMissing "key.missing" NotFound:
         "The key file that unlocks the checkpoint is not there.";
         "Put it back from a backup, or use `vat key recover NAME` if something else opens the checkpoint too.";

@@ -70,8 +70,12 @@ impl Disk for FileDisk {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0)?;
+                // Written over, and cut only if there is more: to give back the one block that it has, and to take
+                // another, costs a file system as much as a sync.
                 file.write_all(text.as_bytes())?;
+                if file.metadata()?.len() > text.len() as u64 {
+                    file.set_len(text.len() as u64)?;
+                }
                 Ok(LockAttempt::Acquired(Box::new(LockedFile { _file: file })))
             }
             Err(TryLockError::WouldBlock) => {

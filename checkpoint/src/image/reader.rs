@@ -26,6 +26,7 @@ pub struct ImageReader<'a> {
     /// What errors call the input.
     path: PathBuf,
     keys: Keys,
+    form: Form,
     head: ImageHead,
     /// Where the next frame begins, in bytes.
     offset: u64,
@@ -38,12 +39,52 @@ pub struct ImageReader<'a> {
     on_progress: Option<OnProgress<'a>>,
 }
 
+/// What may stand before and after an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Nothing: its frames count from 1, and the input ends with it.
+    Alone,
+    /// It is the beginning of a small store: its frames count on from those of the file before, and others
+    /// follow.
+    GoingOn,
+}
+
+/// What the frames after an image follow on.
+pub(crate) struct Verified {
+    pub(crate) keys: Keys,
+    pub(crate) head: ImageHead,
+    /// Where the frame `end` ends, in bytes.
+    pub(crate) offset: u64,
+    /// The number of that frame.
+    pub(crate) sequence: u64,
+    /// Its tag.
+    pub(crate) chain: FrameTag,
+}
+
 /// Is told how many bytes were read, and how much came out of them.
 type OnProgress<'a> = Box<dyn FnMut(u64, Census) + 'a>;
 
 impl<'a> ImageReader<'a> {
     /// Reads the beginning of an image: for whom it is sealed, and what it is a copy of.
     pub(crate) fn begin(
+        input: Box<dyn Read + 'a>,
+        path: &Path,
+        unwrap: impl FnOnce(&Keyslots) -> Result<Root, StoreError>,
+    ) -> Result<Self, StoreError> {
+        Self::begin_as(Form::Alone, input, path, unwrap)
+    }
+
+    /// The same for an image that a small store begins with; see [`ImageReader::verified`].
+    pub(crate) fn begin_of_small(
+        input: Box<dyn Read + 'a>,
+        path: &Path,
+        unwrap: impl FnOnce(&Keyslots) -> Result<Root, StoreError>,
+    ) -> Result<Self, StoreError> {
+        Self::begin_as(Form::GoingOn, input, path, unwrap)
+    }
+
+    fn begin_as(
+        form: Form,
         mut input: Box<dyn Read + 'a>,
         path: &Path,
         unwrap: impl FnOnce(&Keyslots) -> Result<Root, StoreError>,
@@ -55,6 +96,7 @@ impl<'a> ImageReader<'a> {
             path: path.to_owned(),
             // Which vat it is stands in the first frame.
             keys: Keys::new(root, keyslots.store, [0; 32]),
+            form,
             head: ImageHead {
                 vat: [0; 32],
                 turn: 0,
@@ -108,6 +150,12 @@ impl<'a> ImageReader<'a> {
         Ok(self.rows.pop_front())
     }
 
+    /// What frames after the image follow on; `None` before its end was read.
+    pub(crate) fn verified(self) -> Option<Verified> {
+        let Self { keys, head, offset, sequence, chain, ended, .. } = self;
+        ended.then_some(Verified { keys, head, offset, sequence, chain })
+    }
+
     fn read_head(&mut self) -> Result<(), StoreError> {
         let place = self.offset;
         let header = self.read_frame()?;
@@ -159,7 +207,7 @@ impl<'a> ImageReader<'a> {
                     return Err(self.damaged(place, Damage::Order));
                 }
                 self.frame.clear();
-                if self.read_up_to(1)? > 0 {
+                if self.form == Form::Alone && self.read_up_to(1)? > 0 {
                     return Err(self.damaged(self.offset, Damage::Trailing));
                 }
                 self.ended = true;
@@ -187,7 +235,14 @@ impl<'a> ImageReader<'a> {
             }
         })?;
         let (header, extent) = (authentic.header, authentic.extent);
-        if header.sequence != self.sequence + 1 || header.group != header.sequence {
+        // Only the first frame of a small store tells by itself which one it is; half of all numbers leave enough
+        // for any frame that follows.
+        let first = self.form == Form::GoingOn && self.sequence == 0;
+        let in_place = match header.sequence {
+            found if first => (1..=u64::MAX / 2).contains(&found),
+            found => found == self.sequence + 1,
+        };
+        if !in_place || header.group != header.sequence {
             return Err(self.damaged(place, Damage::Sequence { found: header.sequence }));
         }
         if extent as u64 > MAX_SEGMENT_BYTES {

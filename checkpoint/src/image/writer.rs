@@ -1,12 +1,12 @@
 //! The writing end of an image.
 
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, sync::Arc};
 
 use super::{Census, HEAD_LENGTH, HeadPayload, IMAGE_VERSION, ImageHead, MAGIC};
 use crate::{
     error::StoreError,
     frame::{self, FrameTag, HEADER_LENGTH, Header, Kind},
-    keys::{Keys, Root},
+    keys::Keys,
     keyslots::Keyslots,
     limits::{IMAGE_FRAME_BYTES, SECTOR_BYTES},
     payload::{self, Bytes, Row},
@@ -18,7 +18,7 @@ pub(crate) struct ImageWriter<'a> {
     output: &'a mut dyn Write,
     /// What errors call the output.
     path: &'a Path,
-    keys: Keys,
+    keys: Arc<Keys>,
     epoch: u64,
     incarnation: [u8; 16],
     sequence: u64,
@@ -30,14 +30,25 @@ pub(crate) struct ImageWriter<'a> {
     census: Census,
 }
 
+/// Where an image ends.
+pub(crate) struct End {
+    pub(crate) census: Census,
+    /// The frame `end`.
+    pub(crate) sequence: u64,
+    /// Its tag.
+    pub(crate) chain: FrameTag,
+}
+
 impl<'a> ImageWriter<'a> {
-    /// Begins an image under a root key that was made for it and that `keyslots` wraps.
+    /// Begins an image under the keys of its vat, whose root key `keyslots` wraps, after the frame with the number
+    /// `sequence`: 0 for an image that goes to others, and has a root key of its own.
     pub(crate) fn begin(
         output: &'a mut dyn Write,
         path: &'a Path,
         keyslots: &Keyslots,
-        root: Root,
+        keys: Arc<Keys>,
         head: &ImageHead,
+        sequence: u64,
     ) -> Result<Self, StoreError> {
         let slots = keyslots.encode();
         let mut bytes = Vec::with_capacity((HEAD_LENGTH + slots.len()).next_multiple_of(SECTOR_BYTES));
@@ -52,10 +63,10 @@ impl<'a> ImageWriter<'a> {
         let mut writer = Self {
             output,
             path,
-            keys: Keys::new(root, keyslots.store, head.vat),
+            keys,
             epoch: head.epoch,
             incarnation: head.incarnation,
-            sequence: 0,
+            sequence,
             chain: [0; 16],
             rows: Vec::new(),
             waiting: 0,
@@ -86,14 +97,20 @@ impl<'a> ImageWriter<'a> {
     }
 
     /// Ends the image. Whether it is durable is the caller's business.
-    pub(crate) fn finish(mut self) -> Result<Census, StoreError> {
+    pub(crate) fn finish(self) -> Result<Census, StoreError> {
+        let census = self.finish_to_go_on()?.census;
+        Ok(census)
+    }
+
+    /// The same for who writes frames after the end: what the next one must follow on.
+    pub(crate) fn finish_to_go_on(mut self) -> Result<End, StoreError> {
         if self.waiting > 0 {
             self.write_rows()?;
         }
         let census = self.census;
         self.append(Kind::ImageEnd, |frame| payload::append(frame, &census))?;
         self.output.flush().map_err(|e| StoreError::disk("write", self.path, e))?;
-        Ok(census)
+        Ok(End { census, sequence: self.sequence, chain: self.chain })
     }
 
     fn write_rows(&mut self) -> Result<(), StoreError> {

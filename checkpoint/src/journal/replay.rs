@@ -20,6 +20,8 @@ pub(crate) struct Replayed {
     pub(crate) segment: Segment,
     /// How many bytes of frames were read.
     pub(crate) bytes: u64,
+    /// How many frames there are in that segment after the position.
+    pub(crate) frames: u64,
     /// Where the last frame begins, if one was read.
     last: Option<u64>,
     /// What a torn frame left in that segment: up to which offset there is something else than zeros.
@@ -38,7 +40,7 @@ pub(crate) fn replay(
     let mut reader = Reader { keys, at: *from, last: None, bytes: 0, on_turn };
     let mut numbers = journal.numbers()?;
     numbers.retain(|number| *number >= from.segment);
-    let mut ended: Option<(Segment, Option<u64>)> = None;
+    let mut ended: Option<(Segment, SegmentRead)> = None;
     let mut later = Vec::new();
     // Once this is set, nothing but zeros may follow.
     let mut finished = false;
@@ -62,14 +64,30 @@ pub(crate) fn replay(
         let read = reader.read_segment(&segment, offset, &mut bytes)?;
         finished = read.torn.is_some() || (read.frames == 0 && !first);
         if first || read.frames > 0 {
-            ended = Some((segment, read.torn));
+            ended = Some((segment, read));
         } else {
             later.push(number);
         }
     }
     // Proof: the first number is opened without a condition, and the first segment always sets it.
-    let Some((segment, torn)) = ended else { return Err(StoreError::Missing { path: journal.path(from.segment) }) };
-    Ok(Replayed { at: reader.at, segment, bytes: reader.bytes, last: reader.last, torn, later })
+    let Some((segment, SegmentRead { frames, torn })) = ended else {
+        return Err(StoreError::Missing { path: journal.path(from.segment) });
+    };
+    Ok(Replayed { at: reader.at, segment, bytes: reader.bytes, frames, last: reader.last, torn, later })
+}
+
+/// The same for frames that stand in one file only, after a place in it; `bytes` is the file from there on.
+pub(crate) fn replay_file(
+    segment: Segment,
+    bytes: &mut [u8],
+    keys: &Keys,
+    from: &Boundary,
+    on_turn: &mut dyn FnMut(&Turn<'_>),
+) -> Result<Replayed, StoreError> {
+    let mut reader = Reader { keys, at: *from, last: None, bytes: 0, on_turn };
+    let SegmentRead { frames, torn } = reader.read_segment(&segment, from.offset, bytes)?;
+    let Reader { at, last, bytes, .. } = reader;
+    Ok(Replayed { at, segment, bytes, frames, last, torn, later: Vec::new() })
 }
 
 impl Replayed {
@@ -82,6 +100,17 @@ impl Replayed {
     ///
     /// Segments of `segment_bytes` that hold no frame are kept to be used again.
     pub(crate) fn settle(&self, journal: &Journal, segment_bytes: u64) -> Result<(), StoreError> {
+        self.settle_segment()?;
+        journal.retire(&self.later, segment_bytes)
+    }
+
+    /// Whether a write that did not finish has left something.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.torn.is_some()
+    }
+
+    /// The same, for the segment alone.
+    pub(crate) fn settle_segment(&self) -> Result<(), StoreError> {
         if let Some(end) = self.torn {
             tracing::warn!(
                 segment = %self.segment.path.display(), offset = self.at.offset, sequence = self.at.sequence + 1,
@@ -93,8 +122,7 @@ impl Replayed {
             let frame = self.segment.read(start, self.at.offset)?;
             self.segment.write(start, &frame)?;
         }
-        self.segment.sync()?;
-        journal.retire(&self.later, segment_bytes)
+        self.segment.sync()
     }
 }
 

@@ -232,7 +232,7 @@ pub(crate) fn lock_text() -> String {
 }
 
 /// `None` if the holder has not written it yet.
-fn parse_lock_text(text: &str) -> Option<LockHolder> {
+pub(crate) fn parse_lock_text(text: &str) -> Option<LockHolder> {
     let value = |name| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     Some(LockHolder {
         process_id: value("process")?.parse().ok()?,

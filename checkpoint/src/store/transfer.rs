@@ -17,6 +17,7 @@ use crate::{
     image::{Census, ImageHead, ImageReader, ImageWriter},
     journal::Boundary,
     key_file,
+    keys::Keys,
     keyslots::Keyslots,
     limits::IMPORT_BATCH_BYTES,
     overlay::Overlay,
@@ -38,6 +39,27 @@ pub enum Adoption<'a> {
         /// Gives each row its new value.
         row: &'a mut ReviseRow<'a>,
     },
+}
+
+impl Adoption<'_> {
+    /// Which vat it is from now on, and how far that has come.
+    pub(crate) fn start(&self, head: &ImageHead) -> ([u8; 32], Boundary) {
+        match self {
+            Self::Continue => {
+                let (turn, epoch, incarnation) = (head.turn, head.epoch, head.incarnation);
+                (head.vat, Boundary { turn, epoch, incarnation, ..Boundary::START })
+            }
+            Self::Anew { vat, .. } => (*vat, Boundary::START),
+        }
+    }
+
+    /// The new value of a row.
+    pub(crate) fn revise(&mut self, key: &RowKey, value: Vec<u8>) -> Option<Vec<u8>> {
+        match self {
+            Self::Continue => Some(value),
+            Self::Anew { row, .. } => row(key, value),
+        }
+    }
 }
 
 /// The state after one turn, while the store goes on.
@@ -138,7 +160,8 @@ impl Store {
             label: label.to_owned(),
         };
         let (keyslots, root) = Keyslots::of_image(disk, path, holders)?;
-        let mut image = ImageWriter::begin(output, path, &keyslots, root, &head)?;
+        let keys = Arc::new(Keys::new(root, keyslots.store, head.vat));
+        let mut image = ImageWriter::begin(output, path, &keyslots, keys, &head, 0)?;
         let mut failed = None;
         self.walk(&view, &mut |space, name, value| {
             let written = image.row(space, name, value);
@@ -226,22 +249,11 @@ impl Store {
         mut adoption: Adoption<'_>,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
-        let head = image.head();
-        let (vat, start) = match &adoption {
-            Adoption::Continue => {
-                let (turn, epoch, incarnation) = (head.turn, head.epoch, head.incarnation);
-                (head.vat, Boundary { turn, epoch, incarnation, ..Boundary::START })
-            }
-            Adoption::Anew { vat, .. } => (*vat, Boundary::START),
-        };
+        let (vat, start) = adoption.start(image.head());
         let creation = lifecycle::Creation::begin(disk, directory, &vat, protection, &options, &start)?;
         let (mut batch, mut bytes) = (Overlay::default(), 0);
         while let Some((key, value)) = image.next_row()? {
-            let value = match &mut adoption {
-                Adoption::Continue => Some(value),
-                Adoption::Anew { row, .. } => row(&key, value),
-            };
-            let Some(value) = value else { continue };
+            let Some(value) = adoption.revise(&key, value) else { continue };
             bytes += (key.name.len() + value.len()) as u64;
             batch.set(key.space, key.name, Some(value));
             if bytes >= IMPORT_BATCH_BYTES {

@@ -15,5 +15,6 @@ mod keys;
 mod model;
 mod protection;
 mod recycling;
+mod small;
 mod splices;
 mod waiting;

@@ -7,6 +7,7 @@
 //! | `turns_128_vs_sqlite` | the same | SQLite, WAL, `synchronous=FULL`, likewise |
 //! | `syncs_per_group` | syncs of files and folders for one group, counted | the same of the raw log |
 //! | `open_after_kill_100m` | `Store::open` after SIGKILL, with a base of 100 MB | opening the base alone |
+//! | `small_write_64k`, `syncs_per_small_write` | the state work of one request to a vat in one file | one sector and one `fdatasync` |
 //! | `seal_4k` | one frame of 4 KiB is sealed | AES-256-GCM of its body with a key at hand |
 //!
 //! Times are the median of a round's operations; see [`crate::rounds`] for what becomes of the rounds.
@@ -17,6 +18,7 @@ mod group_commit;
 mod opening;
 mod raw_log;
 mod sealing;
+mod small;
 mod syncs;
 mod turns;
 mod waiters;
@@ -57,6 +59,7 @@ pub(crate) fn run(effort: Effort, report: Report<'_>) -> Result<(), Failure> {
     told("syncs_per_group", Unit::Syncs, syncs::count(effort, &part("syncs")?)?, report)?;
     let comparison = on_this_thread(opening::measure(effort, &part("opening")?))?;
     told("open_after_kill_100m", Unit::Microseconds, comparison, report)?;
+    small::measure(effort, &part("small")?, report)?;
     told("seal_4k", Unit::Microseconds, on_this_thread(sealing::measure(effort))?, report)
 }
 

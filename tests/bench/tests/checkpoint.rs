@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 10] = [
     "group_commit_1",
     "group_commit_16",
     "group_commit_128",
@@ -11,6 +11,8 @@ const NAMES: [&str; 8] = [
     "turns_128_vs_sqlite",
     "syncs_per_group",
     "open_after_kill_100m",
+    "small_write_64k",
+    "syncs_per_small_write",
     "seal_4k",
 ];
 
