@@ -61,6 +61,13 @@ pub const ROW_PADDING_BYTES: usize = 64;
 /// padding of a frame cost nothing, small enough to be held several times over on a small machine.
 pub const IMAGE_FRAME_BYTES: usize = 256 << 10;
 
+/// What a row takes in memory besides its name and its value, in bytes, roughly: an image of a stranger may consist
+/// of rows that have neither.
+pub const ROW_MEMORY_BYTES: u64 = 128;
+
+/// The longest frame of rows that is believed: those that are waiting when one more row of the largest turn comes.
+pub const MAX_IMAGE_FRAME_BYTES: usize = 2 * (IMAGE_FRAME_BYTES + MAX_TURN_BYTES);
+
 /// Rows of an image go into the base in transactions of about this many bytes: each costs some syncs, and is
 /// held in memory.
 pub const IMPORT_BATCH_BYTES: u64 = 8 << 20;

@@ -176,7 +176,14 @@ pub struct Store {
     committer: Option<JoinHandle<()>>,
     background: Option<JoinHandle<Base>>,
     /// The last thing to go: until then nobody else may open the store.
-    _lock: Box<dyn LockGuard>,
+    lock: Option<Box<dyn LockGuard>>,
+}
+
+/// The lock of a store that is not open: while it is held nobody can open it. It goes with the folder when that is
+/// given another name.
+#[derive(Debug)]
+pub struct StoreLock {
+    _guard: Box<dyn LockGuard>,
 }
 
 impl Store {
@@ -423,6 +430,25 @@ impl Store {
     #[must_use]
     pub fn poisoned(&self) -> Option<Arc<StoreError>> {
         self.shared.lock().poison.clone()
+    }
+
+    /// Locks a store without opening it, whatever state it is in.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] with the holder; errors of the disk.
+    pub fn lock(disk: &dyn Disk, directory: &Path) -> Result<StoreLock, StoreError> {
+        Ok(StoreLock { _guard: lifecycle::lock(disk, directory)? })
+    }
+
+    /// Like [`Store::close`], but keeps the store locked for as long as the returned lock lives.
+    ///
+    /// # Errors
+    /// As [`Store::close`]; then nothing is locked any more.
+    pub fn close_and_keep_locked(mut self) -> Result<StoreLock, StoreError> {
+        self.shut_down()?;
+        // Only this method takes it away.
+        let guard = self.lock.take().ok_or(StoreError::Panicked { thread: "closing" })?;
+        Ok(StoreLock { _guard: guard })
     }
 
     /// Makes everything that was submitted durable, ends the threads and unlocks the store. Does not fold.

@@ -1,8 +1,8 @@
 //! Backups: images of a vat in a folder, made now and then, the oldest removed (DESIGN §8).
 //!
-//! The folder is all there is to know: a backup is called `NAME-YYYYMMDDTHHMMSSZ.vatimage`, so the names sort by
-//! time and say what they are, and what was deleted there does not exist. Only files of exactly this form are ever
-//! removed.
+//! The folder is all there is to know: a backup is called `NAME-<beginning of the id>-YYYYMMDDTHHMMSSZ.vatimage`, so
+//! the names sort by time and say what they are, and what was deleted there does not exist. Only files of exactly this
+//! form are ever removed: other vats may be called the same in other homes that share the folder.
 
 use std::{
     fs, io,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use checkpoint::{Census, FileDisk, Holder, ImageHead, RecipientKey, Store, StoreError};
-use schemas::{Coded, ErrorCode, Recipient, Timestamp};
+use schemas::{Coded, ErrorCode, Recipient, Timestamp, VatId};
 
 use crate::{
     config::Config,
@@ -21,6 +21,8 @@ use crate::{
 const SUFFIX: &str = ".vatimage";
 /// Length of `YYYYMMDDTHHMMSSZ`.
 const TIME_LENGTH: usize = 16;
+/// How much of a vat's id stands in the names: 40 bits tell one's own vats apart.
+const ID_CHARACTERS: usize = 8;
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,17 @@ impl Coded for BackupError {
     }
 }
 
+/// What the backups of one vat have in common: the beginning of their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Series(String);
+
+impl Series {
+    pub(crate) fn of(name: &Name, id: VatId) -> Self {
+        let id: String = id.to_string().chars().take(ID_CHARACTERS).collect();
+        Self(format!("{name}-{id}-"))
+    }
+}
+
 /// Where a vat's backups go, for whom they are sealed, and how many are kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -84,33 +97,35 @@ impl Plan {
     }
 
     /// The file of a backup that is made now.
-    pub(crate) fn path(&self, name: &Name, now: Timestamp) -> PathBuf {
+    pub(crate) fn path(&self, series: &Series, now: Timestamp) -> PathBuf {
         // `2026-11-22T04:23:18…` without what some file systems do not have in names.
         let time = now.to_string();
         let seconds = time.split(['.', 'Z']).next().unwrap_or_default();
-        self.folder.join(format!("{name}-{}Z{SUFFIX}", seconds.replace(['-', ':'], "")))
+        self.folder.join(format!("{}{}Z{SUFFIX}", series.0, seconds.replace(['-', ':'], "")))
     }
 
     /// Writes one, and removes the oldest that are too many.
     pub(crate) fn make(
         &self,
         store: &Store,
-        name: &Name,
+        (name, series): (&Name, &Series),
         now: Timestamp,
         progress: &mut dyn FnMut(Census),
     ) -> Result<(PathBuf, ImageHead, Census), BackupError> {
-        let path = self.path(name, now);
+        let path = self.path(series, now);
         let label = (name.as_str(), now);
         let holders = [Holder::Recipient(self.recipient)];
         let (head, census) = store.export_to_file(&FileDisk, &path, &holders, label, progress)?;
-        self.prune(name)?;
+        self.prune(series, &path)?;
         Ok((path, head, census))
     }
 
-    /// Removes the oldest backups of a vat that are too many.
-    pub(crate) fn prune(&self, name: &Name) -> Result<(), BackupError> {
-        let mut all = self.all(name)?;
-        all.truncate(all.len().saturating_sub(self.keep));
+    /// Removes the oldest backups of a vat that are too many, but never the one that was just made: clocks that went
+    /// wrong once have left names that sort behind it.
+    pub(crate) fn prune(&self, series: &Series, made: &Path) -> Result<(), BackupError> {
+        let mut all = self.all(series)?;
+        all.retain(|path| path != made);
+        all.truncate((all.len() + 1).saturating_sub(self.keep));
         for path in all {
             match fs::remove_file(&path) {
                 // Somebody else prunes, too.
@@ -122,8 +137,8 @@ impl Plan {
     }
 
     /// The newest backup of a vat, if there is one.
-    pub(crate) fn newest(&self, name: &Name) -> Result<Option<Newest>, BackupError> {
-        let Some(path) = self.all(name)?.pop() else { return Ok(None) };
+    pub(crate) fn newest(&self, series: &Series) -> Result<Option<Newest>, BackupError> {
+        let Some(path) = self.all(series)?.pop() else { return Ok(None) };
         let made = fs::metadata(&path).and_then(|file| file.modified());
         let made = made.map_err(|error| HomeError::Io { path: path.clone(), error })?;
         let since = made.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -131,12 +146,12 @@ impl Plan {
     }
 
     /// All backups of a vat, the oldest first.
-    fn all(&self, name: &Name) -> Result<Vec<PathBuf>, BackupError> {
+    fn all(&self, series: &Series) -> Result<Vec<PathBuf>, BackupError> {
         let at = |error| HomeError::Io { path: self.folder.clone(), error };
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(at)? {
             let entry = entry.map_err(at)?;
-            if entry.file_name().to_str().is_some_and(|file| is_backup_of(name, file)) {
+            if entry.file_name().to_str().is_some_and(|file| is_backup_of(series, file)) {
                 all.push(entry.path());
             }
         }
@@ -153,9 +168,8 @@ pub(crate) fn due_in(newest: Option<Timestamp>, every: Duration, now: Timestamp)
     every.saturating_sub(Duration::from_secs(age))
 }
 
-fn is_backup_of(name: &Name, file: &str) -> bool {
-    let time = file.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('-'));
-    let Some(time) = time.and_then(|rest| rest.strip_suffix(SUFFIX)) else { return false };
+fn is_backup_of(series: &Series, file: &str) -> bool {
+    let Some(time) = file.strip_prefix(&series.0).and_then(|rest| rest.strip_suffix(SUFFIX)) else { return false };
     time.len() == TIME_LENGTH
         && time.bytes().enumerate().all(|(at, byte)| match at {
             8 => byte == b'T',
@@ -173,6 +187,8 @@ pub(crate) fn own_recipient_key(home: &Home) -> Result<RecipientKey, BackupError
 
 #[cfg(test)]
 mod tests {
+    use schemas::IdentityKey;
+
     use super::*;
 
     fn plan(folder: &Path, keep: usize) -> Plan {
@@ -183,16 +199,21 @@ mod tests {
     #[test]
     fn a_backup_is_called_by_name_and_time() {
         let plan = plan(Path::new("/backups"), 7);
-        let path = plan.path(&"my-vat.2".parse().unwrap(), Timestamp::from_micros(1_795_321_398_752_628));
-        assert_eq!(path, Path::new("/backups/my-vat.2-20261122T042318Z.vatimage"));
+        let series = Series::of(&"my-vat.2".parse().unwrap(), IdentityKey::from_seed(&[1; 32]).id());
+        let path = plan.path(&series, Timestamp::from_micros(1_795_321_398_752_628));
+        let id = &IdentityKey::from_seed(&[1; 32]).id().to_string()[..8];
+        assert_eq!(path, PathBuf::from(format!("/backups/my-vat.2-{id}-20261122T042318Z.vatimage")));
     }
 
     #[test]
     fn pruning_removes_the_oldest_backups_of_this_vat_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let (plan, name) = (plan(folder.path(), 2), "tally".parse::<Name>().unwrap());
+        let series = Series::of(&name, IdentityKey::from_seed(&[1; 32]).id());
+        let namesake = Series::of(&name, IdentityKey::from_seed(&[2; 32]).id());
         let times = [1_000_000_000, 1_200_000_000, 1_100_000_000, 1_300_000_000].map(Timestamp::from_seconds);
-        let paths = times.map(|time| plan.path(&name, time));
+        let paths = times.map(|time| plan.path(&series, time));
+        let of_namesake = plan.path(&namesake, times[0]);
         let others = [
             "tally-notes.txt",
             "tally-20010909T014640Z.vatimage.old",
@@ -201,12 +222,19 @@ mod tests {
             "tally-20010909X014640Z.vatimage",
             ".tally-20010909T014640Z.vatimage.12345678.unfinished",
         ];
-        for path in paths.iter().cloned().chain(others.iter().map(|name| folder.path().join(name))) {
+        for path in
+            paths.iter().cloned().chain([of_namesake.clone()]).chain(others.iter().map(|name| folder.path().join(name)))
+        {
             fs::write(path, "").unwrap();
         }
-        plan.prune(&name).unwrap();
-        assert_eq!(plan.all(&name).unwrap(), [paths[1].clone(), paths[3].clone()]);
-        assert_eq!(plan.newest(&name).unwrap().unwrap().path, paths[3]);
+        plan.prune(&series, &paths[3]).unwrap();
+        assert_eq!(plan.all(&series).unwrap(), [paths[1].clone(), paths[3].clone()]);
+        assert_eq!(plan.newest(&series).unwrap().unwrap().path, paths[3]);
+        assert!(of_namesake.exists(), "another vat that is called the same");
+        // Made while the clock was right again, after it had been years ahead.
+        fs::write(&paths[0], "").unwrap();
+        plan.prune(&series, &paths[0]).unwrap();
+        assert_eq!(plan.all(&series).unwrap(), [paths[0].clone(), paths[3].clone()]);
         assert!(others.iter().all(|name| folder.path().join(name).exists()));
     }
 

@@ -47,7 +47,7 @@ use registration::Seen;
 
 use crate::{
     Kinds,
-    backup::{BackupError, Plan},
+    backup::Plan,
     config::{Config, Witness},
     core::Vat,
     engine::{Clock, CommitStart, Outputs},
@@ -151,12 +151,8 @@ async fn wake(
         begun_at.turn = begun_at.turn.max(seen.turn());
     }
     let (epoch, incarnation) = begin_epoch_after(opened.vat.engine().store(), seen.epoch())?;
-    let backups = match Plan::of(home, config, None) {
-        Ok(plan) => Backups::new(Some(plan)),
-        Err(BackupError::NoFolder) => Backups::new(None),
-        Err(BackupError::Image(error)) => return Err(error.into()),
-        Err(BackupError::Home(error)) => return Err(error.into()),
-    };
+    // A vat without backups is better than none: what is wrong with them stands in the status.
+    let backups = Backups::new(Plan::of(home, config, None));
     let awake =
         Awake::new(name.clone(), opened, endpoint, resolver, config, begun_at, epoch, incarnation, backups).await;
     Ok((awake, seen, durable))
@@ -169,6 +165,11 @@ pub(crate) fn begin_epoch_after(store: &Store, known: u64) -> Result<(u64, [u8; 
     getrandom::fill(&mut incarnation)?;
     store.begin_epoch(epoch, incarnation)?;
     Ok((epoch, incarnation))
+}
+
+/// Whether a location server has a record that says that this vat is awake.
+pub(crate) async fn is_live(config: &Config, id: VatId, endpoint: &Endpoint) -> bool {
+    Seen::ask(&witness_resolver(endpoint, config), id).await.is_live(system_clock()())
 }
 
 /// Asks the whole search path, and waits for all of it, but not for long.

@@ -15,7 +15,7 @@ use crate::{
     frame::{self, FrameTag, HEADER_LENGTH, Header, HeaderError, Kind, is_zero},
     keys::{Keys, Root},
     keyslots::Keyslots,
-    limits::{MAX_KEYSLOTS_BYTES, MAX_SEGMENT_BYTES, SECTOR_BYTES},
+    limits::{MAX_IMAGE_FRAME_BYTES, MAX_KEYSLOTS_BYTES, SECTOR_BYTES},
     payload::{self, Row},
     store::RowKey,
 };
@@ -245,7 +245,7 @@ impl<'a> ImageReader<'a> {
         if !in_place || header.group != header.sequence {
             return Err(self.damaged(place, Damage::Sequence { found: header.sequence }));
         }
-        if extent as u64 > MAX_SEGMENT_BYTES {
+        if extent > MAX_IMAGE_FRAME_BYTES {
             return Err(self.damaged(place, Damage::Extent));
         }
         if self.read_up_to(extent)? < extent {

@@ -193,7 +193,7 @@ impl Opened {
             base_path,
             committer: None,
             background: None,
-            _lock: self.lock,
+            lock: Some(self.lock),
         };
         let (for_committer, base) = (Arc::clone(&shared), self.base);
         store.committer = Some(spawn("committer", move || committer::run(&for_committer))?);
@@ -212,7 +212,7 @@ fn spawn<T: Send + 'static>(
 }
 
 /// Locks the store, or says who has it.
-fn lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn LockGuard>, StoreError> {
+pub(super) fn lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn LockGuard>, StoreError> {
     let path = directory.join(LOCK);
     match disk.try_lock(&path, &lock_text()).map_err(|e| StoreError::disk("lock", &path, e))? {
         LockAttempt::Acquired(lock) => Ok(lock),

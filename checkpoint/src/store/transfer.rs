@@ -19,7 +19,7 @@ use crate::{
     key_file,
     keys::Keys,
     keyslots::Keyslots,
-    limits::IMPORT_BATCH_BYTES,
+    limits::{IMPORT_BATCH_BYTES, ROW_MEMORY_BYTES},
     overlay::Overlay,
     protection::{Holder, Protection},
     random,
@@ -140,7 +140,8 @@ impl Store {
     /// first until that turn is durable: an image shows nothing that could still be undone.
     ///
     /// # Errors
-    /// [`StoreError::Poisoned`]; damage in the base, which poisons the store; what `output` says.
+    /// [`StoreError::Poisoned`]; damage in the base, which does not stop the store: what is whole can still be used;
+    /// what `output` says.
     pub fn export(
         &self,
         disk: &dyn Disk,
@@ -169,7 +170,7 @@ impl Store {
             // The disk of the image is not the disk of the store, which goes on.
             written.map_err(|error| failed.insert(error).clone())
         })
-        .map_err(|error| failed.take().unwrap_or_else(|| self.shared.poison(error)))?;
+        .map_err(|error| failed.take().unwrap_or(error))?;
         Ok((head, image.finish()?))
     }
 
@@ -211,7 +212,11 @@ impl Store {
         label: (&str, Timestamp),
         progress: &mut dyn FnMut(Census),
     ) -> Result<(ImageHead, Census), StoreError> {
-        let file = disk.create(path).map_err(|e| StoreError::disk("create", path, e))?;
+        let file = disk.create(path).map_err(|error| match error.kind() {
+            // The file is new, so what is missing is its folder.
+            io::ErrorKind::NotFound => StoreError::Missing { path: key_file::parent(path).to_owned() },
+            _ => StoreError::disk("create", path, error),
+        })?;
         let mut output = Sequential { file: Arc::clone(&file), offset: 0 };
         let written = self.export(disk, (&mut output, path), holders, label, progress)?;
         file.sync_data().map_err(|e| StoreError::disk("sync", path, e))?;
@@ -224,15 +229,14 @@ impl Store {
     /// What opening a store reads is not read again: the frames since the last fold.
     ///
     /// # Errors
-    /// [`StoreError::Poisoned`]; damage in the base, which poisons the store.
+    /// [`StoreError::Poisoned`]; damage in the base, which does not stop the store.
     pub fn verify(&self, progress: &mut dyn FnMut(Census)) -> Result<Census, StoreError> {
         let mut census = Census::default();
         self.walk(&self.view()?, &mut |_, name, value| {
             census.add(name, value);
             progress(census);
             Ok(())
-        })
-        .map_err(|error| self.shared.poison(error))?;
+        })?;
         Ok(census)
     }
 
@@ -254,7 +258,7 @@ impl Store {
         let (mut batch, mut bytes) = (Overlay::default(), 0);
         while let Some((key, value)) = image.next_row()? {
             let Some(value) = adoption.revise(&key, value) else { continue };
-            bytes += (key.name.len() + value.len()) as u64;
+            bytes += ROW_MEMORY_BYTES + (key.name.len() + value.len()) as u64;
             batch.set(key.space, key.name, Some(value));
             if bytes >= IMPORT_BATCH_BYTES {
                 creation.add(&batch)?;

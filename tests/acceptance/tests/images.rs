@@ -28,10 +28,14 @@ fn a_vat_moves_to_another_home_and_is_found_there_under_the_same_reference() {
     let awake = alice.wake("tally");
     let reference = alice.share("tally", &[]);
     carol.vat_with_input(&["call", "-", "add", "by=5"], &reference).ok();
+    let to = recipient(&bob);
+    let early = world.path("early.vatimage");
+    alice.json(&["export", "tally", "-o", text(&early), "--to", &to]);
+    // It goes on where it is: whoever woke it from here would take what it does from now on away from it.
+    bob.fails(&["import", text(&early)], 7, "vat.fenced").hints("--take-over");
     awake.sleep();
 
     let image = world.path("tally.vatimage");
-    let to = recipient(&bob);
     let exported = alice.json(&["export", "tally", "-o", text(&image), "--to", &to]);
     assert_eq!((&exported["vat"], &exported["recipient"]), (&id.as_str().into(), &to.as_str().into()));
     // Sealed for Bob: not even its maker opens it.
@@ -188,6 +192,9 @@ fn backups_are_made_by_hand_and_by_a_vat_that_is_awake_and_the_oldest_go() {
     alice.new_vat("other", "counter");
     alice.fails(&["backup", "tally"], 2, "config.invalid").hints("--folder");
     let folder = world.path("backups");
+    alice
+        .fails(&["backup", "tally", "--folder", text(&folder)], 3, "checkpoint.missing")
+        .says(&["backups is not there"]);
     fs::create_dir(&folder).unwrap();
     let all = alice.json(&["backup", "--all", "--folder", text(&folder)]);
     assert_eq!(all["backups"].as_array().unwrap().len(), 2);

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use checkpoint::{Census, FileDisk, Holder, ImageHead, ImageReader, Protection, Store};
+use checkpoint::{Census, FileDisk, Holder, ImageHead, ImageReader, Protection, Store, StoreLock};
 use console::{Failure, size};
 use schemas::{ErrorCode, Exit, Recipient, VatId, vat_capnp};
 use serde_json::{Value, json};
@@ -18,13 +18,13 @@ use tokio::sync::Notify;
 
 use super::{
     Context, block_on,
-    connect::{address_of, failure, owner},
+    connect::{address_of, client_endpoint, failure, owner},
     key::{known_passphrase, new_passphrase},
     nursery::{grow, replace},
     way::{Intent, Way, put_back, way},
 };
 use crate::{
-    backup::{Plan, own_recipient_key},
+    backup::{Plan, Series, own_recipient_key},
     core::{Vat, VatError},
     home::Name,
     process::{self, Report, RunOptions, system_clock},
@@ -79,11 +79,8 @@ pub(super) fn backup(context: &Context, name: Option<&str>, folder: Option<&Path
     };
     let (mut lines, mut data, mut failed) = (Vec::new(), Vec::new(), None);
     for name in &names {
-        let path = plan.path(name, system_clock()());
-        let made = export_to(context, name, &path, &Holder::Recipient(plan.recipient))
-            .and_then(|made| Ok((made, plan.prune(name)?)));
-        match made {
-            Ok(((turn, _, census), ())) => {
+        match back_up(context, &plan, name) {
+            Ok((path, turn, census)) => {
                 lines.push(format!("{name} as of turn {turn}: {} ({})", path.display(), size(census.bytes)));
                 data.push(json!({"name": name.as_str(), "file": path, "turn": turn, "bytes": census.bytes}));
             }
@@ -104,6 +101,15 @@ pub(super) fn backup(context: &Context, name: Option<&str>, folder: Option<&Path
     let human = if names.is_empty() { "There are no vats here.".to_owned() } else { lines.join("\n") };
     context.output.result(&human, &json!({"backups": data}))?;
     Ok(if failed.is_some() { Exit::Degraded } else { Exit::Ok })
+}
+
+fn back_up(context: &Context, plan: &Plan, name: &Name) -> Result<(PathBuf, u64, Census), Failure> {
+    let (_, id) = context.home.vat(name)?;
+    let series = Series::of(name, id);
+    let path = plan.path(&series, system_clock()());
+    let (turn, _, census) = export_to(context, name, &path, &Holder::Recipient(plan.recipient))?;
+    plan.prune(&series, &path)?;
+    Ok((path, turn, census))
 }
 
 /// Writes the image of a vat, awake or asleep; gives its turn, its epoch, and how much it is.
@@ -168,6 +174,7 @@ pub(super) fn import(
             program = super::program()
         )));
     }
+    refuse_if_live(context, &name, id_of(&head)?)?;
     let census = grow(context, &name, |store, protection| {
         let vat = received(context, file, &mut image, |image| {
             Vat::import(Arc::new(FileDisk), store, protection, image, (context.kinds.clone(), system_clock()))
@@ -184,6 +191,28 @@ pub(super) fn import(
     );
     context.output.result(&human, &described(&name, &head, census)?)?;
     Ok(Exit::Ok)
+}
+
+/// A vat that is awake somewhere goes on taking turns that are not in the image; whoever wakes it from the image takes
+/// over, and has to say so.
+fn refuse_if_live(context: &Context, name: &Name, id: VatId) -> Result<(), Failure> {
+    if context.config.search_path.value.is_empty() {
+        return Ok(());
+    }
+    let is_live = block_on(async {
+        let endpoint = client_endpoint()?;
+        let is_live = process::is_live(&context.config, id, &endpoint).await;
+        endpoint.close().await;
+        Ok(is_live)
+    })?;
+    if !is_live {
+        return Ok(());
+    }
+    let message = format!("{name} is awake somewhere else, so it may have gone on since the image was made");
+    Err(Failure::new(ErrorCode::VatFenced, message).next(format!(
+        "Put it to sleep there, export it again, and import that. Only if it is lost: {} restore FILE --take-over",
+        super::program()
+    )))
 }
 
 /// `vat restore FILE --as-copy NAME`
@@ -234,11 +263,20 @@ pub(super) fn restore_taking_over(
         return Err(Failure::new(ErrorCode::VatExists, message));
     }
     let name = existing.clone().map_or_else(|| name_for(&head, name), Ok)?;
+    // Nobody may wake the copy that is here, or change it, until the other one has its place.
+    let mut held = None;
     let make = |store: &Path, protection: &Protection| {
         let vat = received(context, file, &mut image, |image| {
             Vat::import(Arc::new(FileDisk), store, protection, image, (context.kinds.clone(), system_clock()))
         })?;
-        let known = existing.as_ref().map_or(Ok(0), |name| give_up(context, name, head.turn))?;
+        let known = match &existing {
+            Some(name) => {
+                let (epoch, lock) = give_up(context, name, head.turn)?;
+                held = Some(lock);
+                epoch
+            }
+            None => 0,
+        };
         process::begin_epoch_after(vat.engine().store(), known)?;
         put_back(Box::new(vat))?;
         Ok((id, image.progress().1))
@@ -247,7 +285,11 @@ pub(super) fn restore_taking_over(
         Some(name) => replace(context, name, make).map(|(made, kept)| (made, Some(kept)))?,
         None => (grow(context, &name, make)?, None),
     };
-    let epoch = announce(context, &name)?;
+    drop(held);
+    if let Some(kept) = &kept {
+        context.output.notice(&format!("What was here before is kept: {}", kept.display()));
+    }
+    let (epoch, announced) = announce(context, &name)?;
     let mut human = format!(
         "{name} goes on from turn {} in epoch {epoch}: {} rows, {}\nWake it with: {} run {name}",
         head.turn,
@@ -261,19 +303,24 @@ pub(super) fn restore_taking_over(
     let mut data = described(&name, &head, census)?;
     data["epoch"] = json!(epoch);
     data["kept"] = json!(kept);
+    data["announced"] = json!(announced);
     context.output.result(&human, &data)?;
-    Ok(Exit::Ok)
+    Ok(if announced { Exit::Ok } else { Exit::Degraded })
 }
 
 /// Wakes a vat for a moment, taking over from every other copy, so that the search path knows of its epoch; gives
-/// that epoch.
-fn announce(context: &Context, name: &Name) -> Result<u64, Failure> {
+/// that epoch, and whether all of them heard it.
+fn announce(context: &Context, name: &Name) -> Result<(u64, bool), Failure> {
     let options = RunOptions { listen: context.config.listen.value, take_over: true };
-    let (live, is_live) = (Cell::new(None), Notify::new());
+    let (live, is_live) = (Cell::new((0, false)), Notify::new());
     let mut report = |report| match report {
         Report::Notice(text) => context.output.notice(&text),
         Report::Live(now) => {
-            live.set(Some(now.epoch));
+            let unheard = now.registrations.iter().filter(|report| !report.is_registered());
+            for report in unheard.clone() {
+                context.output.notice(&format!("{} has not heard of the new epoch", report.entry));
+            }
+            live.set((now.epoch, unheard.count() == 0));
             is_live.notify_one();
         }
     };
@@ -286,11 +333,12 @@ fn announce(context: &Context, name: &Name) -> Result<u64, Failure> {
             .while_doing("it was restored, but not announced")
             .next(format!("Wake it with: {} run {name} --take-over", super::program()))
     })?;
-    Ok(live.get().unwrap_or_default())
+    Ok(live.get())
 }
 
-/// Says what of the copy that is here will be given up, and which epoch it has. It must sleep.
-fn give_up(context: &Context, name: &Name, turn: u64) -> Result<u64, Failure> {
+/// Says what of the copy that is here will be given up, and which epoch it has; keeps it locked from then on. It must
+/// sleep.
+fn give_up(context: &Context, name: &Name, turn: u64) -> Result<(u64, StoreLock), Failure> {
     let (places, id) = context.home.vat(name)?;
     if block_on(owner(name, &places))?.is_some() {
         let message = format!("the vat {name} is awake: put it to sleep before another copy takes its place");
@@ -308,13 +356,12 @@ fn give_up(context: &Context, name: &Name, turn: u64) -> Result<u64, Failure> {
                     own.turn
                 ));
             }
-            store.close()?;
-            Ok(own.epoch)
+            Ok((own.epoch, store.close_and_keep_locked()?))
         }
         Err(error @ checkpoint::StoreError::Locked { .. }) => Err(error.into()),
         Err(error) => {
             context.output.notice(&format!("The copy of {name} that is here cannot be opened: {error}"));
-            Ok(0)
+            Ok((0, Store::lock(&FileDisk, &places.store)?))
         }
     }
 }
@@ -328,10 +375,7 @@ pub(super) fn verify(context: &Context, target: &str, passphrase: PassphraseFrom
     }
     let file = PathBuf::from(target);
     let mut image = open(context, &file, passphrase)?;
-    received(context, &file, &mut image, |image| {
-        while image.next_row()?.is_some() {}
-        Ok(())
-    })?;
+    received(context, &file, &mut image, Vat::verify_image)?;
     let (head, (_, census)) = (image.head(), image.progress());
     let human = format!(
         "{} is whole: {} as of turn {} in epoch {}, made {}, {} rows, {}",

@@ -239,13 +239,13 @@ fn read_passphrase(from: Option<&str>, prompt: &str) -> Result<Zeroizing<String>
     // One byte more shows that it is too long, and two are the end of the line.
     let limit = MAX_PASSPHRASE_BYTES + 3;
     let line = match from {
-        _ if ask::is_terminal() => ask::hidden_line(prompt, limit).map_err(io)?.ok_or_else(|| none("interrupted"))?,
-        Some("-") => ask::piped_line(limit).map_err(io)?,
-        None => return Err(none("there is no terminal to ask for the passphrase at")),
         // Not repeated: it may be the passphrase.
-        Some(_) => {
+        Some(text) if text != "-" => {
             return Err(none("others can read what stands on a command line, so no passphrase is taken from it"));
         }
+        _ if ask::is_terminal() => ask::hidden_line(prompt, limit).map_err(io)?.ok_or_else(|| none("interrupted"))?,
+        Some(_) => ask::piped_line(limit).map_err(io)?,
+        None => return Err(none("there is no terminal to ask for the passphrase at")),
     };
     let line = std::str::from_utf8(&line).map_err(|_| none("the passphrase is not UTF-8 text"))?;
     let line = line.strip_suffix('\n').unwrap_or(line);

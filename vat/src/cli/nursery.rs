@@ -56,9 +56,14 @@ pub(super) fn replace<T>(
     let kept = places.folder.with_file_name(format!(".{name}.replaced.{now}"));
     let made = in_nursery(context, name, &places, make, |nursery| {
         let at = |error: rustix::io::Errno| HomeError::Io { path: places.folder.clone(), error: error.into() };
-        // In one step: at no moment is there no vat of this name, or half of one.
-        renameat_with(CWD, nursery, CWD, &places.folder, RenameFlags::EXCHANGE).map_err(at)?;
-        renameat_with(CWD, nursery, CWD, &kept, RenameFlags::NOREPLACE).map_err(at)
+        // The new vat takes the name that the old one will be kept under, and then the two change places in one
+        // step: at no moment is there no vat of this name, and nothing is deleted once they have changed.
+        renameat_with(CWD, nursery, CWD, &kept, RenameFlags::NOREPLACE).map_err(at)?;
+        renameat_with(CWD, &kept, CWD, &places.folder, RenameFlags::EXCHANGE).map_err(|error| {
+            // Still the new one: they have not changed places.
+            let _ = fs::remove_dir_all(&kept);
+            at(error)
+        })
     })?;
     Ok((made, kept))
 }

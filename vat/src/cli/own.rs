@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     address_book::AddressBook,
-    backup::{BackupError, Plan},
+    backup::{BackupError, Plan, Series},
     core::{Grant, Vat},
     home::Name,
     limits::LOCAL_DEADLINE,
@@ -182,8 +182,8 @@ struct BackupLine {
 }
 
 impl BackupLine {
-    fn of_sleeping(context: &Context, name: &Name) -> Self {
-        let newest = Plan::of(&context.home, &context.config, None).and_then(|plan| plan.newest(name));
+    fn of_sleeping(context: &Context, name: &Name, id: VatId) -> Self {
+        let newest = Plan::of(&context.home, &context.config, None).and_then(|plan| plan.newest(&Series::of(name, id)));
         match newest {
             Ok(None) | Err(BackupError::NoFolder) => Self::default(),
             Ok(Some(newest)) => Self {
@@ -220,7 +220,7 @@ fn asleep_status(context: &Context, name: &Name, vat: Box<Vat>) -> Result<(Strin
     let sizes = vat.engine().store().sizes()?;
     let object = vat.root_kind()?.name();
     let grants = vat.grants()?.len();
-    let backup = BackupLine::of_sleeping(context, name);
+    let backup = BackupLine::of_sleeping(context, name, id);
     let fold = vat.engine().store().last_fold();
     let rows = [
         vec!["vat".to_owned(), address_of(id)],

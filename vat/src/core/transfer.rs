@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use checkpoint::{Adoption, Disk, ImageReader, Protection, RowKey, Store, StoreOptions};
 use schemas::{IdentityKey, VatId};
+use zeroize::Zeroizing;
 
 use super::{ROW_SEED, SPACE_GRANTS, SPACE_IDENTITY, Vat, VatError};
 use crate::{
@@ -45,13 +46,42 @@ impl Vat {
         (kinds, clock): (Kinds, Clock),
     ) -> Result<Self, VatError> {
         let key = IdentityKey::generate()?;
+        let (of, mut proven) = (image.head().vat, false);
         let mut row = |row: &RowKey, value: Vec<u8>| match row.space {
-            SPACE_IDENTITY => (row.name == ROW_SEED).then(|| key.seed().to_vec()),
+            SPACE_IDENTITY => (row.name == ROW_SEED).then(|| {
+                proven = proves(&Zeroizing::new(value), of);
+                key.seed().to_vec()
+            }),
             SPACE_GRANTS => None,
             _ => Some(value),
         };
         let adoption = Adoption::Anew { vat: *key.id().as_bytes(), row: &mut row };
         let store = Store::import(disk, directory, protection, image, adoption, StoreOptions::default())?;
+        if !proven {
+            return Err(NOT_ITS_OWN);
+        }
         Self::open(store, key.id(), kinds, clock, Box::new(NoOutputs))
     }
+
+    /// Reads an image to its end. When this succeeds it is whole, and was made by somebody who had the vat's identity.
+    ///
+    /// # Errors
+    /// What the image refuses; [`VatError::NotAVat`].
+    pub fn verify_image(image: &mut ImageReader<'_>) -> Result<(), VatError> {
+        let (of, mut proven) = (image.head().vat, false);
+        while let Some((key, value)) = image.next_row()? {
+            if key.space == SPACE_IDENTITY && key.name == ROW_SEED {
+                proven = proves(&Zeroizing::new(value), of);
+            }
+        }
+        if proven { Ok(()) } else { Err(NOT_ITS_OWN) }
+    }
+}
+
+const NOT_ITS_OWN: VatError = VatError::NotAVat("the image was not made by the vat that it names");
+
+/// Whether this is the seed of the vat's identity. An image proves nothing about its author by itself: whoever knows
+/// for whom to seal can make one.
+fn proves(seed: &[u8], vat: [u8; 32]) -> bool {
+    <&[u8; 32]>::try_from(seed).is_ok_and(|seed| *IdentityKey::from_seed(seed).id().as_bytes() == vat)
 }

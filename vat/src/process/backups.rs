@@ -6,8 +6,7 @@ use schemas::{Coded, ErrorCode, vat_capnp};
 
 use super::Awake;
 use crate::{
-    backup::{BackupError, Plan, due_in},
-    home::Name,
+    backup::{BackupError, Plan, Series, due_in},
     limits::{BACKUP_LOOK, BACKUP_RETRY},
 };
 
@@ -20,20 +19,23 @@ pub(super) struct Backups {
 }
 
 impl Backups {
-    pub(super) fn new(plan: Option<Plan>) -> Self {
-        Self { plan, failure: RefCell::default() }
+    pub(super) fn new(plan: Result<Plan, BackupError>) -> Self {
+        let failure = match &plan {
+            Ok(_) | Err(BackupError::NoFolder) => None,
+            Err(error) => Some((error.code(), error.to_string())),
+        };
+        Self { plan: plan.ok(), failure: RefCell::new(failure) }
     }
 
     /// When the newest one was made, in seconds since 1970; 0: there is none, or nobody can tell.
-    pub(super) fn newest(&self, name: &Name) -> u64 {
-        let newest = self.plan.as_ref().and_then(|plan| plan.newest(name).ok().flatten());
+    pub(super) fn newest(&self, series: &Series) -> u64 {
+        let newest = self.plan.as_ref().and_then(|plan| plan.newest(series).ok().flatten());
         newest.map_or(0, |newest| newest.made.as_seconds())
     }
 
     /// Tells the owner.
     pub(super) fn describe(&self, awake: &Awake, mut status: vat_capnp::status::Builder<'_>) {
-        let Some(plan) = &self.plan else { return };
-        let newest = plan.newest(&awake.name);
+        let newest = self.plan.as_ref().map_or(Ok(None), |plan| plan.newest(&awake.series()));
         if let Ok(Some(newest)) = &newest {
             status.set_last_backup(newest.made.as_seconds());
             status.set_last_backup_file(newest.path.to_string_lossy().as_ref());
@@ -47,6 +49,11 @@ impl Backups {
 }
 
 impl Awake {
+    /// What its backups are called.
+    pub(super) fn series(&self) -> Series {
+        Series::of(&self.name, self.vat.id())
+    }
+
     /// Makes a backup whenever the newest one is older than the owner wants. Ends only with the vat.
     pub(super) async fn back_up(self: Rc<Self>) {
         let Some((plan, every)) = self.backups.plan.as_ref().and_then(|plan| Some((plan, plan.every?))) else { return };
@@ -70,13 +77,14 @@ impl Awake {
     /// Gives the time until the next one is due.
     async fn back_up_if_due(&self, plan: &Plan, every: Duration) -> Result<Duration, BackupError> {
         let now = self.vat.engine().now();
-        let newest = plan.newest(&self.name)?.map(|newest| newest.made);
+        let newest = plan.newest(&self.series())?.map(|newest| newest.made);
         let pause = due_in(newest, every, now);
         if !pause.is_zero() {
             return Ok(pause);
         }
         let (plan, name, store) = (plan.clone(), self.name.clone(), self.vat.engine().store().clone());
-        let made = tokio::task::spawn_blocking(move || plan.make(&store, &name, now, &mut |_| {})).await;
+        let series = self.series();
+        let made = tokio::task::spawn_blocking(move || plan.make(&store, (&name, &series), now, &mut |_| {})).await;
         match made {
             Ok(made) => made.map(|(path, ..)| tracing::info!(path = %path.display(), "a backup was made"))?,
             // The vat is on its way to sleep.

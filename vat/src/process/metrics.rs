@@ -24,7 +24,7 @@ impl Awake {
             (
                 "last_backup_seconds",
                 "When the newest backup was made, in seconds since 1970; 0: none",
-                self.backups.newest(&self.name),
+                self.backups.newest(&self.series()),
             ),
         ];
         for (name, help, value) in gauges {

@@ -159,6 +159,11 @@ impl Seen {
         self.record().map_or(0, |record| record.record().turn)
     }
 
+    /// Whether the newest record says that the vat is awake, and has not run out.
+    pub(super) fn is_live(&self, now: Timestamp) -> bool {
+        self.record().is_some_and(|record| record.record().state == State::Live && record.record().expires > now)
+    }
+
     pub(super) fn anyone_answered(&self) -> bool {
         self.newest.as_ref().is_some_and(|newest| newest.witnesses() > 0)
     }
