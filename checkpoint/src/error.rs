@@ -51,7 +51,8 @@ pub enum StoreError {
         path: PathBuf,
         /// Where in the file the damaged part begins, in bytes; 0 where the file is not read by offset.
         offset: u64,
-        /// The sequence number of the frame that should be there, for a journal segment.
+        /// The number of the group of frames that should be there, for a journal segment; in a store of one vat, and
+        /// in an image, that of the frame.
         sequence: Option<u64>,
         /// What does not fit.
         damage: Damage,
@@ -91,6 +92,30 @@ pub enum StoreError {
     WrongVat {
         /// The file.
         path: PathBuf,
+    },
+    /// The store has no such vat.
+    #[error("{} has no vat {}", directory.display(), Id(vat))]
+    NoSuchVat {
+        /// The store.
+        directory: PathBuf,
+        /// The vat.
+        vat: [u8; 32],
+    },
+    /// The store has this vat already.
+    #[error("{} has a vat {} already", directory.display(), Id(vat))]
+    VatExists {
+        /// The store.
+        directory: PathBuf,
+        /// The vat.
+        vat: [u8; 32],
+    },
+    /// Another part of this process has the vat open.
+    #[error("the vat {} of {} is awake already", Id(vat), directory.display())]
+    VatAwake {
+        /// The store.
+        directory: PathBuf,
+        /// The vat.
+        vat: [u8; 32],
     },
     /// The disk, or the quota of this user, is full.
     #[error("no room left to {action} {}: {source}", path.display())]
@@ -369,9 +394,9 @@ impl From<getrandom::Error> for StoreError {
 impl Coded for StoreError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Locked { .. } => ErrorCode::VatRunning,
-            Self::Occupied { .. } => ErrorCode::VatExists,
-            Self::Missing { .. } => ErrorCode::CheckpointMissing,
+            Self::Locked { .. } | Self::VatAwake { .. } => ErrorCode::VatRunning,
+            Self::Occupied { .. } | Self::VatExists { .. } => ErrorCode::VatExists,
+            Self::Missing { .. } | Self::NoSuchVat { .. } => ErrorCode::CheckpointMissing,
             Self::Damaged { .. } | Self::Base { .. } => ErrorCode::CheckpointDamaged,
             Self::NotAnImage { .. } => ErrorCode::ImageInvalid,
             Self::ImageExists { .. } => ErrorCode::ImageExists,
@@ -538,6 +563,19 @@ struct Frame(Option<u64>);
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |sequence| write!(f, ", frame {sequence}"))
+    }
+}
+
+/// The id of a vat.
+struct Id<'a>(&'a [u8; 32]);
+
+impl fmt::Display for Id<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match schemas::VatId::from_bytes(*self.0) {
+            Ok(id) => id.fmt(f),
+            // Not the key of anybody; only its bytes can be said.
+            Err(_) => self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One frame: what the journal, and later an image, is made of (R2, DESIGN §8). The format is final.
 //!
-//! A frame holds one or more consecutive turns of one vat, or marks the genesis of a store or the beginning
+//! A frame holds one or more consecutive turns of one vat, or marks the genesis of a vat or the beginning
 //! of an epoch. It starts at a multiple of [`SECTOR_BYTES`] and is a multiple of it long. Numbers are
 //! little-endian.
 //!
@@ -13,19 +13,24 @@
 //!  16   8  group                                   -16 16  tag
 //!  24   8  sequence
 //!  32   8  epoch
-//!  40   8  zero
+//!  40   4  preceding
+//!  44   4  following
 //!  48  16  store id
 //! ```
 //!
 //! * **kind**: in a journal 1 genesis, 2 epoch, 3 turns; in an [image](crate::image) 4 image, 5 rows, 6 end.
+//! * **group**: what is written and made durable at once: one frame for each vat that has something to commit. The
+//!   frames of a group stand one after the other; **preceding** and **following** are how many bytes of the group come
+//!   before this one and after it.
+//! * **sequence**: the number of the frame among those of its vat.
 //! * **commitment**: sealed, the second half of HKDF-SHA256(root key, salt, context ‖ header before the
 //!   commitment), whose first half is the key of the body; plain, SHA-256(context ‖ the same bytes). Checked
 //!   first. A header whose commitment fits was written by this store, whatever became of its body.
 //! * **body**: the payload in postcard form and zeros up to the end. Sealed: AES-256-GCM. Plain: readable,
 //!   except that each sector after the first begins with one byte [`STAMP`], so that no sector of a written
 //!   frame is all zero and none begins like a header.
-//! * **tag**: over header ‖ tag of the frame before ‖ body. So a frame opens only after the very frame that
-//!   it was sealed after: dropped, reordered, repeated and foreign frames are found.
+//! * **tag**: over header ‖ tag of the frame before of the same vat ‖ body. So a frame opens only after the very
+//!   frame that it was sealed after: dropped, reordered, repeated and foreign frames are found.
 //! * **extent**: as many sectors as are needed; above 8 KiB rounded up to a length with few significant bits
 //!   (Padmé: Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs").
 
@@ -85,6 +90,9 @@ impl Kind {
 pub(crate) struct Header {
     pub(crate) kind: Kind,
     pub(crate) group: u64,
+    /// How many bytes of the group come before this frame, and after it.
+    pub(crate) preceding: u32,
+    pub(crate) following: u32,
     pub(crate) sequence: u64,
     pub(crate) epoch: u64,
     pub(crate) incarnation: [u8; 16],
@@ -97,8 +105,6 @@ pub(crate) enum HeaderError {
     NotAuthentic,
     /// A frame of another store.
     OtherStore,
-    /// An authentic frame of another vat of this store.
-    OtherVat,
     /// Another version of the format.
     Version(u16),
     /// An authentic frame of a kind that this program does not know.
@@ -123,12 +129,30 @@ pub(crate) fn seal(
     salt: &[u8; SALT_LENGTH],
     frame: &mut Vec<u8>,
 ) -> FrameTag {
-    debug_assert!(frame.len() >= HEADER_LENGTH);
-    let extent = extent(frame.len() - HEADER_LENGTH, keys.is_sealed());
-    frame.resize(extent, 0);
+    lay_out(keys, frame, 0);
+    seal_laid_out(keys, header, previous, salt, frame)
+}
+
+/// Gives a frame its length, from `start` to the end of `group`: [`HEADER_LENGTH`] bytes of anything and then the
+/// payload. The frames of a group are all laid out before the first is sealed, since each says what follows it.
+pub(crate) fn lay_out(keys: &Keys, group: &mut Vec<u8>, start: usize) {
+    debug_assert!(group.len() >= start + HEADER_LENGTH);
+    let extent = extent(group.len() - start - HEADER_LENGTH, keys.is_sealed());
+    group.resize(start + extent, 0);
     if !keys.is_sealed() {
-        stamp(frame);
+        stamp(&mut group[start..]);
     }
+}
+
+/// Seals a frame that was [laid out](lay_out).
+pub(crate) fn seal_laid_out(
+    keys: &Keys,
+    header: &Header,
+    previous: &FrameTag,
+    salt: &[u8; SALT_LENGTH],
+    frame: &mut [u8],
+) -> FrameTag {
+    let extent = frame.len();
     let mut bytes = encode(keys, header, extent, salt);
     let (key, commitment) = keys.frame_key(&bytes[..COMMITMENT_AT], salt);
     bytes[COMMITMENT_AT..].copy_from_slice(&commitment);
@@ -138,22 +162,16 @@ pub(crate) fn seal(
     tag
 }
 
-/// Reads the header at the beginning of `sector`, which has at least [`HEADER_LENGTH`] bytes.
-pub(crate) fn parse(keys: &Keys, sector: &[u8]) -> Result<Authentic, HeaderError> {
-    let authentic = parse_of_any_vat(keys, sector)?;
-    if vat_tag(&authentic.bytes) == keys.vat_tag() { Ok(authentic) } else { Err(HeaderError::OtherVat) }
-}
-
-/// The vat tag in the header of a frame.
+/// What stands for the vat in the header of a frame ([`Keys::vat_tag`]).
 pub(crate) fn vat_tag(frame: &[u8]) -> [u8; 16] {
     let mut tag = [0; 16];
     tag.copy_from_slice(&frame[64..80]);
     tag
 }
 
-/// Like [`parse`], but leaves it to the caller to compare the [`vat_tag`]: who opens an image learns from its
-/// first frame which vat it is of.
-pub(crate) fn parse_of_any_vat(keys: &Keys, sector: &[u8]) -> Result<Authentic, HeaderError> {
+/// Reads the header at the beginning of `sector`, which has at least [`HEADER_LENGTH`] bytes. Of which vat of the store
+/// the frame is, is for the caller to see ([`vat_tag`]).
+pub(crate) fn parse(keys: &Keys, sector: &[u8]) -> Result<Authentic, HeaderError> {
     let bytes: [u8; HEADER_LENGTH] =
         sector.get(..HEADER_LENGTH).and_then(|bytes| bytes.try_into().ok()).ok_or(HeaderError::NotAuthentic)?;
     if &bytes[..8] != MAGIC {
@@ -183,6 +201,8 @@ pub(crate) fn parse_of_any_vat(keys: &Keys, sector: &[u8]) -> Result<Authentic, 
     let header = Header {
         kind,
         group: u64::from_le_bytes(field(&bytes, 16)),
+        preceding: u32::from_le_bytes(field(&bytes, 40)),
+        following: u32::from_le_bytes(field(&bytes, 44)),
         sequence: u64::from_le_bytes(field(&bytes, 24)),
         epoch: u64::from_le_bytes(field(&bytes, 32)),
         incarnation: field(&bytes, 80),
@@ -288,6 +308,8 @@ fn encode(keys: &Keys, header: &Header, extent: usize, salt: &[u8; SALT_LENGTH])
     bytes[16..24].copy_from_slice(&header.group.to_le_bytes());
     bytes[24..32].copy_from_slice(&header.sequence.to_le_bytes());
     bytes[32..40].copy_from_slice(&header.epoch.to_le_bytes());
+    bytes[40..44].copy_from_slice(&header.preceding.to_le_bytes());
+    bytes[44..48].copy_from_slice(&header.following.to_le_bytes());
     bytes[48..64].copy_from_slice(&keys.store());
     bytes[64..80].copy_from_slice(&keys.vat_tag());
     bytes[80..96].copy_from_slice(&header.incarnation);

@@ -14,6 +14,8 @@
 //!
 //! Copies of derived keys inside *ring* live on the stack and are not wiped; the root key is.
 
+use std::sync::Arc;
+
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey},
     digest, hkdf, hmac,
@@ -26,8 +28,15 @@ pub(crate) const TAG_LENGTH: usize = 16;
 pub(crate) const SALT_LENGTH: usize = 32;
 /// Length of a key in the base: a vat, a space and a name, each as 16 bytes.
 pub(crate) const ROW_KEY_LENGTH: usize = 48;
-/// Where the base keeps the journal position. No vat tag, space and name derive to it.
+/// Where a base of the first format keeps the position of its one vat.
 pub(crate) const POSITION_KEY: RowKeyBytes = [0; ROW_KEY_LENGTH];
+/// Where the base keeps the place in the journal.
+pub(crate) const PLACE_KEY: RowKeyBytes = own_key(1);
+/// What the keys of the store's own rows begin with. No vat's tag does, but for one in 2¹²⁰.
+const OWN: [u8; 15] = [0; 15];
+
+/// The vat of keys that are not those of a vat. No vat has this id: it is not the key of anybody.
+pub(crate) const NO_VAT: [u8; 32] = [0; 32];
 
 /// A key of the base.
 pub(crate) type RowKeyBytes = [u8; ROW_KEY_LENGTH];
@@ -65,10 +74,11 @@ impl Root {
     }
 }
 
-/// The keys of one vat in one store.
+/// The keys of one vat in one store. All vats of a store share its root key; what is derived from it for one of them
+/// is of no use for another.
 pub(crate) struct Keys {
-    root: Root,
-    names: SecretBytes,
+    root: Arc<Root>,
+    names: Arc<SecretBytes>,
     store: [u8; 16],
     vat: [u8; 32],
     vat_tag: [u8; 16],
@@ -82,12 +92,20 @@ impl Keys {
             // The store id, which is random and in nobody's hands, keeps collisions from being prepared.
             Root::Plain => derive(&[0; 32], &store, &[NAMES], names.as_mut()),
         }
-        let mut keys = Self { root, names, store, vat, vat_tag: [0; 16] };
+        let mut keys = Self { root: Arc::new(root), names: Arc::new(names), store, vat, vat_tag: [0; 16] };
         keys.bind(vat);
         keys
     }
 
-    /// The same keys for another vat.
+    /// The keys of another vat in the same store.
+    pub(crate) fn of(&self, vat: [u8; 32]) -> Self {
+        let (root, names) = (Arc::clone(&self.root), Arc::clone(&self.names));
+        let mut keys = Self { root, names, store: self.store, vat, vat_tag: [0; 16] };
+        keys.bind(vat);
+        keys
+    }
+
+    /// Makes them those of another vat.
     pub(crate) fn bind(&mut self, vat: [u8; 32]) {
         self.vat = vat;
         self.vat_tag = self.name(VAT_NAME, &vat);
@@ -132,10 +150,15 @@ impl Keys {
         key
     }
 
-    /// Whether a key of the base is one of a tally of this vat. No row has such a key: the first 16 bytes of the
-    /// two are derived differently.
-    pub(crate) fn is_tally_key(&self, key: &RowKeyBytes) -> bool {
-        key[..16] == self.name(TALLY_NAME, &self.vat)
+    /// The first and the last key that a tally of this vat can have. No row has one of these: the first 16 bytes of
+    /// the two are derived differently.
+    pub(crate) fn tally_keys(&self) -> (RowKeyBytes, RowKeyBytes) {
+        all_with(&self.name(TALLY_NAME, &self.vat))
+    }
+
+    /// The first and the last key that a row of this vat can have.
+    pub(crate) fn row_keys(&self) -> (RowKeyBytes, RowKeyBytes) {
+        all_with(&self.vat_tag)
     }
 
     /// Stands for one row as the base stores it, in tallies. Its first bytes hold the salt, its last ones the
@@ -151,7 +174,7 @@ impl Keys {
     }
 
     fn prf(&self, kind: u8, parts: &[&[u8]]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.names.as_ref()));
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.names.as_slice()));
         context.update(&[kind]);
         parts.iter().for_each(|part| context.update(part));
         first(context.sign().as_ref())
@@ -161,7 +184,7 @@ impl Keys {
     /// before the commitment; its salt makes the key.
     pub(crate) fn frame_key(&self, header: &[u8], salt: &[u8; SALT_LENGTH]) -> (FrameKey, [u8; 32]) {
         let mut commitment = [0; 32];
-        let key = match &self.root {
+        let key = match self.root.as_ref() {
             Root::Sealed(root) => {
                 let mut both = Zeroizing::new([0; 64]);
                 derive(root, salt, &[FRAME, header], both.as_mut());
@@ -183,7 +206,7 @@ impl Keys {
     pub(crate) fn seal_row(&self, key: &RowKeyBytes, salt: &[u8; SALT_LENGTH], row: &[u8]) -> Vec<u8> {
         let context = self.row_context(key);
         let mut sealed = Vec::with_capacity(1 + SALT_LENGTH + row.len() + TAG_LENGTH);
-        match &self.root {
+        match self.root.as_ref() {
             Root::Sealed(root) => {
                 let mut secret = SecretBytes::default();
                 derive(root, salt, &[&context], secret.as_mut());
@@ -207,7 +230,7 @@ impl Keys {
     pub(crate) fn open_row<'a>(&self, key: &RowKeyBytes, row: &'a mut [u8]) -> Option<&'a [u8]> {
         let context = self.row_context(key);
         let (rest, tag) = row.split_at_mut_checked(row.len().checked_sub(TAG_LENGTH)?)?;
-        match &self.root {
+        match self.root.as_ref() {
             Root::Sealed(root) => {
                 let (kind, rest) = rest.split_first_mut()?;
                 let (salt, body) = rest.split_at_mut_checked(SALT_LENGTH)?;
@@ -224,12 +247,40 @@ impl Keys {
         }
     }
 
-    /// Binds a row to its key, its vat and its store. The journal position is no vat's row: it has to open
-    /// for the wrong vat too, so that the mistake can be named.
+    /// Binds a row to its key, its vat and its store. The store's own rows are read before it is known which vat they
+    /// are about.
     fn row_context(&self, key: &RowKeyBytes) -> Vec<u8> {
-        let vat_tag = if *key == POSITION_KEY { [0; 16] } else { self.vat_tag };
+        let vat_tag = if key[..15] == OWN { [0; 16] } else { self.vat_tag };
         [ROW, &self.store, &vat_tag, key].concat()
     }
+}
+
+/// Where the base keeps how far the vat with this tag has come. The first byte of the tag names its bucket, as that of
+/// a tally does.
+pub(crate) fn vat_key(vat_tag: &[u8; 16]) -> RowKeyBytes {
+    let mut key = own_key(2);
+    key[16..32].copy_from_slice(vat_tag);
+    key
+}
+
+/// The first and the last key that [`vat_key`] gives.
+pub(crate) fn vat_keys() -> (RowKeyBytes, RowKeyBytes) {
+    (vat_key(&[0; 16]), vat_key(&[0xff; 16]))
+}
+
+/// The first key of one kind of the store's own rows.
+const fn own_key(kind: u8) -> RowKeyBytes {
+    let mut key = [0; ROW_KEY_LENGTH];
+    key[15] = kind;
+    key
+}
+
+/// The first and the last key that begins with these bytes.
+fn all_with(beginning: &[u8; 16]) -> (RowKeyBytes, RowKeyBytes) {
+    let (mut first, mut last) = ([0; ROW_KEY_LENGTH], [0xff; ROW_KEY_LENGTH]);
+    first[..16].copy_from_slice(beginning);
+    last[..16].copy_from_slice(beginning);
+    (first, last)
 }
 
 const ROW_SEALED: u8 = 1;

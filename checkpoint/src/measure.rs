@@ -31,7 +31,15 @@ impl Sealer {
         let mut root = SecretBytes::default();
         random::fill(root.as_mut())?;
         let keys = Keys::new(Root::Sealed(root), [1; 16], [7; 32]);
-        let header = Header { kind: Kind::Turns, group: 1, sequence: 1, epoch: 1, incarnation: [0; 16] };
+        let header = Header {
+            kind: Kind::Turns,
+            group: 1,
+            preceding: 0,
+            following: 0,
+            sequence: 1,
+            epoch: 1,
+            incarnation: [0; 16],
+        };
         let end = HEADER_LENGTH + payload_bytes;
         Ok(Self { keys, header, previous: [0; 16], frame: vec![0; end], end })
     }

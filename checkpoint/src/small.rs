@@ -66,7 +66,7 @@ use crate::{
     error::StoreError,
     frame::{self, Kind},
     image::{Census, ImageHead, ImageReader, ImageWriter},
-    journal::{Append, Boundary, Writer},
+    journal::{Append, Head, Writer},
     keys::Keys,
     keyslots::Keyslots,
     limits::{self, SMALL_TAIL_FRAMES},
@@ -85,6 +85,8 @@ pub struct SmallStore {
     shape: Shape,
     rows: Rows,
     writer: Writer,
+    /// How far the vat has come.
+    head: Head,
     /// Frames after the snapshot.
     tail_frames: u64,
     note: Note,
@@ -108,7 +110,7 @@ impl SmallStore {
         vat: &[u8; 32],
         protection: &Protection,
     ) -> Result<Self, StoreError> {
-        Self::begin(disk, path, protection, |_| Ok((*vat, Boundary::START)))
+        Self::begin(disk, path, protection, |_| Ok((*vat, Head::default())))
     }
 
     /// Opens a store: locks it, reads and verifies all of it, and removes the traces of a write that did not finish.
@@ -132,17 +134,18 @@ impl SmallStore {
         let lock = lock::lock(disk.as_ref(), path, wait)?;
         // The lock comes before the file is opened for good: a fold gives the name to another file.
         let mut rows = Rows::default();
-        let (shape, replayed) = file::read(disk.as_ref(), path, vat, protection, &mut rows)?;
+        let (shape, head, replayed) = file::read(disk.as_ref(), path, vat, protection, &mut rows)?;
         let mut note = Note::new(Arc::clone(&disk), path);
-        file::settle(disk.as_ref(), path, &replayed, &mut note)?;
-        let writer = Writer::new(Arc::clone(&shape.keys), replayed.segment, replayed.at);
+        file::settle(disk.as_ref(), path, (&replayed, &head), &mut note)?;
+        let writer = Writer::new(replayed.segment, replayed.at);
         Ok(Self {
             disk,
             path: path.to_owned(),
             shape,
             rows,
             writer,
-            tail_frames: replayed.frames,
+            head,
+            tail_frames: replayed.groups,
             note,
             payload: Vec::new(),
             poison: None,
@@ -183,7 +186,7 @@ impl SmallStore {
         disk: Arc<dyn Disk>,
         path: &Path,
         protection: &Protection,
-        fill: impl FnOnce(&mut Rows) -> Result<([u8; 32], Boundary), StoreError>,
+        fill: impl FnOnce(&mut Rows) -> Result<([u8; 32], Head), StoreError>,
     ) -> Result<Self, StoreError> {
         let lock = lock::lock(disk.as_ref(), path, &mut || false)?;
         file::assert_free(disk.as_ref(), path)?;
@@ -193,15 +196,15 @@ impl SmallStore {
         let shape = Shape { keys: Arc::new(Keys::new(root, keyslots.store, vat)), keyslots };
         let mut note = Note::new(Arc::clone(&disk), path);
         let folded = shape.fold(path, &start, rows.iter())?;
-        let (segment, at) = folded.put(disk.as_ref(), path)?;
-        note.record(&at.chain);
-        let writer = Writer::new(Arc::clone(&shape.keys), segment, at);
+        let (writer, head) = folded.put(disk.as_ref(), path)?;
+        note.record(&head.chain);
         Ok(Self {
             disk,
             path: path.to_owned(),
             shape,
             rows,
             writer,
+            head,
             tail_frames: 0,
             note,
             payload: Vec::new(),
@@ -213,14 +216,14 @@ impl SmallStore {
     /// How far the store has come. All of it is durable.
     #[must_use]
     pub fn position(&self) -> Position {
-        let Boundary { turn, epoch, sequence, chain, .. } = self.writer.at();
+        let Head { turn, epoch, sequence, chain, .. } = self.head;
         Position { turn, epoch, sequence, chain_head: chain }
     }
 
     /// The incarnation that [`SmallStore::begin_epoch`] last made durable; zeros in epoch 0.
     #[must_use]
     pub fn incarnation(&self) -> [u8; 16] {
-        self.writer.at().incarnation
+        self.head.incarnation
     }
 
     /// The value of a row. It is in memory.
@@ -250,7 +253,7 @@ impl SmallStore {
     /// [`StoreError::Poisoned`]; errors of the disk and of the random source, which poison the store.
     pub fn commit(&mut self, delta: TurnDelta) -> Result<(), StoreError> {
         self.check()?;
-        let at = self.writer.at();
+        let at = self.head;
         if delta.turn != at.turn + 1 {
             return Err(StoreError::TurnOrder { expected: at.turn + 1, found: delta.turn });
         }
@@ -261,7 +264,7 @@ impl SmallStore {
             bytes,
             limit: limits::MAX_TURN_BYTES,
         })?;
-        self.write(&Boundary { turn: delta.turn, ..at }, Kind::Turns, &delta.changes)?;
+        self.write(&Head { turn: delta.turn, ..at }, Kind::Turns, &delta.changes)?;
         for change in delta.changes {
             self.rows.set(change.key.space, change.key.name, change.value);
         }
@@ -275,13 +278,13 @@ impl SmallStore {
     /// [`SmallStore::commit`].
     pub fn begin_epoch(&mut self, epoch: u64, incarnation: [u8; 16]) -> Result<(), StoreError> {
         self.check()?;
-        let at = self.writer.at();
+        let at = self.head;
         if epoch <= at.epoch {
             return Err(StoreError::EpochOrder { current: at.epoch, requested: epoch });
         }
         self.payload.clear();
         payload::append(&mut self.payload, &Epoch { previous: at.epoch, turn: at.turn });
-        self.write(&Boundary { epoch, incarnation, ..at }, Kind::Epoch, &[])
+        self.write(&Head { epoch, incarnation, ..at }, Kind::Epoch, &[])
     }
 
     /// Writes the state as an [image](crate::image) with a root key of its own, sealed for `holders` (at least one),
@@ -297,7 +300,7 @@ impl SmallStore {
         (label, created): (&str, Timestamp),
     ) -> Result<(ImageHead, Census), StoreError> {
         self.check()?;
-        let head = ImageHead { label: label.to_owned(), created, ..file::head(&self.shape.keys, &self.writer.at()) };
+        let head = ImageHead { label: label.to_owned(), created, ..file::head(&self.shape.keys, &self.head) };
         let (keyslots, root) = Keyslots::of_image(disk, path, holders)?;
         let keys = Arc::new(Keys::new(root, keyslots.store, head.vat));
         let mut image = ImageWriter::begin(output, path, &keyslots, keys, &head, 0)?;
@@ -317,7 +320,7 @@ impl SmallStore {
 
     /// Makes the payload durable, which makes the `changes` and leads to `next`: as a frame, or as part of a new
     /// snapshot.
-    fn write(&mut self, next: &Boundary, kind: Kind, changes: &[Change]) -> Result<(), StoreError> {
+    fn write(&mut self, next: &Head, kind: Kind, changes: &[Change]) -> Result<(), StoreError> {
         let (filled, length) = self.writer.filled();
         let extent = frame::extent(self.payload.len(), self.shape.keys.is_sealed()) as u64;
         let written = if self.tail_frames < SMALL_TAIL_FRAMES && filled + extent <= length {
@@ -327,7 +330,7 @@ impl SmallStore {
         };
         match written {
             Ok(()) => {
-                self.note.record(&self.writer.at().chain);
+                self.note.record(&self.head.chain);
                 Ok(())
             }
             Err(error @ StoreError::Outgrown { .. }) => Err(error),
@@ -338,17 +341,20 @@ impl SmallStore {
         }
     }
 
-    fn append(&mut self, next: &Boundary, kind: Kind) -> Result<(), StoreError> {
-        let append = Append { kind, turn: next.turn, epoch: next.epoch, incarnation: next.incarnation };
+    fn append(&mut self, next: &Head, kind: Kind) -> Result<(), StoreError> {
+        let Head { turn, epoch, incarnation, .. } = *next;
+        let frame = Append { keys: &self.shape.keys, kind, before: &self.head, turn, epoch, incarnation };
         let (path, payload, length) = (&self.path, &self.payload, self.writer.filled().1);
         // Not called: it was just seen to fit.
         let no_other = |_, bytes| Err(StoreError::Outgrown { path: path.clone(), bytes, limit: length });
-        self.writer.append(&append, |frame| frame.extend_from_slice(payload), no_other)?;
+        let heads = self.writer.append(&[frame], |_, frame| frame.extend_from_slice(payload), no_other)?;
+        // Proof: there is one head for each frame.
+        self.head = heads[0];
         self.tail_frames += 1;
         Ok(())
     }
 
-    fn fold(&mut self, next: &Boundary, changes: &[Change]) -> Result<(), StoreError> {
+    fn fold(&mut self, next: &Head, changes: &[Change]) -> Result<(), StoreError> {
         let mut changed = Overlay::default();
         for change in changes {
             changed.set(change.key.space, change.key.name.clone(), change.value.clone());
@@ -356,8 +362,7 @@ impl SmallStore {
         let kept = self.rows.iter().filter(|(space, name, _)| changed.get(*space, name).is_none());
         let new = changed.rows().filter_map(|(space, name, value)| Some((space, name.as_slice(), value.as_deref()?)));
         let folded = self.shape.fold(&self.path, next, kept.chain(new))?;
-        let (segment, at) = folded.put(self.disk.as_ref(), &self.path)?;
-        self.writer = Writer::new(Arc::clone(&self.shape.keys), segment, at);
+        (self.writer, self.head) = folded.put(self.disk.as_ref(), &self.path)?;
         self.tail_frames = 0;
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! The store: what a vat, or a location server, keeps its state in.
 //!
-//! Three threads meet here. The caller's thread submits turns: it encodes them into a queue and applies them
-//! to the overlay, in memory, so that they can be read at once. The **committer** takes the whole queue, makes
-//! one frame of it, writes and syncs it, and tells everybody; what is submitted meanwhile is the next group
+//! Three threads meet here. The caller's thread submits turns: it encodes them into the queue of its vat and applies
+//! them to the overlay, in memory, so that they can be read at once. The **committer** takes all queues, makes
+//! one frame of each, writes and syncs them together, and tells everybody; what is submitted meanwhile is the next group
 //! (R4). It has a thread of its own, but a caller who waits anyway does its work. The **background** thread folds the overlay into the base and makes segments ahead of need, so that
 //! neither redb nor the filling of files with zeros is ever waited for.
 //!
@@ -11,6 +11,7 @@
 
 mod background;
 mod committer;
+mod host;
 pub(crate) mod lifecycle;
 mod state;
 pub(crate) mod transfer;
@@ -18,19 +19,24 @@ pub(crate) mod transfer;
 use std::{
     collections::BTreeMap,
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, MutexGuard},
-    thread::JoinHandle,
     time::Duration,
 };
 
-use self::state::{Shared, State};
-pub use self::transfer::{Adoption, ReviseRow};
+pub use self::{
+    host::HostStore,
+    transfer::{Adoption, ReviseRow},
+};
+use self::{
+    host::{Awake, Host},
+    state::{Request, Shared, State, VatTag},
+};
 use crate::{
-    base::Base,
-    disk::{Disk, DiskFile, LockGuard},
+    disk::{Disk, LockGuard},
     error::StoreError,
-    journal::Boundary,
+    journal::Head,
+    keys::Keys,
     limits,
     metrics::StoreMetrics,
     payload,
@@ -82,11 +88,14 @@ pub struct Position {
     pub turn: u64,
     /// The epoch.
     pub epoch: u64,
-    /// The last durable frame.
+    /// The last durable frame of the vat.
     pub sequence: u64,
-    /// The tag of that frame, which depends on all frames before it.
+    /// The tag of that frame, which depends on all frames of the vat before it.
     pub chain_head: [u8; 16],
 }
+
+/// Is told how far a vat has come durably; see [`StoreOptions::on_durable`].
+pub type OnDurable = Box<dyn Fn(Durable) + Send>;
 
 /// What the committer reports after each group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,10 +132,10 @@ pub struct StoreOptions {
     /// Called after each group, on the thread that committed it: the store's own, or one that waits in a method of
     /// the store. It must be quick, must not call the store, and must not wait for anything that a waiting thread
     /// may hold.
-    pub on_durable: Option<Box<dyn Fn(Durable) + Send>>,
-    /// The most turns in a group, and so in the queue; at least 1.
+    pub on_durable: Option<OnDurable>,
+    /// The most turns in a group, and so in the queues of all vats together; at least 1.
     pub group_turns: usize,
-    /// A group, and so the queue, is closed once it has this many bytes; at least 1, at most 32 MiB.
+    /// A group, and so the queues, are closed once they have this many bytes; at least 1, at most 32 MiB.
     pub group_bytes: usize,
     /// Length of the journal's segments, in bytes; 4 KiB to 64 MiB.
     pub segment_bytes: u64,
@@ -165,25 +174,35 @@ impl fmt::Debug for StoreOptions {
     }
 }
 
-/// An open store, locked against every other opener. Dropping it closes it, as [`Store::close`] does.
+/// One vat of a store, awake and locked against every other opener. Dropping it closes it, as [`Store::close`] does.
+///
+/// [`Store::create`] and [`Store::open`] are for a store that has one vat; [`HostStore`] is for one that has many.
 ///
 /// All methods can be called from any thread. Those that block say so.
 pub struct Store {
     shared: Arc<Shared>,
-    directory: PathBuf,
-    base_file: Arc<dyn DiskFile>,
-    base_path: PathBuf,
-    committer: Option<JoinHandle<()>>,
-    background: Option<JoinHandle<Base>>,
-    /// The last thing to go: until then nobody else may open the store.
-    lock: Option<Box<dyn LockGuard>>,
+    keys: Arc<Keys>,
+    tag: VatTag,
+    awake: Awake,
 }
 
 /// The lock of a store that is not open: while it is held nobody can open it. It goes with the folder when that is
 /// given another name.
-#[derive(Debug)]
 pub struct StoreLock {
-    _guard: Box<dyn LockGuard>,
+    _held: Held,
+}
+
+enum Held {
+    /// The store is closed, and locked as a whole.
+    Store(#[allow(dead_code)] Box<dyn LockGuard>),
+    /// The store has other vats, and this one is kept awake.
+    Vat(#[allow(dead_code)] Awake),
+}
+
+impl fmt::Debug for StoreLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreLock").finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -202,7 +221,9 @@ impl Store {
         protection: &Protection,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
-        lifecycle::create(disk, directory, vat, protection, options)
+        let vat = Some((*vat, Head::default()));
+        let creation = lifecycle::Creation::begin(disk, directory, vat, protection, &options)?;
+        Self::finish(creation, directory, options)
     }
 
     /// Opens an existing store: locks it, reads and verifies the journal from the last fold on, and removes
@@ -217,9 +238,33 @@ impl Store {
         directory: &Path,
         vat: &[u8; 32],
         protection: &Protection,
-        options: StoreOptions,
+        mut options: StoreOptions,
     ) -> Result<Self, StoreError> {
-        lifecycle::open(disk, directory, vat, protection, options)
+        let on_durable = options.on_durable.take();
+        let host = lifecycle::open(disk, directory, protection, options)?;
+        Self::wake(&host, vat, on_durable).map_err(|error| match error {
+            StoreError::NoSuchVat { directory, .. } => StoreError::WrongVat { path: directory },
+            other => other,
+        })
+    }
+
+    /// Opens the one vat of a store that was just made.
+    fn finish(creation: lifecycle::Creation, directory: &Path, mut options: StoreOptions) -> Result<Self, StoreError> {
+        let (vat, on_durable) = (creation.vat(), options.on_durable.take());
+        let host = creation.finish(directory, options)?;
+        Self::wake(&host, &vat, on_durable)
+    }
+
+    fn wake(host: &Arc<Host>, vat: &[u8; 32], on_durable: Option<OnDurable>) -> Result<Self, StoreError> {
+        let keys = Arc::new(host.shared.keys.of(*vat));
+        let awake = Awake::wake(host, &keys, on_durable)?;
+        Ok(Self { shared: Arc::clone(&host.shared), tag: keys.vat_tag(), keys, awake })
+    }
+
+    fn create_in(host: &Arc<Host>, vat: &[u8; 32], on_durable: Option<OnDurable>) -> Result<Self, StoreError> {
+        let keys = Arc::new(host.shared.keys.of(*vat));
+        let awake = Awake::create(host, &keys, on_durable)?;
+        Ok(Self { shared: Arc::clone(&host.shared), tag: keys.vat_tag(), keys, awake })
     }
 
     /// The newest submitted turn. Epoch, sequence and chain head are those of the last durable frame, since a
@@ -227,19 +272,20 @@ impl Store {
     #[must_use]
     pub fn position(&self) -> Position {
         let state = self.shared.lock();
-        Position { turn: state.submitted, ..position(&state.durable) }
+        let vat = state.vat(&self.tag);
+        Position { turn: vat.submitted, ..position(&vat.durable) }
     }
 
     /// The newest durable turn.
     #[must_use]
     pub fn durable(&self) -> Position {
-        position(&self.shared.lock().durable)
+        position(&self.shared.lock().vat(&self.tag).durable)
     }
 
     /// The incarnation that [`Store::begin_epoch`] last made durable; zeros in epoch 0.
     #[must_use]
     pub fn incarnation(&self) -> [u8; 16] {
-        self.shared.lock().durable.incarnation
+        self.shared.lock().vat(&self.tag).durable.incarnation
     }
 
     /// The value of a row after the newest submitted turn, durable or not. Blocks on the disk for a row that is
@@ -251,12 +297,12 @@ impl Store {
         let base = {
             let state = self.shared.lock();
             state.check()?;
-            if let Some(value) = state.changed(key.space, &key.name) {
+            if let Some(value) = state.vat(&self.tag).changed(key.space, &key.name) {
                 return Ok(value.clone());
             }
             Arc::clone(&state.base)
         };
-        base.get(&self.shared.keys, key.space, &key.name).map_err(|error| self.shared.poison(error))
+        base.get(&self.keys, key.space, &key.name).map_err(|error| self.shared.poison(error))
     }
 
     /// All rows of a space after the newest submitted turn, in order of their names. Blocks on the disk.
@@ -266,12 +312,17 @@ impl Store {
     pub fn scan(&self, space: u64) -> Result<Vec<ScannedRow>, StoreError> {
         // Base, frozen and upper layer of one moment: a fold that ends meanwhile would move rows from one to
         // the other.
-        let (base, frozen, upper) = {
+        let (base, vat_base, frozen, upper) = {
             let state = self.shared.lock();
             state.check()?;
-            (Arc::clone(&state.base), state.frozen.clone(), state.upper.space(space).cloned().unwrap_or_default())
+            let vat = state.vat(&self.tag);
+            let upper = vat.upper.space(space).cloned().unwrap_or_default();
+            (Arc::clone(&state.base), vat.base.clone(), vat.frozen.clone(), upper)
         };
-        let rows = base.scan(&self.shared.keys, space).map_err(|error| self.shared.poison(error))?;
+        let rows = match vat_base {
+            Some(vat) => base.scan(&self.keys, &vat, space).map_err(|error| self.shared.poison(error))?,
+            None => Vec::new(),
+        };
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = rows.into_iter().collect();
         let frozen = frozen.as_ref().and_then(|frozen| frozen.space(space)).into_iter().flatten();
         for (name, value) in frozen.chain(&upper) {
@@ -325,10 +376,11 @@ impl Store {
         let mut state = self.shared.lock();
         loop {
             state.check()?;
-            if delta.turn != state.submitted + 1 {
-                return Err(StoreError::TurnOrder { expected: state.submitted + 1, found: delta.turn });
+            let expected = state.vat(&self.tag).submitted + 1;
+            if delta.turn != expected {
+                return Err(StoreError::TurnOrder { expected, found: delta.turn });
             }
-            if state.has_room(&self.shared.limits) {
+            if state.has_room(&self.shared.limits, &self.tag) {
                 break;
             }
             // Not done here: the next turns can be encoded as soon as the committer has taken these.
@@ -337,16 +389,23 @@ impl Store {
             }
             state = self.shared.wait_for_change(state);
         }
-        payload::append_turn(&mut state.queue.bytes, &delta).map_err(|bytes| StoreError::TurnTooLarge {
+        let vat = state.vat_mut(&self.tag);
+        let before = vat.queue.bytes.len();
+        payload::append_turn(&mut vat.queue.bytes, &delta).map_err(|bytes| StoreError::TurnTooLarge {
             turn: delta.turn,
             bytes,
             limit: limits::MAX_TURN_BYTES,
         })?;
-        state.queue.turns += 1;
-        state.submitted = delta.turn;
+        let bytes = vat.queue.bytes.len() - before;
+        vat.queue.turns += 1;
+        vat.submitted = delta.turn;
         for change in delta.changes {
-            state.upper.set(change.key.space, change.key.name, change.value);
+            vat.upper.set(change.key.space, change.key.name, change.value);
         }
+        state.queued_turns += 1;
+        state.queued_bytes += bytes;
+        state.make_ready(&self.tag);
+        state.touch(&self.tag);
         Ok(state)
     }
 
@@ -357,12 +416,13 @@ impl Store {
     pub fn wait_durable(&self, turn: u64) -> Result<(), StoreError> {
         let mut state = self.shared.lock();
         loop {
-            if state.durable.turn >= turn {
+            let vat = state.vat(&self.tag);
+            if vat.durable.turn >= turn {
                 return Ok(());
             }
             state.check()?;
-            if turn > state.submitted {
-                return Err(StoreError::NotSubmitted { turn, newest: state.submitted });
+            if turn > vat.submitted {
+                return Err(StoreError::NotSubmitted { turn, newest: vat.submitted });
             }
             state = self.shared.commit_or_wait(state);
         }
@@ -375,16 +435,18 @@ impl Store {
     /// [`StoreError::EpochOrder`]; [`StoreError::Poisoned`].
     pub fn begin_epoch(&self, epoch: u64, incarnation: [u8; 16]) -> Result<(), StoreError> {
         let mut state = self.shared.lock();
-        while state.epoch_request.is_some() {
+        while state.vat(&self.tag).request.is_some() {
             state.check()?;
             state = self.shared.wait_for_change(state);
         }
         state.check()?;
-        if epoch <= state.durable.epoch {
-            return Err(StoreError::EpochOrder { current: state.durable.epoch, requested: epoch });
+        let current = state.vat(&self.tag).durable.epoch;
+        if epoch <= current {
+            return Err(StoreError::EpochOrder { current, requested: epoch });
         }
-        state.epoch_request = Some((epoch, incarnation));
-        while state.durable.epoch < epoch {
+        state.vat_mut(&self.tag).request = Some(Request::Epoch(epoch, incarnation));
+        state.make_ready(&self.tag);
+        while state.vat(&self.tag).durable.epoch < epoch {
             state.check()?;
             state = self.shared.commit_or_wait(state);
         }
@@ -397,16 +459,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Poisoned`].
     pub fn fold(&self) -> Result<(), StoreError> {
-        let mut state = self.shared.lock();
-        state.check()?;
-        state.fold.requested += 1;
-        let ticket = state.fold.requested;
-        self.shared.background.notify_one();
-        while state.fold.completed < ticket {
-            state.check()?;
-            state = self.shared.commit_or_wait(state);
-        }
-        Ok(())
+        self.awake.host.fold()
     }
 
     /// How much room the store takes.
@@ -414,16 +467,15 @@ impl Store {
     /// # Errors
     /// When the disk does not say.
     pub fn sizes(&self) -> Result<Sizes, StoreError> {
-        let unfolded_bytes = self.shared.lock().fold.unfolded();
-        let base_bytes = self.base_file.len().map_err(|e| StoreError::disk("read", &self.base_path, e))?;
-        Ok(Sizes { journal_bytes: self.shared.journal.bytes()?, unfolded_bytes, base_bytes })
+        self.awake.host.sizes()
     }
 
     /// The last fold.
     #[must_use]
     pub fn last_fold(&self) -> LastFold {
         let state = self.shared.lock();
-        LastFold { turn: state.base.position().turn, ago: state.fold.last.map(|last| last.elapsed()) }
+        let turn = state.vat(&self.tag).base.as_ref().map_or(0, |base| base.position.turn);
+        LastFold { turn, ago: state.fold.last.map(|last| last.elapsed()) }
     }
 
     /// The error that has stopped the store, if one has.
@@ -437,56 +489,51 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] with the holder; errors of the disk.
     pub fn lock(disk: &dyn Disk, directory: &Path) -> Result<StoreLock, StoreError> {
-        Ok(StoreLock { _guard: lifecycle::lock(disk, directory)? })
+        Ok(StoreLock { _held: Held::Store(lifecycle::lock(disk, directory)?) })
     }
 
-    /// Like [`Store::close`], but keeps the store locked for as long as the returned lock lives.
+    /// Like [`Store::close`], but keeps the store locked for as long as the returned lock lives; in a store of many
+    /// vats, this vat.
     ///
     /// # Errors
     /// As [`Store::close`]; then nothing is locked any more.
-    pub fn close_and_keep_locked(mut self) -> Result<StoreLock, StoreError> {
-        self.shut_down()?;
-        // Only this method takes it away.
-        let guard = self.lock.take().ok_or(StoreError::Panicked { thread: "closing" })?;
-        Ok(StoreLock { _guard: guard })
+    pub fn close_and_keep_locked(self) -> Result<StoreLock, StoreError> {
+        let Self { awake, .. } = self;
+        awake.drain()?;
+        if Arc::strong_count(&awake.host) > 1 {
+            return Ok(StoreLock { _held: Held::Vat(awake) });
+        }
+        // Nobody else has the host, so nobody else can get it.
+        let mut host = awake.sleep().ok_or(StoreError::Panicked { thread: "closing" })?;
+        host.shut_down()?;
+        let guard = host.lock.take().ok_or(StoreError::Panicked { thread: "closing" })?;
+        Ok(StoreLock { _held: Held::Store(guard) })
     }
 
-    /// Makes everything that was submitted durable, ends the threads and unlocks the store. Does not fold.
-    /// Blocks on the disk.
+    /// Makes everything that was submitted durable and puts the vat to sleep; if no other vat of the store is open,
+    /// and no [`HostStore`] is, ends the threads and unlocks the store. Does not fold. Blocks on the disk.
     ///
     /// # Errors
     /// [`StoreError::Poisoned`]; an error of the base's last writes, which nothing depends on.
-    pub fn close(mut self) -> Result<(), StoreError> {
-        self.shut_down()
-    }
-
-    fn shut_down(&mut self) -> Result<(), StoreError> {
-        let Some(committer) = self.committer.take() else { return Ok(()) };
-        self.shared.lock().closing = true;
-        self.shared.work.notify_one();
-        // Both threads catch their panics and poison the store with them, so a failed join has been reported.
-        let _ = committer.join();
-        let base = self.background.take().and_then(|thread| thread.join().ok());
-        let closed = base.map_or(Ok(()), Base::close);
-        self.shared.lock().check()?;
-        closed
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        if let Err(error) = self.shut_down() {
-            tracing::warn!(store = %self.directory.display(), %error, "the store was closed after an error");
+    pub fn close(self) -> Result<(), StoreError> {
+        let Self { awake, .. } = self;
+        let drained = awake.drain();
+        match awake.sleep() {
+            Some(mut host) => host.shut_down(),
+            None => drained,
         }
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("directory", &self.directory).field("position", &self.position()).finish()
+        f.debug_struct("Store")
+            .field("directory", &self.awake.host.directory)
+            .field("position", &self.position())
+            .finish()
     }
 }
 
-fn position(at: &Boundary) -> Position {
+fn position(at: &Head) -> Position {
     Position { turn: at.turn, epoch: at.epoch, sequence: at.sequence, chain_head: at.chain }
 }

@@ -71,6 +71,8 @@ fn frames() {
                 other => panic!("the vectors have no kind {other}"),
             },
             group: vector.number("group"),
+            preceding: 0,
+            following: 0,
             sequence: vector.number("sequence"),
             epoch: vector.number("epoch"),
             incarnation: vector.array("incarnation"),

@@ -4,7 +4,8 @@
 //! redb does not check its pages when it reads them; a changed bit in a branch makes it lose rows without an
 //! error. So for each space the base keeps a *tally*: how many rows there are, and the XOR of a keyed digest of
 //! each. The tallies of all spaces are spread over 256 *buckets* by a byte of their derived keys, and the
-//! tallies of the buckets stand in the position row. A fold updates them with the rows, in the same
+//! tallies of the buckets stand in the row of the vat. The rows of all vats are spread over buckets in the same way,
+//! whose tallies stand beside the place in the journal. A fold updates them with the rows, in the same
 //! transaction. A scan adds up what it was shown and compares: rows with the space's tally, tallies with the
 //! bucket's. A fold of a space costs one more row for it, a scan reads one in 256 of the tallies.
 //!
@@ -122,8 +123,17 @@ pub(super) fn fits(
         Some((key, sealed)) => open(keys, key, sealed),
         None => Some(Tally::default()),
     };
-    tally == Some(sum(keys, rows))
-        && sum(keys, tallies) == buckets.get(&bucket_of(tally_key)).copied().unwrap_or_default()
+    tally == Some(sum(keys, rows)) && are_all_of(keys, buckets, tally_key, tallies)
+}
+
+/// Whether these are all rows of the bucket that this key belongs to.
+pub(super) fn are_all_of(keys: &Keys, buckets: &Buckets, key: &RowKeyBytes, rows: &[(RowKeyBytes, Vec<u8>)]) -> bool {
+    sum(keys, rows) == buckets.get(&bucket_of(key)).copied().unwrap_or_default()
+}
+
+/// The buckets when there is one row only.
+pub(super) fn of_one(keys: &Keys, key: &RowKeyBytes, sealed: &[u8]) -> Buckets {
+    Buckets::from([(bucket_of(key), sum(keys, &[(*key, sealed.to_vec())]))])
 }
 
 /// The rows of one space, added up one by one.
@@ -154,16 +164,16 @@ pub(super) fn add_up(keys: &Keys, buckets: &Buckets, tallies: &[(RowKeyBytes, Ve
     sums == *buckets
 }
 
-/// The first and the last key that a tally in the bucket of this one can have.
-pub(super) fn bucket_range(tally_key: &RowKeyBytes) -> (RowKeyBytes, RowKeyBytes) {
-    let (mut first, mut last) = (*tally_key, *tally_key);
+/// The first and the last key in the bucket of this one.
+pub(super) fn bucket_range(key: &RowKeyBytes) -> (RowKeyBytes, RowKeyBytes) {
+    let (mut first, mut last) = (*key, *key);
     first[17..].fill(0);
     last[17..].fill(0xff);
     (first, last)
 }
 
-fn bucket_of(tally_key: &RowKeyBytes) -> u8 {
-    tally_key[16]
+fn bucket_of(key: &RowKeyBytes) -> u8 {
+    key[16]
 }
 
 fn open(keys: &Keys, key: &RowKeyBytes, sealed: &[u8]) -> Option<Tally> {

@@ -15,8 +15,14 @@ fn keys() -> Keys {
     Keys::new(Root::Sealed(zeroize::Zeroizing::new([1; 32])), [2; 16], [3; 32])
 }
 
-fn position(turn: u64) -> BasePosition {
-    BasePosition { vat: [3; 32], turn, from: Boundary::START }
+fn position(turn: u64) -> VatPosition {
+    VatPosition { vat: [3; 32], turn, head: Head::default() }
+}
+
+/// Folds these rows of one vat.
+fn write(base: &Base, keys: &Keys, rows: &Overlay, turn: u64) -> Result<(), StoreError> {
+    let fold = VatFold { keys, rows, position: VatPosition { vat: keys.vat(), ..position(turn) } };
+    base.write(keys, &[fold], &Place { group: turn, ..Place::default() }).map(drop)
 }
 
 fn overlay(changes: &[(u64, u8, Option<&[u8]>)]) -> Overlay {
@@ -30,15 +36,15 @@ fn overlay(changes: &[(u64, u8, Option<&[u8]>)]) -> Overlay {
 
 /// Two spaces with three rows each, after a first fold with other values.
 fn base(disk: &SimulatedDisk) -> Base {
-    let base = Base::create(disk, Path::new(PATH), &keys(), &position(0)).unwrap();
-    base.write(&keys(), &overlay(&[(1, 1, Some(b"old")), (1, 2, Some(b"old")), (2, 1, Some(b"old"))]), &position(1))
-        .unwrap();
+    let base = Base::create(disk, Path::new(PATH), &keys(), &[], &Place::default()).unwrap();
+    let rows = overlay(&[(1, 1, Some(b"old")), (1, 2, Some(b"old")), (2, 1, Some(b"old"))]);
+    write(&base, &keys(), &rows, 1).unwrap();
     base
 }
 
 fn fold(base: &Base) {
     let changes = [(1, 1, Some(&b"new"[..])), (1, 3, Some(b"new")), (2, 1, Some(b"new")), (2, 2, Some(b"new"))];
-    base.write(&keys(), &overlay(&changes), &position(2)).unwrap();
+    write(base, &keys(), &overlay(&changes), 2).unwrap();
 }
 
 /// The stored bytes under a key.
@@ -62,7 +68,9 @@ fn put(base: &Base, rows: &[(RowKeyBytes, Option<Vec<u8>>)]) {
 }
 
 fn scan(base: &Base, space: u64) -> Result<Vec<ScannedRow>, StoreError> {
-    let mut rows = base.snapshot(&keys())?.scan(&keys(), space)?;
+    let (keys, snapshot) = (keys(), base.snapshot(&keys())?);
+    let vat = snapshot.vat(&keys, &keys.vat_tag())?.unwrap();
+    let mut rows = snapshot.scan(&keys, &vat, space)?;
     rows.sort();
     Ok(rows)
 }
@@ -80,7 +88,7 @@ fn a_scan_shows_every_row_of_its_space() {
     assert_eq!(scan(&base, 1).unwrap(), [row(1, b"new"), row(2, b"old"), row(3, b"new")]);
     assert_eq!(scan(&base, 2).unwrap(), [row(1, b"new"), row(2, b"new")]);
     assert_eq!(scan(&base, 3).unwrap(), []);
-    base.write(&keys(), &overlay(&[(2, 1, None), (2, 2, None), (2, 9, None)]), &position(3)).unwrap();
+    write(&base, &keys(), &overlay(&[(2, 1, None), (2, 2, None), (2, 9, None)]), 3).unwrap();
     assert_eq!(scan(&base, 2).unwrap(), []);
     assert_eq!(stored(&base, keys().tally_key(2)), None, "an empty space leaves nothing behind");
     assert_eq!(scan(&base, 1).unwrap().len(), 3);
@@ -124,16 +132,68 @@ fn a_fold_onto_a_tampered_base_does_not_hide_it() {
     assert_eq!(scan(&base, 2).unwrap().len(), 2);
     // A tally of a space without its rows, and rows without their tally.
     put(&base, &[(keys().tally_key(2), None)]);
-    assert!(base.write(&keys(), &overlay(&[(2, 1, None), (2, 2, None)]), &position(3)).is_err());
+    assert!(write(&base, &keys(), &overlay(&[(2, 1, None), (2, 2, None)]), 3).is_err());
+}
+
+fn other() -> Keys {
+    keys().of([9; 32])
+}
+
+fn vat(base: &Base, keys: &Keys) -> Result<Option<VatBase>, StoreError> {
+    base.snapshot(keys)?.vat(keys, &keys.vat_tag())
 }
 
 #[test]
-fn the_position_of_another_vat_is_told_apart() {
+fn vats_of_one_base_do_not_see_each_other() {
     let disk = SimulatedDisk::new();
     let base = base(&disk);
-    let other = Keys::new(Root::Sealed(zeroize::Zeroizing::new([1; 32])), [2; 16], [9; 32]);
-    assert!(matches!(base.snapshot(&other), Err(StoreError::WrongVat { .. })));
-    put(&base, &[(POSITION_KEY, None)]);
+    assert_eq!(vat(&base, &other()).unwrap(), None);
+    write(&base, &other(), &overlay(&[(1, 1, Some(b"other")), (7, 1, Some(b"other"))]), 5).unwrap();
+    assert_eq!(scan(&base, 1).unwrap(), [row(1, b"old"), row(2, b"old")]);
+    let (keys, snapshot) = (other(), base.snapshot(&other()).unwrap());
+    let found = snapshot.vat(&keys, &keys.vat_tag()).unwrap().unwrap();
+    assert_eq!(found.position.turn, 5);
+    assert_eq!(snapshot.scan(&keys, &found, 1).unwrap(), [row(1, b"other")]);
+    let mut walked = Vec::new();
+    snapshot
+        .walk(&keys, &found, &mut |space, _, value| {
+            walked.push((space, value.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+    walked.sort();
+    assert_eq!(walked, [(1, b"other".to_vec()), (7, b"other".to_vec())]);
+    let mut vats = snapshot.vats(&keys).unwrap();
+    vats.sort_unstable();
+    assert_eq!(vats, [[3; 32], [9; 32]]);
+}
+
+/// Everything that the base has of one vat, put back as it was: its rows, its tallies, and how far they go.
+#[test]
+fn a_vat_that_was_taken_back_beside_another_is_found() {
+    let disk = SimulatedDisk::new();
+    let base = base(&disk);
+    let own = [vat_key(&keys().vat_tag()), keys().tally_key(1), keys().tally_key(2)];
+    let rows = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)].map(|(space, name)| keys().row_key(space, &[name]));
+    let old: Vec<_> = own.iter().chain(&rows).map(|key| (*key, stored(&base, *key))).collect();
+    fold(&base);
+    write(&base, &other(), &overlay(&[(1, 1, Some(b"other"))]), 5).unwrap();
+    put(&base, &old);
+    let error = vat(&base, &keys()).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { damage: Damage::Position, .. }), "{error}");
+
+    // And one that was taken away altogether.
+    put(&base, &[(vat_key(&keys().vat_tag()), None)]);
+    assert!(vat(&base, &keys()).is_err());
+    assert!(base.snapshot(&keys()).unwrap().vats(&keys()).is_err());
+    assert_eq!(keys().vat_tag()[0] == other().vat_tag()[0], vat(&base, &other()).is_err(), "the other one is whole");
+}
+
+#[test]
+fn a_base_without_a_place_in_the_journal_is_damaged() {
+    let disk = SimulatedDisk::new();
+    let base = base(&disk);
+    put(&base, &[(PLACE_KEY, None)]);
     let error = base.snapshot(&keys()).err().unwrap();
     assert!(matches!(error, StoreError::Damaged { damage: Damage::Position, .. }), "{error}");
 }

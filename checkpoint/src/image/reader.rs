@@ -224,9 +224,9 @@ impl<'a> ImageReader<'a> {
         if self.read_up_to(SECTOR_BYTES)? < SECTOR_BYTES {
             return Err(self.damaged(place, Damage::CutOff));
         }
-        let authentic = frame::parse_of_any_vat(&self.keys, &self.frame).map_err(|error| match error {
+        let authentic = frame::parse(&self.keys, &self.frame).map_err(|error| match error {
             HeaderError::NotAuthentic => self.damaged(place, Damage::Header),
-            HeaderError::OtherStore | HeaderError::OtherVat => StoreError::WrongVat { path: self.path.clone() },
+            HeaderError::OtherStore => StoreError::WrongVat { path: self.path.clone() },
             HeaderError::Version(found) => {
                 StoreError::Version { path: self.path.clone(), found, known: frame::FORMAT_VERSION }
             }
@@ -242,7 +242,7 @@ impl<'a> ImageReader<'a> {
             found if first => (1..=u64::MAX / 2).contains(&found),
             found => found == self.sequence + 1,
         };
-        if !in_place || header.group != header.sequence {
+        if !in_place || header.group != header.sequence || (header.preceding, header.following) != (0, 0) {
             return Err(self.damaged(place, Damage::Sequence { found: header.sequence }));
         }
         if extent > MAX_IMAGE_FRAME_BYTES {

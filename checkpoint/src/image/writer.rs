@@ -132,6 +132,8 @@ impl<'a> ImageWriter<'a> {
         let header = Header {
             kind,
             group: self.sequence,
+            preceding: 0,
+            following: 0,
             sequence: self.sequence,
             epoch: self.epoch,
             incarnation: self.incarnation,

@@ -1,41 +1,43 @@
-//! The appending end of the journal: one frame, one write, one `fdatasync` (R2).
+//! The appending end of the journal: one group, one write, one `fdatasync` (R2).
 
-use std::sync::Arc;
-
-use super::{Boundary, Segment};
+use super::{Head, Place, Segment};
 use crate::{
     error::StoreError,
-    frame::{self, FrameTag, HEADER_LENGTH, Header, Kind},
+    frame::{self, HEADER_LENGTH, Header, Kind},
     keys::Keys,
     random,
 };
 
 /// Owned by the committer; nothing else writes to the journal while it lives.
 pub(crate) struct Writer {
-    keys: Arc<Keys>,
     segment: Segment,
-    at: Boundary,
-    /// The frame under construction; kept for its memory.
-    frame: Vec<u8>,
+    at: Place,
+    /// The group under construction; kept for its memory.
+    group: Vec<u8>,
+    /// Where its frames begin.
+    starts: Vec<usize>,
 }
 
-/// What a frame changes besides the chain.
-pub(crate) struct Append {
+/// One frame of a group.
+pub(crate) struct Append<'a> {
+    pub(crate) keys: &'a Keys,
     pub(crate) kind: Kind,
-    /// The last turn once the frame is durable.
+    /// What the frame follows on: the vat's last frame.
+    pub(crate) before: &'a Head,
+    /// The vat's last turn, its epoch and its incarnation once the frame is durable.
     pub(crate) turn: u64,
     pub(crate) epoch: u64,
     pub(crate) incarnation: [u8; 16],
 }
 
 impl Writer {
-    pub(crate) fn new(keys: Arc<Keys>, segment: Segment, at: Boundary) -> Self {
+    pub(crate) fn new(segment: Segment, at: Place) -> Self {
         debug_assert_eq!(segment.number, at.segment);
-        Self { keys, segment, at, frame: Vec::new() }
+        Self { segment, at, group: Vec::new(), starts: Vec::new() }
     }
 
-    /// Where the next frame goes.
-    pub(crate) fn at(&self) -> Boundary {
+    /// Where the next group goes.
+    pub(crate) fn at(&self) -> Place {
         self.at
     }
 
@@ -44,47 +46,64 @@ impl Writer {
         (self.at.offset, self.segment.length)
     }
 
-    /// Makes one frame durable.
+    /// Makes one group durable. Gives the vats' new heads, in the same order.
     ///
-    /// `payload` appends the payload to the buffer. `next` gives the segment of the given number with at least
-    /// the given length, durable, when the frame does not fit this one. After an error the writer must not be
-    /// used again.
+    /// `payload` appends the payload of the frame with that index to the buffer. `next` gives the segment of the
+    /// given number with at least the given length, durable, when the group does not fit this one. After an error
+    /// the writer must not be used again.
     pub(crate) fn append(
         &mut self,
-        append: &Append,
-        payload: impl FnOnce(&mut Vec<u8>),
+        frames: &[Append<'_>],
+        mut payload: impl FnMut(usize, &mut Vec<u8>),
         next: impl FnOnce(u64, u64) -> Result<Segment, StoreError>,
-    ) -> Result<Boundary, StoreError> {
-        self.frame.clear();
-        self.frame.resize(HEADER_LENGTH, 0);
-        payload(&mut self.frame);
-        let header = Header {
-            kind: append.kind,
-            group: self.at.group + 1,
-            sequence: self.at.sequence + 1,
-            epoch: append.epoch,
-            incarnation: append.incarnation,
-        };
-        let chain: FrameTag = frame::seal(&self.keys, &header, &self.at.chain, &random::salt()?, &mut self.frame);
+    ) -> Result<Vec<Head>, StoreError> {
+        self.group.clear();
+        self.starts.clear();
+        for (index, append) in frames.iter().enumerate() {
+            let start = self.group.len();
+            self.starts.push(start);
+            self.group.resize(start + HEADER_LENGTH, 0);
+            payload(index, &mut self.group);
+            frame::lay_out(append.keys, &mut self.group, start);
+        }
+        let heads = self.seal(frames)?;
 
-        let extent = self.frame.len() as u64;
+        let extent = self.group.len() as u64;
         if self.at.offset + extent > self.segment.length {
             self.segment = next(self.segment.number + 1, extent)?;
             debug_assert!(self.segment.number == self.at.segment + 1 && extent <= self.segment.length);
             (self.at.segment, self.at.offset) = (self.segment.number, 0);
         }
-        self.segment.write(self.at.offset, &self.frame)?;
+        self.segment.write(self.at.offset, &self.group)?;
         self.segment.sync()?;
-        self.at = Boundary {
-            segment: self.at.segment,
-            offset: self.at.offset + extent,
-            group: header.group,
-            sequence: header.sequence,
-            chain,
-            turn: append.turn,
-            epoch: append.epoch,
-            incarnation: append.incarnation,
-        };
-        Ok(self.at)
+        self.at.offset += extent;
+        self.at.group += 1;
+        Ok(heads)
+    }
+
+    /// Seals the frames, all of which are laid out. Each says how much of the group follows it.
+    fn seal(&mut self, frames: &[Append<'_>]) -> Result<Vec<Head>, StoreError> {
+        let mut heads = Vec::with_capacity(frames.len());
+        let ends = self.starts.iter().skip(1).copied().chain([self.group.len()]);
+        for ((append, start), end) in frames.iter().zip(&self.starts).zip(ends) {
+            // Proof of the cast: a group fits a segment, which is shorter than 4 GiB.
+            #[allow(clippy::cast_possible_truncation)]
+            let (preceding, following) = (*start as u32, (self.group.len() - end) as u32);
+            let header = Header {
+                kind: append.kind,
+                group: self.at.group + 1,
+                preceding,
+                following,
+                sequence: append.before.sequence + 1,
+                epoch: append.epoch,
+                incarnation: append.incarnation,
+            };
+            let salt = random::salt()?;
+            let frame = &mut self.group[*start..end];
+            let chain = frame::seal_laid_out(append.keys, &header, &append.before.chain, &salt, frame);
+            let Append { turn, epoch, incarnation, .. } = *append;
+            heads.push(Head { sequence: header.sequence, chain, turn, epoch, incarnation });
+        }
+        Ok(heads)
     }
 }

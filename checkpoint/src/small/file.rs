@@ -17,7 +17,7 @@ use crate::{
     disk::Disk,
     error::{Damage, StoreError},
     image::{End, ImageHead, ImageReader, ImageWriter, Verified},
-    journal::{Boundary, Replayed, Segment, replay_file},
+    journal::{Head, Place, Replayed, Segment, Writer, replay_file},
     key_file,
     keys::Keys,
     keyslots::Keyslots,
@@ -36,11 +36,12 @@ pub(super) struct Shape {
 /// A file that is to take the place of the one before.
 pub(super) struct Folded {
     bytes: Vec<u8>,
-    at: Boundary,
+    at: Place,
+    head: Head,
 }
 
 /// What the snapshot says that it is a copy of.
-pub(super) fn head(keys: &Keys, at: &Boundary) -> ImageHead {
+pub(super) fn head(keys: &Keys, at: &Head) -> ImageHead {
     ImageHead {
         vat: keys.vat(),
         turn: at.turn,
@@ -57,7 +58,7 @@ impl Shape {
     pub(super) fn fold<'a>(
         &self,
         path: &Path,
-        next: &Boundary,
+        next: &Head,
         mut rows: impl Iterator<Item = Row<'a>>,
     ) -> Result<Folded, StoreError> {
         let mut bytes = Vec::new();
@@ -74,14 +75,14 @@ impl Shape {
         // Proof of the cast: it is at most 64 MiB.
         #[allow(clippy::cast_possible_truncation)]
         bytes.resize(length as usize, 0);
-        let at = Boundary { segment: 0, offset: snapshot, group: sequence, sequence, chain, ..*next };
-        Ok(Folded { bytes, at })
+        let at = Place { segment: 0, offset: snapshot, group: sequence };
+        Ok(Folded { bytes, at, head: Head { sequence, chain, ..*next } })
     }
 }
 
 impl Folded {
     /// Gives the file its name, durably: at every moment there is the old one or the new one under it, whole.
-    pub(super) fn put(self, disk: &dyn Disk, path: &Path) -> Result<(Segment, Boundary), StoreError> {
+    pub(super) fn put(self, disk: &dyn Disk, path: &Path) -> Result<(Writer, Head), StoreError> {
         let unfinished = with_suffix(path, ".new");
         match disk.remove(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -96,7 +97,7 @@ impl Folded {
         segment.sync()?;
         disk.rename(&segment.path, path).map_err(|e| StoreError::disk("rename", &segment.path, e))?;
         sync_directory(disk, key_file::parent(path))?;
-        Ok((Segment { path: path.to_owned(), ..segment }, self.at))
+        Ok((Writer::new(Segment { path: path.to_owned(), ..segment }, self.at), self.head))
     }
 }
 
@@ -119,7 +120,7 @@ pub(super) fn read(
     vat: &[u8; 32],
     protection: &Protection,
     rows: &mut Rows,
-) -> Result<(Shape, Replayed), StoreError> {
+) -> Result<(Shape, Head, Replayed), StoreError> {
     let file = disk.open(path).map_err(|e| StoreError::disk("open", path, e))?;
     let length = file.len().map_err(|e| StoreError::disk("read", path, e))?;
     if length > SMALL_FILE_BYTES {
@@ -148,30 +149,38 @@ pub(super) fn read(
     };
 
     let ImageHead { turn, epoch, incarnation, .. } = head;
-    let from = Boundary { segment: 0, offset, group: sequence, sequence, chain, turn, epoch, incarnation };
+    let from = Place { segment: 0, offset, group: sequence };
+    let head = Head { sequence, chain, turn, epoch, incarnation };
+    let keys = Arc::new(keys);
     // Proof of the cast: it is at most the length of the file.
     #[allow(clippy::cast_possible_truncation)]
     let tail = &mut bytes[offset as usize..];
-    let replayed = replay_file(segment, tail, &keys, &from, &mut |turn| {
+    let replayed = replay_file(segment, tail, (&keys, head), &from, &mut |_, turn| {
         for change in &turn.changes {
             rows.set(change.space, change.name.0.to_vec(), change.value.map(|value| value.0.to_vec()));
         }
     })?;
-    Ok((Shape { keyslots, keys: Arc::new(keys) }, replayed))
+    let head = replayed.head(&keys, head);
+    Ok((Shape { keyslots, keys }, head, replayed))
 }
 
 /// Makes durable what was found, unless it is known to be.
-pub(super) fn settle(disk: &dyn Disk, path: &Path, replayed: &Replayed, note: &mut Note) -> Result<(), StoreError> {
-    if note.names(&replayed.at.chain)? && !replayed.is_torn() {
+pub(super) fn settle(
+    disk: &dyn Disk,
+    path: &Path,
+    (replayed, head): (&Replayed, &Head),
+    note: &mut Note,
+) -> Result<(), StoreError> {
+    if note.names(&head.chain)? && !replayed.is_torn() {
         return Ok(());
     }
     note.clear()?;
     // All of the reserve: zeros that were written before may be in the page cache only, like the last frame.
     replayed.segment.write_zeros(replayed.at.offset, replayed.segment.length)?;
     replayed.settle_segment()?;
-    if replayed.frames == 0 {
+    if replayed.groups == 0 {
         sync_directory(disk, key_file::parent(path))?;
     }
-    note.record(&replayed.at.chain);
+    note.record(&head.chain);
     Ok(())
 }

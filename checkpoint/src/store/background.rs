@@ -1,7 +1,8 @@
 //! The background thread: folds the journal into the base and makes segments ahead of need (DESIGN §8).
 //!
-//! A fold freezes the changes so far, waits until the last turn among them is durable, and writes them with
-//! the journal position in one transaction. It then reads the position back in a fresh read transaction, shows
+//! A fold freezes the changes so far, of all vats that have any, waits until the last turn of each among them is
+//! durable, and writes them with the place in the journal in one transaction. It then reads back in a fresh read
+//! transaction how far each vat has come, forgets those that sleep, shows
 //! the new base to readers, drops the frozen changes, and takes the segments that are wholly contained out of the
 //! journal; some of them are used again ([`Journal::make`](crate::journal::Journal::make)). A crash between any two
 //! of these steps leaves a base and a journal that fit.
@@ -13,27 +14,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::state::{Mark, Shared, Spare, State};
+use super::state::{Mark, Shared, Spare, State, VatTag};
 use crate::{
-    base::{Base, BasePosition},
+    base::{Base, VatBase, VatFold, VatPosition},
     error::{Damage, StoreError},
-    journal::Boundary,
+    journal::Place,
+    keys::Keys,
     overlay::Overlay,
 };
 
 enum Task {
     /// Make the segment of this number.
     Prepare(u64),
-    /// Fold.
-    Fold(FoldTask),
+    /// Fold, and so answer this many requests of callers.
+    Fold(u64),
     /// The store is closed or has stopped.
     End,
 }
 
-struct FoldTask {
+/// What a fold writes, and from where on replay has the rest.
+struct Frozen {
+    vats: Vec<FrozenVat>,
+    place: Place,
+    /// How much was written to the journal up to there.
+    written: u64,
+}
+
+struct FrozenVat {
+    tag: VatTag,
+    keys: Arc<Keys>,
     rows: Arc<Overlay>,
-    /// The caller's requests that this fold answers.
-    ticket: u64,
+    position: VatPosition,
 }
 
 /// The thread: until the store is closed or poisoned. Gives the base back, to be closed.
@@ -41,7 +52,7 @@ pub(super) fn run(shared: &Shared, base: Base) -> Base {
     let work = || loop {
         let done = match shared.next_task() {
             Task::Prepare(number) => prepare(shared, number),
-            Task::Fold(task) => fold(shared, &base, &task),
+            Task::Fold(ticket) => fold(shared, &base, ticket),
             Task::End => return,
         };
         if let Err(error) = done {
@@ -61,32 +72,41 @@ fn prepare(shared: &Shared, number: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn fold(shared: &Shared, base: &Base, task: &FoldTask) -> Result<(), StoreError> {
+fn fold(shared: &Shared, base: &Base, ticket: u64) -> Result<(), StoreError> {
     let started = Instant::now();
-    let Some((turn, from, written)) = shared.wait_until_durable() else { return Ok(()) };
-    let position = BasePosition { vat: shared.keys.vat(), turn, from };
-    base.write(&shared.keys, &task.rows, &position)?;
+    let Some(frozen) = shared.wait_until_durable() else { return Ok(()) };
+    let folds: Vec<VatFold<'_>> = frozen.vats.iter().map(FrozenVat::fold).collect();
+    let written = base.write(&shared.keys, &folds, &frozen.place)?;
     let snapshot = base.snapshot(&shared.keys)?;
-    if snapshot.position() != position {
+    let mut whole = snapshot.place() == frozen.place;
+    for (vat, written) in frozen.vats.iter().zip(&written) {
+        whole = whole && snapshot.has(&vat.keys, written)?;
+    }
+    if !whole {
         return Err(StoreError::damaged(base.file().0, Damage::ReadBack));
     }
     let replaced = {
         let mut state = shared.lock();
-        state.frozen = None;
         state.fold.mark = None;
-        state.fold.folded = written;
+        state.take_over(&frozen, written);
         state.fold.last = Some(Instant::now());
-        state.fold.completed = state.fold.completed.max(task.ticket);
+        state.fold.completed = state.fold.completed.max(ticket);
         state.fold.first_unfolded = (state.fold.unfolded() > 0).then(Instant::now);
         mem::replace(&mut state.base, Arc::new(snapshot))
     };
     shared.changed.notify_all();
     // Outside of the lock, since it can make redb work.
     drop(replaced);
-    retire_folded(shared, from.segment)?;
+    retire_folded(shared, frozen.place.segment)?;
     shared.metrics.fold_seconds.observe(started.elapsed().as_secs_f64());
-    tracing::debug!(turn, milliseconds = started.elapsed().as_millis(), "folded");
+    tracing::debug!(vats = frozen.vats.len(), milliseconds = started.elapsed().as_millis(), "folded");
     Ok(())
+}
+
+impl FrozenVat {
+    fn fold(&self) -> VatFold<'_> {
+        VatFold { keys: &self.keys, rows: &self.rows, position: self.position }
+    }
 }
 
 /// Takes the segments before the one in which replay begins out of the journal.
@@ -108,7 +128,10 @@ impl Shared {
                 return Task::Prepare(number);
             }
             let delay = match self.fold_delay(&state) {
-                Some(Duration::ZERO) => return Task::Fold(freeze(&mut state)),
+                Some(Duration::ZERO) => {
+                    state.freeze();
+                    return Task::Fold(state.fold.requested);
+                }
                 Some(delay) => delay,
                 // Long enough to be "until somebody calls".
                 None => Duration::from_secs(3600),
@@ -126,27 +149,60 @@ impl Shared {
         Some(self.limits.fold_after.saturating_sub(fold.first_unfolded?.elapsed()))
     }
 
-    /// Waits until the turn that the fold ends with is durable; gives it, and where replay will begin. `None`
-    /// if the store has stopped instead.
-    fn wait_until_durable(&self) -> Option<(u64, Boundary, u64)> {
+    /// Waits until the turns that the fold ends with are durable; gives what to write. `None` if the store has stopped
+    /// instead.
+    fn wait_until_durable(&self) -> Option<Frozen> {
         let mut state = self.lock();
         loop {
             if state.poison.is_some() {
                 return None;
             }
-            if let Some(Mark { turn, from: Some((from, written)) }) = &state.fold.mark {
-                return Some((*turn, *from, *written));
+            if let Some(frozen) = state.frozen() {
+                return Some(frozen);
             }
             state = self.background.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// Sets the changes so far aside.
-fn freeze(state: &mut State) -> FoldTask {
-    let rows = Arc::new(mem::take(&mut state.upper));
-    state.frozen = Some(Arc::clone(&rows));
-    let from = (state.durable.turn == state.submitted).then_some((state.durable, state.fold.written));
-    state.fold.mark = Some(Mark { turn: state.submitted, from });
-    FoldTask { rows, ticket: state.fold.requested }
+impl State {
+    /// Sets the changes so far aside.
+    fn freeze(&mut self) {
+        let mut mark = Mark::default();
+        for tag in mem::take(&mut self.touched) {
+            let Some(vat) = self.vats.get_mut(&tag) else { continue };
+            vat.touched = false;
+            vat.frozen = Some(Arc::new(mem::take(&mut vat.upper)));
+            mark.waiting += usize::from(vat.durable.turn < vat.submitted);
+            mark.vats.insert(tag, VatPosition { vat: vat.keys.vat(), turn: vat.submitted, head: vat.durable });
+        }
+        if mark.waiting == 0 {
+            mark.from = Some((self.at, self.fold.written));
+        }
+        self.fold.mark = Some(mark);
+    }
+
+    /// What a fold writes, once all of it is durable.
+    fn frozen(&self) -> Option<Frozen> {
+        let mark = self.fold.mark.as_ref().filter(|mark| mark.waiting == 0)?;
+        let (place, written) = mark.from?;
+        let vat = |(tag, position): (&VatTag, &VatPosition)| {
+            let vat = self.vats.get(tag)?;
+            let rows = vat.frozen.clone().unwrap_or_default();
+            Some(FrozenVat { tag: *tag, keys: Arc::clone(&vat.keys), rows, position: *position })
+        };
+        Some(Frozen { vats: mark.vats.iter().filter_map(vat).collect(), place, written })
+    }
+
+    /// Drops what the base has now.
+    fn take_over(&mut self, frozen: &Frozen, written: Vec<VatBase>) {
+        self.fold.folded = frozen.written;
+        for (FrozenVat { tag, .. }, base) in frozen.vats.iter().zip(written) {
+            if let Some(vat) = self.vats.get_mut(tag) {
+                vat.frozen = None;
+                vat.base = Some(Arc::new(base));
+            }
+            self.forget_if_idle(tag);
+        }
+    }
 }

@@ -1,4 +1,6 @@
-//! Committing: one group at a time, one frame and one `fdatasync` for each (R2, R4, R5).
+//! Committing: one group at a time, one write and one `fdatasync` for each (R2, R4, R5).
+//!
+//! A group has one frame for each vat that has something to commit.
 //!
 //! There is one [`Committer`], and whoever has it commits: nobody else can meanwhile. It lies in the shared state
 //! while nobody does. Two kinds of threads take it from there:
@@ -13,36 +15,48 @@
 use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use super::{
-    Durable,
-    state::{Queue, Shared, Spare, State},
+    Durable, OnDurable,
+    state::{Mark, Queue, Request, Shared, Spare, State, VatTag},
 };
 use crate::{
+    base::VatPosition,
     error::StoreError,
     frame::Kind,
-    journal::{Append, Boundary, Segment, Writer},
+    journal::{Append, Head, Place, Segment, Writer},
+    keys::Keys,
+    limits::{GROUP_FRAMES, SPARE_QUEUES},
     payload,
 };
 
 /// What it takes to commit.
 pub(super) struct Committer {
     writer: Writer,
-    /// What is being committed. Swapped with the queue each time, so that both keep their memory.
-    group: Queue,
-    on_durable: Option<Box<dyn Fn(Durable) + Send>>,
+    /// What is being committed.
+    group: Vec<Member>,
+    /// Empty queues, to be swapped with full ones: so that both keep their memory.
+    queues: Vec<Queue>,
+    /// The same for the list of those that are ready.
+    ready: Vec<VatTag>,
 }
 
-/// What there is to commit.
-#[derive(Clone, Copy)]
+/// A vat's part of a group.
+struct Member {
+    tag: VatTag,
+    keys: Arc<Keys>,
+    before: Head,
+    work: Work,
+    on_durable: Option<OnDurable>,
+}
+
+/// What a vat has to commit.
 enum Work {
-    /// The turns in the queue.
-    Turns,
-    /// The beginning of an epoch.
-    Epoch(u64, [u8; 16]),
+    Turns(Queue),
+    Request(Request),
 }
 
 /// The committer thread: until the store is closed or poisoned.
@@ -53,8 +67,8 @@ pub(super) fn run(shared: &Shared) {
     let mut busy = false;
     let committer = loop {
         let called = mem::take(&mut state.called) || busy || state.closing;
-        if let Some(work) = state.work().filter(|_| called) {
-            state = shared.commit(state, work);
+        if called && state.has_work() {
+            state = shared.commit(state);
             busy = true;
         } else if let Some(committer) = state.take_for_good() {
             break committer;
@@ -63,55 +77,47 @@ pub(super) fn run(shared: &Shared) {
             busy = false;
         }
     };
-    let poisoned = state.poison.is_some();
+    let callbacks = if state.poison.is_some() { state.take_callbacks() } else { Vec::new() };
     drop(state);
-    if poisoned {
-        // It may be the callback that panics. It has to know all the same.
-        let _ = catch_unwind(AssertUnwindSafe(|| committer.report(Durable::Poisoned)));
-    }
-    drop(committer);
+    report_poisoned(&callbacks);
+    drop((callbacks, committer));
     shared.lock().committer_ended = true;
     shared.background.notify_all();
     shared.changed.notify_all();
 }
 
+/// Tells whoever is left that the store has stopped.
+pub(super) fn report_poisoned(callbacks: &[OnDurable]) {
+    for on_durable in callbacks {
+        // It may be a callback that has panicked. It has to know all the same, and so have the others.
+        let _ = catch_unwind(AssertUnwindSafe(|| on_durable(Durable::Poisoned)));
+    }
+}
+
 impl Committer {
-    pub(super) fn new(writer: Writer, on_durable: Option<Box<dyn Fn(Durable) + Send>>) -> Self {
-        Self { writer, group: Queue::default(), on_durable }
+    pub(super) fn new(writer: Writer) -> Self {
+        Self { writer, group: Vec::new(), queues: Vec::new(), ready: Vec::new() }
     }
 
-    /// Commits the group that was taken from the queue, or an epoch.
-    fn commit(&mut self, shared: &Shared, work: Work) {
+    /// Commits the group that was taken.
+    fn commit(&mut self, shared: &Shared) {
         let Self { writer, group, .. } = self;
         let (before, begun) = (writer.at(), Instant::now());
-        let append = match work {
-            Work::Turns => Append {
-                kind: Kind::Turns,
-                turn: before.turn + group.turns as u64,
-                epoch: before.epoch,
-                incarnation: before.incarnation,
-            },
-            Work::Epoch(epoch, incarnation) => Append { kind: Kind::Epoch, turn: before.turn, epoch, incarnation },
-        };
-        let payload = |frame: &mut Vec<u8>| match work {
-            Work::Turns => {
-                payload::append(frame, &group.turns);
-                frame.extend_from_slice(&group.bytes);
-            }
-            Work::Epoch(..) => {
-                payload::append(frame, &payload::Epoch { previous: before.epoch, turn: before.turn });
-            }
-        };
-        match writer.append(&append, payload, |number, length| shared.next_segment(number, length)) {
-            Ok(after) => {
+        let frames: Vec<Append<'_>> = group.iter().map(Member::append).collect();
+        let payload = |index: usize, frame: &mut Vec<u8>| group[index].payload(frame);
+        match writer.append(&frames, payload, |number, length| shared.next_segment(number, length)) {
+            Ok(heads) => {
                 shared.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
-                if let Work::Turns = work {
+                let turns: usize = self.group.iter().map(Member::turns).sum();
+                if turns > 0 {
                     // No group has as many turns as a float cannot count.
                     #[allow(clippy::cast_precision_loss)]
-                    shared.metrics.group_turns.observe(self.group.turns as f64);
+                    shared.metrics.group_turns.observe(turns as f64);
                 }
-                if shared.committed(&before, &after, self.writer.filled()) {
-                    self.report(Durable::Turn(after.turn));
+                if shared.committed(before, &self.writer, &self.group, &heads) {
+                    for (member, head) in self.group.iter().zip(&heads) {
+                        member.on_durable.iter().for_each(|on_durable| on_durable(Durable::Turn(head.turn)));
+                    }
                 }
             }
             Err(error) => {
@@ -119,26 +125,109 @@ impl Committer {
             }
         }
     }
+}
 
-    fn report(&self, durable: Durable) {
-        self.on_durable.iter().for_each(|on_durable| on_durable(durable));
+impl Member {
+    fn append(&self) -> Append<'_> {
+        let before = &self.before;
+        let same = Append {
+            keys: &self.keys,
+            kind: Kind::Turns,
+            before,
+            turn: before.turn + self.turns() as u64,
+            epoch: before.epoch,
+            incarnation: before.incarnation,
+        };
+        match self.work {
+            Work::Turns(_) => same,
+            Work::Request(Request::Genesis) => Append { kind: Kind::Genesis, ..same },
+            Work::Request(Request::Epoch(epoch, incarnation)) => {
+                Append { kind: Kind::Epoch, epoch, incarnation, ..same }
+            }
+        }
+    }
+
+    fn payload(&self, frame: &mut Vec<u8>) {
+        match &self.work {
+            Work::Turns(queue) => {
+                payload::append(frame, &queue.turns);
+                frame.extend_from_slice(&queue.bytes);
+            }
+            Work::Request(Request::Genesis) => payload::append(frame, &payload::Genesis { vat: self.keys.vat() }),
+            Work::Request(Request::Epoch(..)) => {
+                payload::append(frame, &payload::Epoch { previous: self.before.epoch, turn: self.before.turn });
+            }
+        }
+    }
+
+    fn turns(&self) -> usize {
+        match &self.work {
+            Work::Turns(queue) => queue.turns,
+            Work::Request(_) => 0,
+        }
     }
 }
 
 impl State {
-    /// What the committer would do now; `None` also while somebody has it, and once the store has stopped.
-    fn work(&self) -> Option<Work> {
-        if self.poison.is_some() || self.committer.is_none() {
-            return None;
+    /// Whether the committer would have something to do now; not while somebody has it, and not once the store has
+    /// stopped.
+    fn has_work(&self) -> bool {
+        self.poison.is_none() && self.committer.is_some() && !self.ready.is_empty()
+    }
+
+    /// Moves what there is to commit into a group.
+    fn take_group(&mut self, committer: &mut Committer) {
+        let mut ready = mem::replace(&mut self.ready, mem::take(&mut committer.ready));
+        for (number, tag) in ready.drain(..).enumerate() {
+            if number >= GROUP_FRAMES {
+                self.ready.push(tag);
+                continue;
+            }
+            let Some(vat) = self.vats.get_mut(&tag) else { continue };
+            vat.ready = false;
+            let work = if vat.queue.turns > 0 {
+                let queue = mem::replace(&mut vat.queue, committer.queues.pop().unwrap_or_default());
+                self.queued_turns -= queue.turns;
+                self.queued_bytes -= queue.bytes.len();
+                Work::Turns(queue)
+            } else if let Some(request) = vat.request {
+                Work::Request(request)
+            } else {
+                continue;
+            };
+            let after_turns = matches!(work, Work::Turns(_)) && vat.request.is_some();
+            let (keys, before, on_durable) = (Arc::clone(&vat.keys), vat.durable, vat.on_durable.take());
+            committer.group.push(Member { tag, keys, before, work, on_durable });
+            if after_turns {
+                self.make_ready(&tag);
+            }
         }
-        let epoch = self.epoch_request.map(|(epoch, incarnation)| Work::Epoch(epoch, incarnation));
-        if self.queue.turns > 0 { Some(Work::Turns) } else { epoch }
+        committer.ready = ready;
+    }
+
+    /// Gives back what a group had taken, which is committed or never will be. What is left are callbacks of vats that
+    /// were closed meanwhile.
+    fn give_back(&mut self, committer: &mut Committer) -> Vec<OnDurable> {
+        let mut left = Vec::new();
+        for Member { tag, work, on_durable, .. } in committer.group.drain(..) {
+            if let Work::Turns(mut queue) = work
+                && committer.queues.len() < SPARE_QUEUES
+            {
+                queue.clear();
+                committer.queues.push(queue);
+            }
+            match self.vats.get_mut(&tag).filter(|vat| vat.open) {
+                Some(vat) => vat.on_durable = on_durable,
+                None => left.extend(on_durable),
+            }
+        }
+        left
     }
 
     /// Whether the committer thread has to be told that there is something to do: not while somebody commits, who
     /// goes on by himself or tells it then.
     pub(super) fn call_committer(&mut self) -> bool {
-        let needed = self.work().is_some() || (self.poison.is_some() && self.committer.is_some());
+        let needed = self.has_work() || (self.poison.is_some() && self.committer.is_some());
         needed && !mem::replace(&mut self.called, true)
     }
 
@@ -149,11 +238,56 @@ impl State {
     }
 }
 
+impl State {
+    /// Compares a group that is durable with the fold under way: whether the fold can go on.
+    ///
+    /// It can once every turn that it ends with is durable. Replay will begin after the last of these, or else before
+    /// the first group that also has a later turn: then it will read turns again that the base has already.
+    fn advance_mark(&mut self, group: &[Member], heads: &[Head], before: (Place, u64)) -> bool {
+        let Self { fold, vats, at, .. } = self;
+        let after = (*at, fold.written);
+        let Some(mark) = fold.mark.as_mut().filter(|mark| mark.waiting > 0) else { return false };
+        let members = || group.iter().zip(heads);
+        let known = |mark: &Mark, member: &Member| mark.vats.get(&member.tag).map(|position| position.turn);
+        let reached = |mark: &Mark, member: &Member, head: &Head| {
+            known(mark, member).is_some_and(|turn| (member.before.turn + 1..=head.turn).contains(&turn))
+        };
+        mark.waiting -= members().filter(|(member, head)| reached(mark, member, head)).count();
+        if mark.from.is_none() {
+            let later =
+                |(member, head): (&Member, &Head)| head.turn > known(mark, member).unwrap_or(member.before.turn);
+            if members().any(later) {
+                mark.from = Some(before);
+                mark.take_heads(vats);
+                for member in group {
+                    mark.vats.entry(member.tag).and_modify(|position| position.head = member.before);
+                }
+            } else {
+                // What the group has of a vat that had nothing to fold is no row, but its next frame follows on it.
+                for (member, head) in members() {
+                    let position = VatPosition { vat: member.keys.vat(), turn: head.turn, head: *head };
+                    mark.vats.entry(member.tag).or_insert(position);
+                }
+            }
+        }
+        if mark.waiting > 0 {
+            return false;
+        }
+        if mark.from.is_none() {
+            mark.from = Some(after);
+            mark.take_heads(vats);
+        }
+        true
+    }
+}
+
 impl Shared {
     /// For a thread that can only wait for a commit: does it, unless somebody is at it; then it waits for a change.
     pub(super) fn commit_or_wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let Some(work) = state.work() else { return self.wait_for_change(state) };
-        let mut state = self.commit(state, work);
+        if !state.has_work() {
+            return self.wait_for_change(state);
+        }
+        let mut state = self.commit(state);
         if state.call_committer() {
             self.work.notify_one();
         }
@@ -161,41 +295,52 @@ impl Shared {
     }
 
     /// Takes the committer, commits, and gives it back. The lock is not held meanwhile.
-    fn commit<'a>(&'a self, mut state: MutexGuard<'a, State>, work: Work) -> MutexGuard<'a, State> {
+    fn commit<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let Some(mut committer) = state.committer.take() else { return state };
-        committer.group.bytes.clear();
-        committer.group.turns = 0;
         // Only then can anybody be waiting for room, and nothing else has changed yet.
-        let was_full = !state.has_room(&self.limits);
-        if matches!(work, Work::Turns) {
-            mem::swap(&mut state.queue, &mut committer.group);
-        }
+        let was_full = state.is_full(&self.limits);
+        state.take_group(&mut committer);
         drop(state);
         if was_full {
             self.changed.notify_all();
         }
-        if catch_unwind(AssertUnwindSafe(|| committer.commit(self, work))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| committer.commit(self))).is_err() {
             self.poison(StoreError::Panicked { thread: "committer" });
         }
         let mut state = self.lock();
+        let left = state.give_back(&mut committer);
         state.committer = Some(committer);
-        state
+        if left.is_empty() {
+            return state;
+        }
+        let poisoned = state.poison.is_some();
+        drop(state);
+        if poisoned {
+            report_poisoned(&left);
+        }
+        drop(left);
+        self.lock()
     }
 
-    /// Takes note of a frame that is durable. Whether that may be reported: not after the store has stopped.
-    fn committed(&self, before: &Boundary, after: &Boundary, (filled, length): (u64, u64)) -> bool {
+    /// Takes note of a group that is durable. Whether that may be reported: not after the store has stopped.
+    fn committed(&self, before: Place, writer: &Writer, group: &[Member], heads: &[Head]) -> bool {
+        let (after, (filled, length)) = (writer.at(), writer.filled());
         let mut state = self.lock();
         if state.poison.is_some() {
             return false;
         }
-        state.durable = *after;
-        if after.epoch > before.epoch {
-            state.epoch_request = None;
+        state.at = after;
+        for (member, head) in group.iter().zip(heads) {
+            let Some(vat) = state.vats.get_mut(&member.tag) else { continue };
+            vat.durable = *head;
+            if matches!(member.work, Work::Request(_)) {
+                vat.request = None;
+                state.touch(&member.tag);
+            }
         }
         let start = if after.segment == before.segment { before.offset } else { 0 };
         let written_before = state.fold.written;
         state.fold.written += after.offset - start;
-        let written = state.fold.written;
         // The background thread is woken only if it has something new to do or to wait for: on a machine with few
         // cores a needless switch for each group is dear.
         let mut wake = state.fold.unfolded() >= self.limits.fold_bytes;
@@ -203,11 +348,7 @@ impl Shared {
             state.fold.first_unfolded = Some(Instant::now());
             wake = true;
         }
-        if let Some(mark) = state.fold.mark.as_mut().filter(|mark| mark.from.is_none() && after.turn >= mark.turn) {
-            let ends_here = after.turn == mark.turn;
-            mark.from = Some(if ends_here { (*after, written) } else { (*before, written_before) });
-            wake = true;
-        }
+        wake |= state.advance_mark(group, heads, (before, written_before));
         // Half a segment ahead is time enough to fill the next one with zeros.
         if filled > length / 2 && matches!(state.spare, Spare::None) {
             state.spare = Spare::Wanted(after.segment + 1);

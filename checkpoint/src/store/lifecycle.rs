@@ -6,6 +6,7 @@
 //! alone.
 
 use std::{
+    collections::HashMap,
     io,
     path::Path,
     sync::Arc,
@@ -16,18 +17,19 @@ use std::{
 use schemas::Timestamp;
 
 use super::{
-    Store, StoreOptions, background,
+    StoreOptions, background,
     committer::{self, Committer},
-    state::{Fold, Limits, Queue, Shared, Spare, State},
+    host::Host,
+    state::{Fold, Limits, Shared, Spare, State, VatState, VatTag},
 };
 use crate::{
-    base::{Base, BasePosition, Snapshot},
+    base::{Base, Snapshot, VatFold, VatPosition},
     disk::{Disk, LockAttempt, LockGuard},
     error::{Damage, LockHolder, StoreError},
     frame::Kind,
-    journal::{Append, Boundary, Journal, Replayed, Writer, replay},
+    journal::{Append, Head, Journal, Place, Replayed, Writer, replay},
     key_file,
-    keys::Keys,
+    keys::{Keys, NO_VAT},
     keyslots::Keyslots,
     limits::MAX_PROGRAM_CHARACTERS,
     overlay::Overlay,
@@ -41,37 +43,26 @@ const KEYSLOTS_NEW: &str = "keyslots.new";
 const BASE: &str = "base.redb";
 const JOURNAL: &str = "journal";
 
-pub(super) fn create(
-    disk: Arc<dyn Disk>,
-    directory: &Path,
-    vat: &[u8; 32],
-    protection: &Protection,
-    options: StoreOptions,
-) -> Result<Store, StoreError> {
-    Creation::begin(disk, directory, vat, protection, &options, &Boundary::START)?.finish(directory, options)
-}
-
 /// A store that does not exist yet: everything is in its folder but the name that makes it one.
 pub(super) struct Creation {
     disk: Arc<dyn Disk>,
-    keys: Arc<Keys>,
+    keys: Keys,
     journal: Journal,
     limits: Limits,
     lock: Box<dyn LockGuard>,
     base: Base,
-    position: BasePosition,
     writer: Writer,
+    vat: Option<(Keys, VatPosition)>,
 }
 
 impl Creation {
-    /// Puts everything into the folder, for a vat that has come as far as `start` says.
+    /// Puts everything into the folder: for no vat yet, or for one that has come as far as is said.
     pub(super) fn begin(
         disk: Arc<dyn Disk>,
         directory: &Path,
-        vat: &[u8; 32],
+        vat: Option<([u8; 32], Head)>,
         protection: &Protection,
         options: &StoreOptions,
-        start: &Boundary,
     ) -> Result<Self, StoreError> {
         let limits = Limits::of(options)?;
         create_directory(disk.as_ref(), directory)?;
@@ -80,126 +71,179 @@ impl Creation {
         clear_unfinished(disk.as_ref(), directory, &journal)?;
 
         let (keyslots, root) = Keyslots::create(disk.as_ref(), protection)?;
-        let keys = Arc::new(Keys::new(root, keyslots.store, *vat));
+        let keys = Keys::new(root, keyslots.store, NO_VAT);
         write_new(disk.as_ref(), &directory.join(KEYSLOTS_NEW), &keyslots.encode())?;
         // This syncs the folder, and so both names, before anything gets a name inside the journal.
         create_directory(disk.as_ref(), journal.directory())?;
         let segment = journal.make(0, limits.segment_bytes)?;
-        let mut writer = Writer::new(Arc::clone(&keys), segment, *start);
-        let genesis =
-            Append { kind: Kind::Genesis, turn: start.turn, epoch: start.epoch, incarnation: start.incarnation };
-        let no_switch = |number, length: u64| journal.make(number, limits.segment_bytes.max(length));
-        let from = writer.append(&genesis, |frame| payload::append(frame, &Genesis { vat: *vat }), no_switch)?;
-        let position = BasePosition { vat: *vat, turn: start.turn, from };
-        let base = Base::create(disk.as_ref(), &directory.join(BASE), &keys, &position)?;
-        Ok(Self { disk, keys, journal, limits, lock, base, position, writer })
+        let mut writer = Writer::new(segment, Place::default());
+        let vat = match vat {
+            Some((vat, start)) => {
+                let keys = keys.of(vat);
+                let head = write_genesis(&journal, &limits, &mut writer, &keys, &start)?;
+                Some((keys, VatPosition { vat, turn: start.turn, head }))
+            }
+            None => None,
+        };
+        let no_rows = Overlay::default();
+        let folds: Vec<VatFold<'_>> =
+            vat.iter().map(|(keys, position)| VatFold { keys, rows: &no_rows, position: *position }).collect();
+        let base = Base::create(disk.as_ref(), &directory.join(BASE), &keys, &folds, &writer.at())?;
+        Ok(Self { disk, keys, journal, limits, lock, base, writer, vat })
     }
 
-    /// Puts rows into the base, which a later fold could not do before the vat's first turn.
+    /// The vat that it is for.
+    pub(super) fn vat(&self) -> [u8; 32] {
+        self.vat.as_ref().map_or(NO_VAT, |(keys, _)| keys.vat())
+    }
+
+    /// Puts rows of the vat into the base, which a later fold could not do before its first turn.
     pub(super) fn add(&self, rows: &Overlay) -> Result<(), StoreError> {
-        self.base.write(&self.keys, rows, &self.position)
+        let Some((keys, position)) = &self.vat else { return Ok(()) };
+        let fold = VatFold { keys, rows, position: *position };
+        self.base.write(&self.keys, &[fold], &self.writer.at()).map(drop)
     }
 
     /// Makes it a store.
-    pub(super) fn finish(self, directory: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+    pub(super) fn finish(self, directory: &Path, options: StoreOptions) -> Result<Arc<Host>, StoreError> {
         let Self { disk, keys, journal, limits, lock, base, writer, .. } = self;
         sync_directory(disk.as_ref(), directory)?;
         let (unfinished, keyslots) = (directory.join(KEYSLOTS_NEW), directory.join(KEYSLOTS));
         disk.rename(&unfinished, &keyslots).map_err(|e| StoreError::disk("rename", &unfinished, e))?;
         sync_directory(disk.as_ref(), directory)?;
         let snapshot = base.snapshot(&keys)?;
-        let overlay = Overlay::default();
-        Opened { keys, journal, limits, lock, base, snapshot, writer, overlay, unfolded: 0 }.start(directory, options)
+        let vats = HashMap::new();
+        Opened { keys, journal, limits, lock, base, snapshot, writer, vats, unfolded: 0 }.start(directory, options)
     }
+}
+
+/// Writes the first frame of a vat, and of a journal.
+fn write_genesis(
+    journal: &Journal,
+    limits: &Limits,
+    writer: &mut Writer,
+    keys: &Keys,
+    start: &Head,
+) -> Result<Head, StoreError> {
+    let Head { turn, epoch, incarnation, .. } = *start;
+    let genesis = Append { keys, kind: Kind::Genesis, before: &Head::default(), turn, epoch, incarnation };
+    let payload = |_, frame: &mut Vec<u8>| payload::append(frame, &Genesis { vat: keys.vat() });
+    let no_switch = |number, length: u64| journal.make(number, limits.segment_bytes.max(length));
+    // Proof: there is one head for each frame.
+    Ok(writer.append(&[genesis], payload, no_switch)?[0])
 }
 
 pub(super) fn open(
     disk: Arc<dyn Disk>,
     directory: &Path,
-    vat: &[u8; 32],
     protection: &Protection,
     options: StoreOptions,
-) -> Result<Store, StoreError> {
+) -> Result<Arc<Host>, StoreError> {
     let limits = Limits::of(&options)?;
     // Before locking, which would leave a lock file in whatever folder somebody names by mistake.
     let keyslots = directory.join(KEYSLOTS);
     drop(disk.open_to_read(&keyslots).map_err(|e| StoreError::disk("open", &keyslots, e))?);
     let lock = lock(disk.as_ref(), directory)?;
     let (store, root) = store_keys::unlock(disk.as_ref(), directory, protection)?;
-    let keys = Arc::new(Keys::new(root, store, *vat));
+    let keys = Keys::new(root, store, NO_VAT);
 
-    let base = Base::open(disk.as_ref(), &directory.join(BASE))?;
+    let base = Base::open(disk.as_ref(), &directory.join(BASE), &keys)?;
     let snapshot = base.snapshot(&keys)?;
-    let position = snapshot.position();
     let journal = Journal::new(disk, directory);
-    let mut overlay = Overlay::default();
-    let replayed = replay(&journal, &keys, &position.from, &mut |turn| {
+    let (replayed, vats) = replay_onto(&journal, &keys, &snapshot)?;
+    replayed.settle(&journal, limits.segment_bytes)?;
+    let Replayed { at, segment, bytes: unfolded, .. } = replayed;
+    let writer = Writer::new(segment, at);
+    Opened { keys, journal, limits, lock, base, snapshot, writer, vats, unfolded }.start(directory, options)
+}
+
+/// Reads what the journal has after a base: the vats of which it has something.
+fn replay_onto(
+    journal: &Journal,
+    keys: &Keys,
+    snapshot: &Snapshot,
+) -> Result<(Replayed, HashMap<VatTag, VatState>), StoreError> {
+    let mut bases = HashMap::new();
+    let mut changes = HashMap::<VatTag, Overlay>::new();
+    let mut find = |tag: &VatTag| {
+        let Some(base) = snapshot.vat(keys, tag)? else { return Ok(None) };
+        let position = base.position;
+        bases.insert(*tag, base);
+        Ok(Some((Arc::new(keys.of(position.vat)), position.head)))
+    };
+    let replayed = replay(journal, keys, &snapshot.place(), &mut find, &mut |keys, turn| {
         // Also turns that the base contains, if it ends in the middle of a group: what they set is what the base
         // has, or is set again by a later turn.
+        let overlay = changes.entry(keys.vat_tag()).or_default();
         for change in &turn.changes {
             overlay.set(change.space, change.name.0.to_vec(), change.value.map(|value| value.0.to_vec()));
         }
     })?;
-    if replayed.at.turn < position.turn {
-        let damage = Damage::BehindBase { journal: replayed.at.turn, base: position.turn };
-        return Err(StoreError::damaged(journal.directory(), damage));
+    let mut vats = HashMap::new();
+    for (tag, (keys, head)) in &replayed.vats {
+        let base = bases.remove(tag);
+        if let Some(base) = &base {
+            assert_reached(journal, &base.position, head)?;
+        }
+        let mut vat = VatState::new(Arc::clone(keys), *head, base);
+        vat.upper = changes.remove(tag).unwrap_or_default();
+        vats.insert(*tag, vat);
     }
-    replayed.settle(&journal, limits.segment_bytes)?;
-    let Replayed { at, segment, bytes: unfolded, .. } = replayed;
-    let writer = Writer::new(Arc::clone(&keys), segment, at);
-    Opened { keys, journal, limits, lock, base, snapshot, writer, overlay, unfolded }.start(directory, options)
+    Ok((replayed, vats))
+}
+
+/// A fold may end in the middle of a group; then the base is ahead of where replay begins, and the journal has to have
+/// the rest of the group.
+pub(super) fn assert_reached(journal: &Journal, base: &VatPosition, head: &Head) -> Result<(), StoreError> {
+    if head.turn >= base.turn {
+        return Ok(());
+    }
+    let damage = Damage::BehindBase { journal: head.turn, base: base.turn };
+    Err(StoreError::damaged(journal.directory(), damage))
 }
 
 /// A store whose files are in order and whose threads are not running yet.
 struct Opened {
-    keys: Arc<Keys>,
+    keys: Keys,
     journal: Journal,
     limits: Limits,
     lock: Box<dyn LockGuard>,
     base: Base,
     snapshot: Snapshot,
     writer: Writer,
-    /// What the journal changes after the base, and how many bytes of frames that are.
-    overlay: Overlay,
+    /// The vats that the journal changes after the base, and how many bytes of frames that are.
+    vats: HashMap<VatTag, VatState>,
     unfolded: u64,
 }
 
 impl Opened {
-    fn start(self, directory: &Path, options: StoreOptions) -> Result<Store, StoreError> {
-        let durable = self.writer.at();
+    fn start(self, directory: &Path, options: StoreOptions) -> Result<Arc<Host>, StoreError> {
         let first_unfolded = (self.unfolded > 0).then(Instant::now);
-        let state = State {
-            queue: Queue::default(),
-            committer: Some(Box::new(Committer::new(self.writer, options.on_durable))),
+        let tags: Vec<VatTag> = self.vats.keys().copied().collect();
+        let mut state = State {
+            vats: self.vats,
+            ready: Vec::new(),
+            touched: Vec::new(),
+            queued_turns: 0,
+            queued_bytes: 0,
+            at: self.writer.at(),
+            committer: Some(Box::new(Committer::new(self.writer))),
             called: false,
-            epoch_request: None,
-            submitted: durable.turn,
-            upper: self.overlay,
-            frozen: None,
             base: Arc::new(self.snapshot),
-            durable,
             poison: None,
             closing: false,
             committer_ended: false,
             spare: Spare::None,
             fold: Fold { written: self.unfolded, first_unfolded, ..Fold::default() },
         };
+        tags.iter().for_each(|tag| state.touch(tag));
         let shared = Arc::new(Shared::new(self.keys, self.journal, self.limits, options.metrics, state));
-        let (base_path, base_file) = (self.base.file().0.to_owned(), self.base.file().1);
-        let mut store = Store {
-            shared: Arc::clone(&shared),
-            directory: directory.to_owned(),
-            base_file,
-            base_path,
-            committer: None,
-            background: None,
-            lock: Some(self.lock),
-        };
+        let mut host = Host::new(Arc::clone(&shared), directory, &self.base, self.lock);
         let (for_committer, base) = (Arc::clone(&shared), self.base);
-        store.committer = Some(spawn("committer", move || committer::run(&for_committer))?);
-        // If this fails, the store is dropped, and the committer ends.
-        store.background = Some(spawn("background", move || background::run(&shared, base))?);
-        Ok(store)
+        host.committer = Some(spawn("committer", move || committer::run(&for_committer))?);
+        // If this fails, the host is dropped, and the committer ends.
+        host.background = Some(spawn("background", move || background::run(&shared, base))?);
+        Ok(Arc::new(host))
     }
 }
 
@@ -292,7 +336,7 @@ pub(crate) fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulated::SimulatedDisk;
+    use crate::{simulated::SimulatedDisk, store::Store};
 
     const VAT: [u8; 32] = [7; 32];
 
@@ -305,9 +349,12 @@ mod tests {
         drop(Store::create(disk.clone(), directory, &VAT, &Protection::Plain, options()).unwrap());
         let (id, root) = store_keys::unlock(disk.as_ref(), directory, &Protection::Plain).unwrap();
         let keys = Keys::new(root, id, VAT);
-        let base = Base::open(disk.as_ref(), &directory.join(BASE)).unwrap();
-        let position = base.snapshot(&keys).unwrap().position();
-        base.write(&keys, &Overlay::default(), &BasePosition { turn: 3, ..position }).unwrap();
+        let base = Base::open(disk.as_ref(), &directory.join(BASE), &keys).unwrap();
+        let snapshot = base.snapshot(&keys).unwrap();
+        let position = snapshot.vat(&keys, &keys.vat_tag()).unwrap().unwrap().position;
+        let ahead = VatFold { keys: &keys, rows: &Overlay::default(), position: VatPosition { turn: 3, ..position } };
+        base.write(&keys, &[ahead], &snapshot.place()).unwrap();
+        drop(snapshot);
         base.close().unwrap();
 
         let refused = Store::open(disk, directory, &VAT, &Protection::Plain, options()).unwrap_err();

@@ -1,26 +1,100 @@
 //! What the threads of a store share, behind one lock that nobody holds while the disk works.
 
 use std::{
+    collections::HashMap,
+    mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use super::{StoreOptions, committer::Committer};
+use super::{OnDurable, StoreOptions, committer::Committer};
 use crate::{
-    base::Snapshot,
+    base::{Snapshot, VatBase, VatPosition},
     error::StoreError,
-    journal::{Boundary, Journal, Segment},
+    journal::{Head, Journal, Place, Segment},
     keys::Keys,
     limits,
     metrics::StoreMetrics,
     overlay::Overlay,
 };
 
+/// What stands for a vat ([`Keys::vat_tag`]).
+pub(super) type VatTag = [u8; 16];
+
 /// Turns that wait for the committer, encoded one after the other.
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) bytes: Vec<u8>,
     pub(super) turns: usize,
+}
+
+impl Queue {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.turns = 0;
+    }
+}
+
+/// What a vat wants a frame for that is not one of turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// To come into being.
+    Genesis,
+    /// To begin this epoch, with this incarnation.
+    Epoch(u64, [u8; 16]),
+}
+
+/// A vat that is awake, or of which the base does not have everything yet. Any other vat takes no memory.
+pub(super) struct VatState {
+    pub(super) keys: Arc<Keys>,
+    /// Somebody has it open.
+    pub(super) open: bool,
+    /// Not here while a group of which it is part is being committed.
+    pub(super) on_durable: Option<OnDurable>,
+    pub(super) queue: Queue,
+    pub(super) request: Option<Request>,
+    /// It is in the list of those that have something to commit.
+    pub(super) ready: bool,
+    /// It is in the list of those of which the base does not have everything.
+    pub(super) touched: bool,
+    /// The newest turn that was submitted.
+    pub(super) submitted: u64,
+    /// Changes since the last freeze; those that are being folded; everything older, unless there is nothing older.
+    pub(super) upper: Overlay,
+    pub(super) frozen: Option<Arc<Overlay>>,
+    pub(super) base: Option<Arc<VatBase>>,
+    /// How far it has come durably.
+    pub(super) durable: Head,
+}
+
+impl VatState {
+    /// A vat that has come this far, of which nothing waits.
+    pub(super) fn new(keys: Arc<Keys>, durable: Head, base: Option<VatBase>) -> Self {
+        Self {
+            keys,
+            open: false,
+            on_durable: None,
+            queue: Queue::default(),
+            request: None,
+            ready: false,
+            touched: false,
+            submitted: durable.turn,
+            upper: Overlay::default(),
+            frozen: None,
+            base: base.map(Arc::new),
+            durable,
+        }
+    }
+
+    /// What a row was changed to since the last fold; `None` if it was not.
+    pub(super) fn changed(&self, space: u64, name: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.upper.get(space, name).or_else(|| self.frozen.as_ref()?.get(space, name))
+    }
+
+    /// Whether everything that was asked for is durable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.durable.turn == self.submitted && self.request.is_none()
+    }
 }
 
 /// The segment after the current one.
@@ -33,12 +107,25 @@ pub(super) enum Spare {
     Ready(Segment),
 }
 
-/// A fold under way: which turn it ends with, and where replay will begin once it is done.
+/// A fold under way: which turns it ends with, and where replay will begin once it is done.
+#[derive(Default)]
 pub(super) struct Mark {
-    pub(super) turn: u64,
-    /// Before the first frame with a later turn, and how much was written up to there; known once the turn is
-    /// durable.
-    pub(super) from: Option<(Boundary, u64)>,
+    /// The vats that it is about, and how far their rows will go.
+    pub(super) vats: HashMap<VatTag, VatPosition>,
+    /// How many of these turns are not durable yet.
+    pub(super) waiting: usize,
+    /// Where replay will begin, and how much was written up to there: no later turn is durable before this place. The
+    /// heads of the vats are those at this place.
+    pub(super) from: Option<(Place, u64)>,
+}
+
+impl Mark {
+    /// Takes over how far the vats have come durably.
+    pub(super) fn take_heads(&mut self, vats: &HashMap<VatTag, VatState>) {
+        for (tag, position) in &mut self.vats {
+            position.head = vats.get(tag).map_or(position.head, |vat| vat.durable);
+        }
+    }
 }
 
 /// What decides when to fold.
@@ -65,22 +152,23 @@ impl Fold {
 }
 
 pub(super) struct State {
-    pub(super) queue: Queue,
+    pub(super) vats: HashMap<VatTag, VatState>,
+    /// Those that have something to commit.
+    pub(super) ready: Vec<VatTag>,
+    /// Those of which the base does not have everything, and no fold is under way that will change that.
+    pub(super) touched: Vec<VatTag>,
+    /// What is in all queues together.
+    pub(super) queued_turns: usize,
+    pub(super) queued_bytes: usize,
     /// Not here while somebody commits with it.
     pub(super) committer: Option<Box<Committer>>,
     /// The committer thread was called and has not come yet: to call it once more would be a system call for nothing.
     pub(super) called: bool,
-    pub(super) epoch_request: Option<(u64, [u8; 16])>,
-    /// The newest turn that was submitted.
-    pub(super) submitted: u64,
-    /// Changes since the last freeze; those that are being folded; everything older.
-    pub(super) upper: Overlay,
-    pub(super) frozen: Option<Arc<Overlay>>,
     pub(super) base: Arc<Snapshot>,
-    /// Where the last durable frame ends.
-    pub(super) durable: Boundary,
+    /// Where the last durable group ends.
+    pub(super) at: Place,
     pub(super) poison: Option<Arc<StoreError>>,
-    /// Nobody submits any more: the committer ends once the queue is empty.
+    /// Nobody submits any more: the committer ends once the queues are empty.
     pub(super) closing: bool,
     /// The committer has ended, so the background thread can.
     pub(super) committer_ended: bool,
@@ -94,16 +182,63 @@ impl State {
         self.poison.as_ref().map_or(Ok(()), |cause| Err(StoreError::Poisoned { cause: Arc::clone(cause) }))
     }
 
-    pub(super) fn has_room(&self, limits: &Limits) -> bool {
-        self.queue.turns < limits.group_turns
-            && self.queue.bytes.len() < limits.group_bytes
-            && self.epoch_request.is_none()
-            && self.fold.unfolded() < limits::MAX_UNFOLDED_BYTES
+    /// The state of a vat that somebody has open.
+    pub(super) fn vat(&self, tag: &VatTag) -> &VatState {
+        // Proof: an open vat is never taken away.
+        #[allow(clippy::expect_used)]
+        self.vats.get(tag).expect("an open vat")
     }
 
-    /// What a row was changed to since the last fold; `None` if it was not.
-    pub(super) fn changed(&self, space: u64, name: &[u8]) -> Option<&Option<Vec<u8>>> {
-        self.upper.get(space, name).or_else(|| self.frozen.as_ref()?.get(space, name))
+    /// The same, to change it.
+    pub(super) fn vat_mut(&mut self, tag: &VatTag) -> &mut VatState {
+        // Proof: as above.
+        #[allow(clippy::expect_used)]
+        self.vats.get_mut(tag).expect("an open vat")
+    }
+
+    /// Whether a vat can submit one more turn.
+    pub(super) fn has_room(&self, limits: &Limits, tag: &VatTag) -> bool {
+        !self.is_full(limits) && self.vat(tag).request.is_none()
+    }
+
+    /// Whether nobody can submit anything.
+    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        self.queued_turns >= limits.group_turns
+            || self.queued_bytes >= limits.group_bytes
+            || self.fold.unfolded() >= limits::MAX_UNFOLDED_BYTES
+    }
+
+    /// Notes that a vat has something to commit.
+    pub(super) fn make_ready(&mut self, tag: &VatTag) {
+        if !mem::replace(&mut self.vat_mut(tag).ready, true) {
+            self.ready.push(*tag);
+        }
+    }
+
+    /// Notes that the base does not have everything of a vat.
+    pub(super) fn touch(&mut self, tag: &VatTag) {
+        let Some(vat) = self.vats.get_mut(tag) else { return };
+        if !mem::replace(&mut vat.touched, true) {
+            self.touched.push(*tag);
+        }
+    }
+
+    /// Forgets a vat that is asleep, if the base has everything of it.
+    pub(super) fn forget_if_idle(&mut self, tag: &VatTag) {
+        let idle = |vat: &VatState| !vat.open && !vat.touched && vat.frozen.is_none() && vat.is_settled();
+        let in_fold = self.fold.mark.as_ref().is_some_and(|mark| mark.vats.contains_key(tag));
+        if !in_fold && self.vats.get(tag).is_some_and(idle) {
+            self.vats.remove(tag);
+            // What many vats have needed at a time, few do not need for ever.
+            if self.vats.len() < self.vats.capacity() / 4 {
+                self.vats.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Takes all callbacks, to tell everybody the last thing that there is to tell.
+    pub(super) fn take_callbacks(&mut self) -> Vec<OnDurable> {
+        self.vats.values_mut().filter_map(|vat| vat.on_durable.take()).collect()
     }
 }
 
@@ -142,7 +277,8 @@ impl Limits {
 }
 
 pub(super) struct Shared {
-    pub(super) keys: Arc<Keys>,
+    /// Those of no vat: for what belongs to the store, and to make those of each vat of.
+    pub(super) keys: Keys,
     pub(super) journal: Journal,
     pub(super) limits: Limits,
     pub(super) metrics: StoreMetrics,
@@ -156,7 +292,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(keys: Arc<Keys>, journal: Journal, limits: Limits, metrics: StoreMetrics, state: State) -> Self {
+    pub(super) fn new(keys: Keys, journal: Journal, limits: Limits, metrics: StoreMetrics, state: State) -> Self {
         Self {
             keys,
             journal,

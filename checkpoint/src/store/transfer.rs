@@ -11,11 +11,11 @@ use schemas::Timestamp;
 
 use super::{RowKey, Store, StoreOptions, lifecycle};
 use crate::{
-    base::{Snapshot, Visit},
+    base::{Snapshot, VatBase, Visit},
     disk::{Disk, DiskFile},
     error::StoreError,
     image::{Census, ImageHead, ImageReader, ImageWriter},
-    journal::Boundary,
+    journal::Head,
     key_file,
     keys::Keys,
     keyslots::Keyslots,
@@ -43,13 +43,13 @@ pub enum Adoption<'a> {
 
 impl Adoption<'_> {
     /// Which vat it is from now on, and how far that has come.
-    pub(crate) fn start(&self, head: &ImageHead) -> ([u8; 32], Boundary) {
+    pub(crate) fn start(&self, head: &ImageHead) -> ([u8; 32], Head) {
         match self {
             Self::Continue => {
                 let (turn, epoch, incarnation) = (head.turn, head.epoch, head.incarnation);
-                (head.vat, Boundary { turn, epoch, incarnation, ..Boundary::START })
+                (head.vat, Head { turn, epoch, incarnation, ..Head::default() })
             }
-            Self::Anew { vat, .. } => (*vat, Boundary::START),
+            Self::Anew { vat, .. } => (*vat, Head::default()),
         }
     }
 
@@ -65,9 +65,10 @@ impl Adoption<'_> {
 /// The state after one turn, while the store goes on.
 struct View {
     base: Arc<Snapshot>,
+    vat: Option<Arc<VatBase>>,
     /// What has changed after the base, newest first.
     layers: [Option<Arc<Overlay>>; 2],
-    at: Boundary,
+    at: Head,
 }
 
 impl<'a> ImageReader<'a> {
@@ -153,7 +154,7 @@ impl Store {
         let view = self.view()?;
         self.wait_durable(view.at.turn)?;
         let head = ImageHead {
-            vat: self.shared.keys.vat(),
+            vat: self.keys.vat(),
             turn: view.at.turn,
             epoch: view.at.epoch,
             incarnation: view.at.incarnation,
@@ -254,7 +255,7 @@ impl Store {
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
         let (vat, start) = adoption.start(image.head());
-        let creation = lifecycle::Creation::begin(disk, directory, &vat, protection, &options, &start)?;
+        let creation = lifecycle::Creation::begin(disk, directory, Some((vat, start)), protection, &options)?;
         let (mut batch, mut bytes) = (Overlay::default(), 0);
         while let Some((key, value)) = image.next_row()? {
             let Some(value) = adoption.revise(&key, value) else { continue };
@@ -266,24 +267,27 @@ impl Store {
             }
         }
         creation.add(&batch)?;
-        creation.finish(directory, options)
+        Self::finish(creation, directory, options)
     }
 
     fn view(&self) -> Result<View, StoreError> {
         let state = self.shared.lock();
         state.check()?;
-        let upper = Some(Arc::new(state.upper.clone()));
-        let at = Boundary { turn: state.submitted, ..state.durable };
-        Ok(View { base: Arc::clone(&state.base), layers: [upper, state.frozen.clone()], at })
+        let vat = state.vat(&self.tag);
+        let upper = Some(Arc::new(vat.upper.clone()));
+        let at = Head { turn: vat.submitted, ..vat.durable };
+        Ok(View { base: Arc::clone(&state.base), vat: vat.base.clone(), layers: [upper, vat.frozen.clone()], at })
     }
 
     /// Gives every row of a view to `visit`, each once.
     fn walk(&self, view: &View, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let layers: Vec<&Overlay> = view.layers.iter().flatten().map(Arc::as_ref).collect();
         let changed = |space, name: &[u8]| layers.iter().any(|layer| layer.get(space, name).is_some());
-        view.base.walk(&self.shared.keys, &mut |space, name, value| {
-            if changed(space, name) { Ok(()) } else { visit(space, name, value) }
-        })?;
+        if let Some(vat) = &view.vat {
+            view.base.walk(&self.keys, vat, &mut |space, name, value| {
+                if changed(space, name) { Ok(()) } else { visit(space, name, value) }
+            })?;
+        }
         let mut newest = BTreeMap::new();
         for layer in layers.iter().rev() {
             newest.extend(layer.rows().map(|(space, name, value)| ((space, name), value)));
