@@ -33,16 +33,15 @@ pub const GROUP_TURNS: usize = 8192;
 /// last.
 pub const GROUP_BYTES: usize = 4 << 20;
 
-/// The most frames that one group has, and so the most vats that commit together. Each frame takes a sector and a
-/// microsecond at least.
-pub const GROUP_FRAMES: usize = 8192;
+/// The most vats that commit together. Each takes a frame, and so a sector and a microsecond at least.
+pub const GROUP_VATS: usize = 8192;
 
 /// How many empty queues are kept with their memory for the next groups. One vat alone needs two, one of which it
 /// fills while the other is being committed.
 pub const SPARE_QUEUES: usize = 2;
 
-/// The most that a group can be told to take, in bytes: with one more turn of [`MAX_TURN_BYTES`] it has to fit
-/// a segment of [`MAX_SEGMENT_BYTES`].
+/// The most that a group can be told to take, in bytes: with one more turn of [`MAX_TURN_BYTES`], and the header and
+/// the padding of [`GROUP_VATS`] frames, it has to fit a segment of [`MAX_SEGMENT_BYTES`].
 pub const MAX_GROUP_BYTES: usize = 32 << 20;
 
 /// Frames up to this size are padded to a whole number of sectors only; above, to lengths with few

@@ -137,6 +137,8 @@ pub struct StoreOptions {
     pub group_turns: usize,
     /// A group, and so the queues, are closed once they have this many bytes; at least 1, at most 32 MiB.
     pub group_bytes: usize,
+    /// The most vats in a group; at least 1, at most 8192.
+    pub group_vats: usize,
     /// Length of the journal's segments, in bytes; 4 KiB to 64 MiB.
     pub segment_bytes: u64,
     /// Fold once the base lacks this many bytes of frames; at least 1.
@@ -153,6 +155,7 @@ impl Default for StoreOptions {
             on_durable: None,
             group_turns: limits::GROUP_TURNS,
             group_bytes: limits::GROUP_BYTES,
+            group_vats: limits::GROUP_VATS,
             segment_bytes: limits::SEGMENT_BYTES,
             fold_bytes: limits::FOLD_BYTES,
             fold_after: limits::FOLD_AFTER,
@@ -167,6 +170,7 @@ impl fmt::Debug for StoreOptions {
             .field("on_durable", &self.on_durable.is_some())
             .field("group_turns", &self.group_turns)
             .field("group_bytes", &self.group_bytes)
+            .field("group_vats", &self.group_vats)
             .field("segment_bytes", &self.segment_bytes)
             .field("fold_bytes", &self.fold_bytes)
             .field("fold_after", &self.fold_after)
@@ -537,3 +541,6 @@ impl fmt::Debug for Store {
 fn position(at: &Head) -> Position {
     Position { turn: at.turn, epoch: at.epoch, sequence: at.sequence, chain_head: at.chain }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,6 +187,7 @@ impl State {
         let mark = self.fold.mark.as_ref().filter(|mark| mark.waiting == 0)?;
         let (place, written) = mark.from?;
         let vat = |(tag, position): (&VatTag, &VatPosition)| {
+            // Proof: it has frozen rows, or was touched by its last frame; either keeps it here until the fold is done.
             let vat = self.vats.get(tag)?;
             let rows = vat.frozen.clone().unwrap_or_default();
             Some(FrozenVat { tag: *tag, keys: Arc::clone(&vat.keys), rows, position: *position })

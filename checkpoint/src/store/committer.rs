@@ -29,7 +29,7 @@ use crate::{
     frame::Kind,
     journal::{Append, Head, Place, Segment, Writer},
     keys::Keys,
-    limits::{GROUP_FRAMES, SPARE_QUEUES},
+    limits::SPARE_QUEUES,
     payload,
 };
 
@@ -175,11 +175,11 @@ impl State {
         self.poison.is_none() && self.committer.is_some() && !self.ready.is_empty()
     }
 
-    /// Moves what there is to commit into a group.
-    fn take_group(&mut self, committer: &mut Committer) {
+    /// Moves what there is to commit into a group. Whoever was ready first is taken first.
+    fn take_group(&mut self, committer: &mut Committer, group_vats: usize) {
         let mut ready = mem::replace(&mut self.ready, mem::take(&mut committer.ready));
         for (number, tag) in ready.drain(..).enumerate() {
-            if number >= GROUP_FRAMES {
+            if number >= group_vats {
                 self.ready.push(tag);
                 continue;
             }
@@ -299,11 +299,12 @@ impl Shared {
         let Some(mut committer) = state.committer.take() else { return state };
         // Only then can anybody be waiting for room, and nothing else has changed yet.
         let was_full = state.is_full(&self.limits);
-        state.take_group(&mut committer);
+        state.take_group(&mut committer, self.limits.group_vats);
         drop(state);
         if was_full {
             self.changed.notify_all();
         }
+        debug_assert!(!committer.group.is_empty(), "whoever is ready has something to commit");
         if catch_unwind(AssertUnwindSafe(|| committer.commit(self))).is_err() {
             self.poison(StoreError::Panicked { thread: "committer" });
         }

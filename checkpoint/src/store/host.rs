@@ -32,7 +32,7 @@ use crate::{
 ///
 /// All methods can be called from any thread, and block on the disk.
 pub struct HostStore {
-    host: Arc<Host>,
+    pub(super) host: Arc<Host>,
 }
 
 impl HostStore {

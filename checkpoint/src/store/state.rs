@@ -226,8 +226,7 @@ impl State {
     /// Forgets a vat that is asleep, if the base has everything of it.
     pub(super) fn forget_if_idle(&mut self, tag: &VatTag) {
         let idle = |vat: &VatState| !vat.open && !vat.touched && vat.frozen.is_none() && vat.is_settled();
-        let in_fold = self.fold.mark.as_ref().is_some_and(|mark| mark.vats.contains_key(tag));
-        if !in_fold && self.vats.get(tag).is_some_and(idle) {
+        if self.vats.get(tag).is_some_and(idle) {
             self.vats.remove(tag);
             // What many vats have needed at a time, few do not need for ever.
             if self.vats.len() < self.vats.capacity() / 4 {
@@ -246,6 +245,7 @@ impl State {
 pub(super) struct Limits {
     pub(super) group_turns: usize,
     pub(super) group_bytes: usize,
+    pub(super) group_vats: usize,
     pub(super) segment_bytes: u64,
     pub(super) fold_bytes: u64,
     pub(super) fold_after: std::time::Duration,
@@ -259,6 +259,7 @@ impl Limits {
         let checks = [
             ("group_turns", options.group_turns as u64, options.group_turns >= 1),
             ("group_bytes", options.group_bytes as u64, (1..=limits::MAX_GROUP_BYTES).contains(&options.group_bytes)),
+            ("group_vats", options.group_vats as u64, (1..=limits::GROUP_VATS).contains(&options.group_vats)),
             ("segment_bytes", options.segment_bytes, segments.contains(&options.segment_bytes)),
             ("fold_bytes", options.fold_bytes, options.fold_bytes >= 1),
         ];
@@ -267,6 +268,7 @@ impl Limits {
             None => Ok(Self {
                 group_turns: options.group_turns,
                 group_bytes: options.group_bytes,
+                group_vats: options.group_vats,
                 segment_bytes: options.segment_bytes,
                 // Where submitting waits for a fold, one must be on its way.
                 fold_bytes: options.fold_bytes.min(limits::MAX_UNFOLDED_BYTES / 2),

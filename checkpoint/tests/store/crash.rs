@@ -10,6 +10,7 @@ mod campaign;
 mod check;
 mod images;
 mod life;
+mod many;
 mod mutations;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod damage;
 mod faults;
 mod flips;
 mod harness;
+mod hosts;
 mod images;
 mod keys;
 mod model;
