@@ -8,6 +8,7 @@
 //! | `syncs_per_group` | syncs of files and folders for one group, counted | the same of the raw log |
 //! | `open_after_kill_100m` | `Store::open` after SIGKILL, with a base of 100 MB | opening the base alone |
 //! | `small_write_64k`, `syncs_per_small_write` | the state work of one request to a vat in one file | one sector and one `fdatasync` |
+//! | `sleeping_vats_10k_fds`, `_bytes` | what one vat more costs that sleeps in a store of many | an open store; a vat that is awake |
 //! | `seal_4k` | one frame of 4 KiB is sealed | AES-256-GCM of its body with a key at hand |
 //!
 //! Times are the median of a round's operations; see [`crate::rounds`] for what becomes of the rounds.
@@ -18,6 +19,7 @@ mod group_commit;
 mod opening;
 mod raw_log;
 mod sealing;
+mod sleeping;
 mod small;
 mod syncs;
 mod turns;
@@ -60,6 +62,7 @@ pub(crate) fn run(effort: Effort, report: Report<'_>) -> Result<(), Failure> {
     let comparison = on_this_thread(opening::measure(effort, &part("opening")?))?;
     told("open_after_kill_100m", Unit::Microseconds, comparison, report)?;
     small::measure(effort, &part("small")?, report)?;
+    sleeping::measure(effort, &part("sleeping")?, report)?;
     told("seal_4k", Unit::Microseconds, on_this_thread(sealing::measure(effort))?, report)
 }
 

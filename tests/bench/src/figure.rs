@@ -28,6 +28,10 @@ pub(crate) enum Unit {
     TurnsPerSecond,
     /// Times that a file or a folder was synced; less is better.
     Syncs,
+    /// Memory; less is better.
+    Bytes,
+    /// File descriptors; less is better.
+    Descriptors,
 }
 
 impl fmt::Display for Figure {
@@ -37,6 +41,8 @@ impl fmt::Display for Figure {
             Unit::CallsPerSecond => ("calls/s", 0),
             Unit::TurnsPerSecond => ("turns/s", 0),
             Unit::Syncs => ("syncs", 3),
+            Unit::Bytes => ("bytes", 0),
+            Unit::Descriptors => ("descriptors", 3),
         };
         let Comparison { value, baseline, .. } = &self.comparison;
         let line = json!({

@@ -25,6 +25,8 @@ pub(crate) struct Effort {
     pub(crate) opens: usize,
     /// Least length of a large base, in bytes.
     pub(crate) base_bytes: u64,
+    /// Vats that sleep in one store.
+    pub(crate) sleepers: u64,
 }
 
 impl Effort {
@@ -37,6 +39,7 @@ impl Effort {
         window: Duration::from_millis(100),
         opens: 3,
         base_bytes: 100_000_000,
+        sleepers: 10_000,
     };
 
     /// Just enough to see that a benchmark works.
@@ -47,6 +50,7 @@ impl Effort {
         window: Duration::from_millis(20),
         opens: 1,
         base_bytes: 1_000_000,
+        sleepers: 200,
     };
 }
 
