@@ -18,7 +18,7 @@ pub(crate) mod transfer;
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, mem,
     path::Path,
     sync::{Arc, MutexGuard},
     time::Duration,
@@ -377,40 +377,47 @@ impl Store {
     }
 
     fn queue_locked(&self, delta: TurnDelta) -> Result<MutexGuard<'_, State>, StoreError> {
-        let mut state = self.shared.lock();
+        let mut guard = self.shared.lock();
         loop {
-            state.check()?;
-            let expected = state.vat(&self.tag).submitted + 1;
+            guard.check()?;
+            let (full, vat) = (guard.is_full(&self.shared.limits), guard.vat(&self.tag));
+            let expected = vat.submitted + 1;
             if delta.turn != expected {
                 return Err(StoreError::TurnOrder { expected, found: delta.turn });
             }
-            if state.has_room(&self.shared.limits, &self.tag) {
+            if !full && vat.request.is_none() {
                 break;
             }
             // Not done here: the next turns can be encoded as soon as the committer has taken these.
-            if state.call_committer() {
+            if guard.call_committer() {
                 self.shared.work.notify_one();
             }
-            state = self.shared.wait_for_change(state);
+            guard = self.shared.wait_for_change(guard);
         }
-        let vat = state.vat_mut(&self.tag);
+        let state = &mut *guard;
+        // Proof: an open vat is never taken away.
+        #[allow(clippy::expect_used)]
+        let vat = state.vats.get_mut(&self.tag).expect("an open vat");
         let before = vat.queue.bytes.len();
         payload::append_turn(&mut vat.queue.bytes, &delta).map_err(|bytes| StoreError::TurnTooLarge {
             turn: delta.turn,
             bytes,
             limit: limits::MAX_TURN_BYTES,
         })?;
-        let bytes = vat.queue.bytes.len() - before;
+        state.queued_turns += 1;
+        state.queued_bytes += vat.queue.bytes.len() - before;
         vat.queue.turns += 1;
         vat.submitted = delta.turn;
         for change in delta.changes {
             vat.upper.set(change.key.space, change.key.name, change.value);
         }
-        state.queued_turns += 1;
-        state.queued_bytes += bytes;
-        state.make_ready(&self.tag);
-        state.touch(&self.tag);
-        Ok(state)
+        if !mem::replace(&mut vat.ready, true) {
+            state.ready.push(self.tag);
+        }
+        if !mem::replace(&mut vat.touched, true) {
+            state.touched.push(self.tag);
+        }
+        Ok(guard)
     }
 
     /// Waits until a submitted turn is durable. Blocks on the disk.

@@ -6,7 +6,6 @@
 //! alone.
 
 use std::{
-    collections::HashMap,
     io,
     path::Path,
     sync::Arc,
@@ -20,7 +19,7 @@ use super::{
     StoreOptions, background,
     committer::{self, Committer},
     host::Host,
-    state::{Fold, Limits, Shared, Spare, State, VatState, VatTag},
+    state::{ByVat, Fold, Limits, Shared, Spare, State, VatState, VatTag},
 };
 use crate::{
     base::{Base, Snapshot, VatFold, VatPosition},
@@ -112,7 +111,7 @@ impl Creation {
         disk.rename(&unfinished, &keyslots).map_err(|e| StoreError::disk("rename", &unfinished, e))?;
         sync_directory(disk.as_ref(), directory)?;
         let snapshot = base.snapshot(&keys)?;
-        let vats = HashMap::new();
+        let vats = ByVat::default();
         Opened { keys, journal, limits, lock, base, snapshot, writer, vats, unfolded: 0 }.start(directory, options)
     }
 }
@@ -158,13 +157,9 @@ pub(super) fn open(
 }
 
 /// Reads what the journal has after a base: the vats of which it has something.
-fn replay_onto(
-    journal: &Journal,
-    keys: &Keys,
-    snapshot: &Snapshot,
-) -> Result<(Replayed, HashMap<VatTag, VatState>), StoreError> {
-    let mut bases = HashMap::new();
-    let mut changes = HashMap::<VatTag, Overlay>::new();
+fn replay_onto(journal: &Journal, keys: &Keys, snapshot: &Snapshot) -> Result<(Replayed, ByVat<VatState>), StoreError> {
+    let mut bases = ByVat::default();
+    let mut changes = ByVat::<Overlay>::default();
     let mut find = |tag: &VatTag| {
         let Some(base) = snapshot.vat(keys, tag)? else { return Ok(None) };
         let position = base.position;
@@ -179,7 +174,7 @@ fn replay_onto(
             overlay.set(change.space, change.name.0.to_vec(), change.value.map(|value| value.0.to_vec()));
         }
     })?;
-    let mut vats = HashMap::new();
+    let mut vats = ByVat::default();
     for (tag, (keys, head)) in &replayed.vats {
         let base = bases.remove(tag);
         if let Some(base) = &base {
@@ -212,7 +207,7 @@ struct Opened {
     snapshot: Snapshot,
     writer: Writer,
     /// The vats that the journal changes after the base, and how many bytes of frames that are.
-    vats: HashMap<VatTag, VatState>,
+    vats: ByVat<VatState>,
     unfolded: u64,
 }
 

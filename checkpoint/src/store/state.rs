@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -20,6 +21,27 @@ use crate::{
 
 /// What stands for a vat ([`Keys::vat_tag`]).
 pub(super) type VatTag = [u8; 16];
+
+/// Something of each of some vats.
+pub(super) type ByVat<T> = HashMap<VatTag, T, BuildHasherDefault<TagHasher>>;
+
+/// Takes a part of the tag as its hash, since every submitted turn is looked up. A tag is pseudo-random, and nobody can
+/// choose it who does not know the keys of the store; in a store of public data, its random id.
+#[derive(Default)]
+pub(super) struct TagHasher(u64);
+
+impl Hasher for TagHasher {
+    fn write(&mut self, tag: &[u8]) {
+        // The length of the array comes first, as a number of its own.
+        self.0 = tag.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
+    }
+
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Turns that wait for the committer, encoded one after the other.
 #[derive(Default)]
@@ -111,7 +133,7 @@ pub(super) enum Spare {
 #[derive(Default)]
 pub(super) struct Mark {
     /// The vats that it is about, and how far their rows will go.
-    pub(super) vats: HashMap<VatTag, VatPosition>,
+    pub(super) vats: ByVat<VatPosition>,
     /// How many of these turns are not durable yet.
     pub(super) waiting: usize,
     /// Where replay will begin, and how much was written up to there: no later turn is durable before this place. The
@@ -121,7 +143,7 @@ pub(super) struct Mark {
 
 impl Mark {
     /// Takes over how far the vats have come durably.
-    pub(super) fn take_heads(&mut self, vats: &HashMap<VatTag, VatState>) {
+    pub(super) fn take_heads(&mut self, vats: &ByVat<VatState>) {
         for (tag, position) in &mut self.vats {
             position.head = vats.get(tag).map_or(position.head, |vat| vat.durable);
         }
@@ -152,7 +174,7 @@ impl Fold {
 }
 
 pub(super) struct State {
-    pub(super) vats: HashMap<VatTag, VatState>,
+    pub(super) vats: ByVat<VatState>,
     /// Those that have something to commit.
     pub(super) ready: Vec<VatTag>,
     /// Those of which the base does not have everything, and no fold is under way that will change that.
@@ -194,11 +216,6 @@ impl State {
         // Proof: as above.
         #[allow(clippy::expect_used)]
         self.vats.get_mut(tag).expect("an open vat")
-    }
-
-    /// Whether a vat can submit one more turn.
-    pub(super) fn has_room(&self, limits: &Limits, tag: &VatTag) -> bool {
-        !self.is_full(limits) && self.vat(tag).request.is_none()
     }
 
     /// Whether nobody can submit anything.
