@@ -14,8 +14,9 @@
 //! A benchmark is one module with a `run`, and one line in [`BENCHES`]. What several of them need stands
 //! beside them: [`echo`] and [`journal`] are baselines; [`location_server`] and [`live_vat`] are what is
 //! measured, each as [`program`] runs it: on a thread of its own with an event loop of its own; [`placement`]
-//! keeps the scheduler from deciding a comparison.
+//! keeps the scheduler from deciding a comparison; [`allocations`] counts memory.
 
+mod allocations;
 mod checkpoint_engine;
 mod echo;
 mod exchange;
