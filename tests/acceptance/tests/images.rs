@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use acceptance::{Home, World};
 use rustix::process::Signal;
@@ -51,6 +55,57 @@ fn a_vat_moves_to_another_home_and_is_found_there_under_the_same_reference() {
     // The copy that stayed behind is the older one now.
     alice.fails(&["run", "tally", "--listen", "127.0.0.1:0"], 7, "vat.fenced");
     there.sleep();
+    world.no_secret_leaked();
+}
+
+/// Keeps vats from getting their places in a home until it is dropped.
+fn lock_vats(home: &Home<'_>) -> File {
+    home.write("vats.lock", "");
+    let file = File::open(home.path("vats.lock")).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+/// The folders in which vats are made that have everything but their place.
+fn grown(home: &Home<'_>) -> usize {
+    let Ok(folders) = fs::read_dir(home.path("vats")) else { return 0 };
+    let folders = folders.map(|entry| entry.unwrap().path());
+    folders
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().contains(".new.") && path.join("id").exists())
+        .count()
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn of_two_imports_of_one_image_at_the_same_moment_one_is_refused() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    for (number, verb) in [["import"].as_slice(), &["restore", "--take-over"]].into_iter().enumerate() {
+        let bob = world.home(&format!("bob-{number}"));
+        let to = recipient(&bob);
+        let image = image.with_extension(number.to_string());
+        alice.json(&["export", "tally", "-o", text(&image), "--to", &to]);
+        let held = lock_vats(&bob);
+        let imports = ["one", "two"].map(|name| bob.start(&[verb, &[text(&image), name]].concat()));
+        // Both have looked and found nothing, and have read all of the image.
+        wait_until("two vats wait for their places", || grown(&bob) == 2);
+        drop(held);
+        let done = imports.map(|mut import| import.wait());
+        let refused: Vec<_> = done.iter().filter(|done| done.status != Some(0)).collect();
+        assert_eq!(refused.len(), 1, "{} {}", done[0], done[1]);
+        assert!(refused[0].stderr.contains("[vat.exists]"), "{}", refused[0]);
+        assert_eq!(bob.json(&["list"])["vats"].as_array().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(bob.path("vats")).unwrap().count(), 1, "the other one has left nothing");
+    }
     world.no_secret_leaked();
 }
 

@@ -1,5 +1,8 @@
 //! Where a vat grows before it exists: under a name that no vat can have, so that it appears under its own all at
 //! once and whole.
+//!
+//! Whether there is room for it is seen when it takes its place, under the lock of the home: two processes that make
+//! the same vat at the same moment, from one image, would both have found the home without it before they began.
 
 use std::{
     fs, io,
@@ -34,7 +37,11 @@ pub(super) fn grow<T>(
         let message = format!("the name {name} is taken by an entry of the address book");
         return Err(Failure::new(ErrorCode::VatExists, message));
     }
-    in_nursery(context, name, &places, make, |nursery| {
+    in_nursery(context, name, &places, make, |nursery, id| {
+        let _lock = context.home.lock_vats()?;
+        if let Some(name) = context.home.name_of(id)? {
+            return Err(HomeError::Present { name });
+        }
         fs::rename(nursery, &places.folder).map_err(|error| match error.kind() {
             // Somebody else was faster: a folder is only ever replaced by nobody.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
@@ -54,7 +61,12 @@ pub(super) fn replace<T>(
     let places = context.home.places(name);
     let now = system_clock()().as_seconds();
     let kept = places.folder.with_file_name(format!(".{name}.replaced.{now}"));
-    let made = in_nursery(context, name, &places, make, |nursery| {
+    let made = in_nursery(context, name, &places, make, |nursery, id| {
+        let _lock = context.home.lock_vats()?;
+        if context.home.name_of(id)?.as_ref() != Some(name) {
+            // Somebody has removed it, or put another vat there, since it was looked at.
+            return Err(HomeError::NoVat { name: name.to_string(), home: context.home.root().to_owned() });
+        }
         let at = |error: rustix::io::Errno| HomeError::Io { path: places.folder.clone(), error: error.into() };
         // The new vat takes the name that the old one will be kept under, and then the two change places in one
         // step: at no moment is there no vat of this name, and nothing is deleted once they have changed.
@@ -73,7 +85,7 @@ fn in_nursery<T>(
     name: &Name,
     places: &Places,
     make: impl FnOnce(&Path, &Protection) -> Result<(VatId, T), Failure>,
-    settle: impl FnOnce(&Path) -> Result<(), HomeError>,
+    settle: impl FnOnce(&Path, VatId) -> Result<(), HomeError>,
 ) -> Result<T, Failure> {
     context.home.make_parent(&places.folder)?;
     context.home.make_parent(&places.key_file)?;
@@ -82,7 +94,7 @@ fn in_nursery<T>(
     let grown = || -> Result<T, Failure> {
         let (id, made) = make(&nursery.join("store"), &Protection::KeyFile(places.key_file.clone()))?;
         replace_file(&nursery.join("id"), format!("{id}\n").as_bytes())?;
-        settle(&nursery)?;
+        settle(&nursery, id)?;
         let parent = places.folder.parent().unwrap_or(&places.folder);
         let synced = fs::File::open(parent).and_then(|folder| folder.sync_all());
         synced.map_err(|error| HomeError::Io { path: places.folder.clone(), error })?;
