@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     path::Path,
     time::{Duration, Instant},
 };
@@ -204,8 +204,62 @@ fn going_back_to_a_backup_names_what_is_lost_and_keeps_what_was_there() {
     assert!(restored.stderr.contains(&lost), "{}", restored.stderr);
     let kept = restored.stdout.lines().find_map(|line| line.split_once("can be deleted: ")).unwrap().1;
     assert!(Path::new(kept).join("store").is_dir());
+    assert_eq!(restored.to_string().matches(kept).count(), 1, "it is said once");
     let awake = alice.wake("tally");
     assert_eq!(bob.vat_with_input(&["call", "-", "get"], &reference).ok().stdout, "total: 3\n");
+    awake.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn nobody_can_open_the_vat_that_is_here_while_another_one_takes_its_place() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    alice.json(&["export", "tally", "-o", text(&image)]);
+    // What opens a store takes this lock first.
+    let lock = || File::open(alice.path("vats/tally/store/lock")).unwrap();
+    lock().try_lock().unwrap();
+    let held = lock_vats(&alice);
+    let mut restore = alice.start(&["restore", text(&image), "--take-over"]);
+    wait_until("the new one waits for its place", || grown(&alice) == 1);
+    assert!(matches!(lock().try_lock(), Err(TryLockError::WouldBlock)), "nobody may change what is given up");
+    drop(held);
+    restore.wait().ok();
+    lock().try_lock().unwrap();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn what_was_replaced_opens_with_its_own_key_when_its_successor_has_another_one() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    alice.json(&["export", "tally", "-o", text(&image)]);
+    let awake = alice.wake("tally");
+    alice.vat(&["call", "tally", "add", "by=7"]).ok();
+    awake.sleep();
+    let restored = alice.json(&["restore", text(&image), "--take-over"]);
+    alice.vat(&["key", "rotate", "tally"]).ok();
+    let awake = alice.wake("tally");
+    assert_eq!(alice.vat(&["call", "tally", "get"]).ok().stdout, "total: 0\n");
+    awake.sleep();
+
+    // Into a home of its own, since it is the same vat.
+    let other = world.home("other");
+    other.vat(&["list"]).ok();
+    for (what, to) in [("kept", "vats/tally"), ("kept_key", "keys/vats/tally.key")] {
+        fs::create_dir_all(other.path(to).parent().unwrap()).unwrap();
+        fs::rename(restored[what].as_str().unwrap(), other.path(to)).unwrap();
+    }
+    for folder in ["vats", "keys", "keys/vats"] {
+        other.set_mode(folder, 0o700);
+    }
+    other.vat(&["verify", "tally"]).ok();
+    let awake = other.wake("tally");
+    assert_eq!(other.vat(&["call", "tally", "get"]).ok().stdout, "total: 7\n");
     awake.sleep();
     world.no_secret_leaked();
 }

@@ -20,7 +20,7 @@ use super::{
     Context, block_on,
     connect::{address_of, client_endpoint, failure, owner},
     key::{known_passphrase, new_passphrase},
-    nursery::{grow, replace},
+    nursery::{Kept, grow, replace},
     way::{Intent, Way, put_back, way},
 };
 use crate::{
@@ -286,10 +286,10 @@ pub(super) fn restore_taking_over(
         None => (grow(context, &name, make)?, None),
     };
     drop(held);
-    if let Some(kept) = &kept {
-        context.output.notice(&format!("What was here before is kept: {}", kept.display()));
-    }
-    let (epoch, announced) = announce(context, &name)?;
+    let (epoch, announced) = announce(context, &name).inspect_err(|_| {
+        // Otherwise it stands in the result.
+        kept.iter().for_each(|kept| context.output.notice(&kept_where(kept)));
+    })?;
     let mut human = format!(
         "{name} goes on from turn {} in epoch {epoch}: {} rows, {}\nWake it with: {} run {name}",
         head.turn,
@@ -298,14 +298,21 @@ pub(super) fn restore_taking_over(
         super::program()
     );
     if let Some(kept) = &kept {
-        human.push_str(&format!("\nWhat was here before is kept, and can be deleted: {}", kept.display()));
+        human.push_str(&format!("\n{}", kept_where(kept)));
     }
     let mut data = described(&name, &head, census)?;
     data["epoch"] = json!(epoch);
-    data["kept"] = json!(kept);
+    data["kept"] = json!(kept.as_ref().map(|kept| &kept.folder));
+    data["kept_key"] = json!(kept.as_ref().map(|kept| &kept.key_file));
     data["announced"] = json!(announced);
     context.output.result(&human, &data)?;
     Ok(if announced { Exit::Ok } else { Exit::Degraded })
+}
+
+fn kept_where(kept: &Kept) -> String {
+    let key =
+        kept.key_file.as_ref().map_or_else(String::new, |key| format!("\nIts key is kept as well: {}", key.display()));
+    format!("What was here before is kept, and can be deleted: {}{key}", kept.folder.display())
 }
 
 /// Wakes a vat for a moment, taking over from every other copy, so that the search path knows of its epoch; gives
