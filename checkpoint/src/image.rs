@@ -28,10 +28,12 @@
 //!   is the vat's is the identity key inside; that it is the newest, the witnesses (R7).
 
 mod reader;
+mod unfinished;
 mod writer;
 
 pub use reader::ImageReader;
 pub(crate) use reader::Verified;
+pub(crate) use unfinished::Unfinished;
 pub(crate) use writer::{End, ImageWriter};
 
 use schemas::Timestamp;

@@ -1,5 +1,7 @@
 //! Images: what goes out of one store comes into another, whole or not at all (DESIGN §8).
 
+mod left_over;
+
 use std::{
     io::{self, Read, Write},
     path::Path,
