@@ -71,6 +71,8 @@ pub struct RunOptions {
     pub listen: SocketAddr,
     /// Go on although a location server knows more than the checkpoint.
     pub take_over: bool,
+    /// Make the backups that the configuration asks for, when they are due.
+    pub back_up: bool,
 }
 
 /// What a waking or running vat has to say.
@@ -116,16 +118,18 @@ pub async fn run(
         // Nothing was promised to anyone yet.
         () = &mut stop => return Ok(()),
     };
-    let committing = [
+    let mut meanwhile = vec![
         tokio::task::spawn_local(awake.clone().start_commits()),
         tokio::task::spawn_local(awake.clone().follow_committer(durable)),
-        tokio::task::spawn_local(awake.clone().back_up()),
     ];
+    if options.back_up {
+        meanwhile.push(tokio::task::spawn_local(awake.clone().back_up()));
+    }
     let outcome = match awake.clone().live(home, &seen, stop, report).await {
         Ok(()) => awake.fall_asleep().await,
         Err(error) => Err(error),
     };
-    committing.iter().for_each(JoinHandle::abort);
+    meanwhile.iter().for_each(JoinHandle::abort);
     awake.endpoint.close().await;
     outcome
 }

@@ -212,6 +212,26 @@ fn going_back_to_a_backup_names_what_is_lost_and_keeps_what_was_there() {
 }
 
 #[test]
+fn a_vat_that_is_awake_only_to_be_announced_makes_no_backup() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    alice.json(&["export", "tally", "-o", text(&image)]);
+    let folder = world.path("backups");
+    fs::create_dir(&folder).unwrap();
+    alice.write("config.toml", &format!("[backup]\nfolder = {:?}\nevery = 1\n", text(&folder)));
+    let restored = alice.json(&["restore", text(&image), "--take-over"]);
+    assert_eq!(restored["announced"], true);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    // One that serves makes it at once.
+    let awake = alice.wake("tally");
+    wait_until("a backup is made", || fs::read_dir(&folder).unwrap().count() > 0);
+    awake.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
 fn nobody_can_open_the_vat_that_is_here_while_another_one_takes_its_place() {
     let world = World::new();
     let alice = world.home("alice");
