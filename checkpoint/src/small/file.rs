@@ -140,7 +140,9 @@ pub(super) fn read(
         return Err(StoreError::damaged(path, Damage::Length { found: length }));
     }
     while let Some((key, value)) = image.next_row()? {
-        rows.set(key.space, key.name, Some(value));
+        if !rows.insert(key.space, key.name, value) {
+            return Err(StoreError::damaged(path, Damage::Repeated));
+        }
     }
     // Proof: there is no keyslot left out, and the last row comes with the end.
     let (Some(keyslots), Some(Verified { keys, head, offset, sequence, chain })) = (keyslots, image.verified()) else {
@@ -174,4 +176,25 @@ pub(super) fn settle(disk: &dyn Disk, path: &Path, replayed: &Replayed, note: &m
     }
     note.record(&replayed.at.chain);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{simulated::SimulatedDisk, small::SmallStore};
+
+    #[test]
+    fn a_file_in_which_a_row_comes_twice_is_refused() {
+        let (disk, path, vat) = (SimulatedDisk::new(), Path::new("/vat"), [7; 32]);
+        let (keyslots, root) = Keyslots::create(disk.as_ref(), &Protection::Plain).unwrap();
+        let shape = Shape { keys: Arc::new(Keys::new(root, keyslots.store, vat)), keyslots };
+        let once: [Row<'_>; 2] = [(1, b"a", b"1"), (2, b"a", b"1")];
+        let twice: [Row<'_>; 3] = [(1, b"a", b"1"), (2, b"a", b"1"), (1, b"a", b"2")];
+        for (rows, good) in [(once.as_slice(), true), (&twice, false)] {
+            shape.fold(path, &Boundary::START, rows.iter().copied()).unwrap().put(disk.as_ref(), path).unwrap();
+            let opened = SmallStore::open(disk.clone(), path, &vat, &Protection::Plain, &mut || false).map(drop);
+            let repeated = matches!(opened, Err(StoreError::Damaged { damage: Damage::Repeated, .. }));
+            assert_eq!((opened.is_ok(), repeated), (good, !good));
+        }
+    }
 }
