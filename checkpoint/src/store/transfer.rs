@@ -184,21 +184,28 @@ impl Store {
         Ok(written)
     }
 
-    /// Reads every row after the newest submitted turn, and says how much there is. When this succeeds, no row is
+    /// Reads every row as of a turn, and says which turn, and how much there is. When this succeeds, no row is
     /// missing and each is what was written. Blocks on the disk.
     ///
-    /// What opening a store reads is not read again: the frames since the last fold.
+    /// The turn is the newest submitted one, or a later one. What the base does not have of it is folded first, so
+    /// that nothing is taken from memory.
     ///
     /// # Errors
-    /// [`StoreError::Poisoned`]; damage in the base, which does not stop the store.
-    pub fn verify(&self, progress: &mut dyn FnMut(Census)) -> Result<Census, StoreError> {
+    /// [`StoreError::Poisoned`]; damage in the base, which does not stop the store unless the fold meets it.
+    pub fn verify(&self, progress: &mut dyn FnMut(Census)) -> Result<(u64, Census), StoreError> {
+        let wanted = self.view()?;
+        if wanted.base.position().turn < wanted.at.turn {
+            self.fold()?;
+        }
+        // As it is now. What has changed since is in the layers above it, which are left out.
+        let base = self.view()?.base;
         let mut census = Census::default();
-        self.walk(&self.view()?, &mut |_, name, value| {
+        base.walk(&self.shared.keys, &mut |_, name, value| {
             census.add(name, value);
             progress(census);
             Ok(())
         })?;
-        Ok(census)
+        Ok((base.position().turn, census))
     }
 
     /// Makes a new store, as [`Store::create`] does, of what is in an image. It exists, also after a crash, only

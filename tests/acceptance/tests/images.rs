@@ -121,7 +121,11 @@ fn a_vat_that_is_awake_is_exported_as_of_a_moment_and_goes_on() {
     let image = world.path("pad.vatimage");
     let exported = alice.json(&["export", "pad", "-o", text(&image)]);
     alice.vat(&["call", "pad", "put", "name=four", "text=later"]).ok();
-    assert_eq!(alice.json(&["verify", "pad"])["rows"].as_u64().unwrap(), exported["rows"].as_u64().unwrap() + 1);
+    let verified = alice.json(&["verify", "pad"]);
+    assert_eq!(verified["rows"].as_u64().unwrap(), exported["rows"].as_u64().unwrap() + 1);
+    // Also what it did a moment ago was read from where it will be read again.
+    assert_eq!(verified["turn"].as_u64().unwrap(), exported["turn"].as_u64().unwrap() + 1);
+    assert_eq!(alice.json(&["status", "pad"])["folded_turn"], verified["turn"]);
     assert_eq!(alice.json(&["verify", text(&image)])["rows"], exported["rows"]);
     // A file that is there already is nobody's to overwrite.
     alice.fails(&["export", "pad", "-o", text(&image)], 7, "image.exists");
@@ -208,6 +212,28 @@ fn going_back_to_a_backup_names_what_is_lost_and_keeps_what_was_there() {
     let awake = alice.wake("tally");
     assert_eq!(bob.vat_with_input(&["call", "-", "get"], &reference).ok().stdout, "total: 3\n");
     awake.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn a_key_for_backups_that_others_could_read_stops_the_backups_and_not_the_vat() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    recipient(&alice);
+    let folder = world.path("backups");
+    fs::create_dir(&folder).unwrap();
+    alice.write("config.toml", &format!("[backup]\nfolder = {:?}\nevery = 1\n", text(&folder)));
+    alice.set_mode("keys/recipient.key", 0o640);
+    let awake = alice.wake("tally");
+    assert_eq!(alice.vat(&["call", "tally", "add", "by=2"]).ok().stdout, "total: 2\n");
+    let backup = alice.json(&["status", "tally"])["last_backup"].clone();
+    assert_eq!((&backup["code"], &backup["file"]), (&"key.mode".into(), &"".into()));
+    assert!(backup["message"].as_str().unwrap().contains("recipient.key"), "{backup}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    awake.sleep();
+    alice.fails(&["backup", "tally"], 4, "key.mode").hints("chmod 600");
+    alice.set_mode("keys/recipient.key", 0o600);
     world.no_secret_leaked();
 }
 

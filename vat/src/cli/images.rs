@@ -405,7 +405,7 @@ pub(super) fn verify(context: &Context, target: &str, passphrase: PassphraseFrom
 fn verify_vat(context: &Context, name: &Name) -> Result<Exit, Failure> {
     let (places, id) = context.home.vat(name)?;
     let mut progress = context.output.progress(&format!("verifying {name}"));
-    let census = block_on(async {
+    let (turn, census) = block_on(async {
         match way(context, name, &places, id, Intent::Look).await? {
             Way::Awake(owner, _session) => {
                 let mut request = owner.verify_request();
@@ -413,19 +413,22 @@ fn verify_vat(context: &Context, name: &Name) -> Result<Exit, Failure> {
                 request.get().set_progress(service);
                 let shown = |census: Census| progress.show(census.bytes, None);
                 let response = while_advancing(request.send().promise, advances, shown).await.map_err(failure)?;
-                let amount = response.get().and_then(|results| results.get_amount()).map_err(failure)?;
-                Ok(Census { rows: amount.get_rows(), bytes: amount.get_bytes() })
+                let results = response.get().map_err(failure)?;
+                let amount = results.get_amount().map_err(failure)?;
+                Ok((results.get_turn(), Census { rows: amount.get_rows(), bytes: amount.get_bytes() }))
             }
             Way::Asleep(vat) => {
-                let census = vat.engine().store().verify(&mut |census| progress.show(census.bytes, None))?;
+                let verified = vat.engine().store().verify(&mut |census| progress.show(census.bytes, None));
                 put_back(vat)?;
-                Ok(census)
+                Ok(verified?)
             }
         }
     })?;
     drop(progress);
-    let human = format!("{name} is whole: {} rows, {}", census.rows, size(census.bytes));
-    let data = json!({"name": name.as_str(), "vat": address_of(id), "rows": census.rows, "bytes": census.bytes});
+    let human = format!("{name} is whole as of turn {turn}: {} rows, {}", census.rows, size(census.bytes));
+    let data = json!({
+        "name": name.as_str(), "vat": address_of(id), "turn": turn, "rows": census.rows, "bytes": census.bytes,
+    });
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
 }
