@@ -27,6 +27,7 @@ use crate::{
     backup::{Plan, Series, own_recipient_key},
     core::{Vat, VatError},
     home::Name,
+    opener::Opener,
     process::{self, Report, RunOptions, system_clock},
     service::{ProgressService, while_advancing},
 };
@@ -352,7 +353,7 @@ fn give_up(context: &Context, name: &Name, turn: u64) -> Result<(u64, StoreLock)
         let message = format!("the vat {name} is awake: put it to sleep before another copy takes its place");
         return Err(Failure::new(ErrorCode::VatRunning, message));
     }
-    let protection = Protection::KeyFile(places.key_file);
+    let protection = Opener::of(&context.config, name, &places).protection()?;
     match Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, Default::default()) {
         Ok(store) => {
             let own = store.durable();

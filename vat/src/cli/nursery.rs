@@ -18,6 +18,7 @@ use super::Context;
 use crate::{
     address_book::AddressBook,
     home::{HomeError, Name, Places, make_folder, replace_file},
+    opener::Opener,
     process::system_clock,
 };
 
@@ -56,7 +57,8 @@ pub(super) fn grow<T>(
 pub(super) struct Kept {
     /// Its folder.
     pub(super) folder: PathBuf,
-    /// Its key, under a name of its own: `vat key rotate` replaces that of its successor. `None`: it had none.
+    /// Its key file, under a name of its own: `vat key rotate` replaces that of its successor. `None`: it had none, or is
+    /// opened with a credential.
     pub(super) key_file: Option<PathBuf>,
 }
 
@@ -71,7 +73,10 @@ pub(super) fn replace<T>(
     let kept = Kept {
         folder: places.folder.with_file_name(&kept_as),
         // Before the new one is made, which makes a key file if there is none.
-        key_file: places.key_file.exists().then(|| places.key_file.with_file_name(format!("{kept_as}.key"))),
+        key_file: Opener::of(&context.config, name, &places)
+            .key_file()
+            .filter(|path| path.exists())
+            .map(|path| path.with_file_name(format!("{kept_as}.key"))),
     };
     let made = in_nursery(context, name, &places, make, |nursery, id| {
         let _lock = context.home.lock_vats()?;
@@ -163,11 +168,13 @@ fn in_nursery<T>(
     settle: impl FnOnce(&Path, VatId) -> Result<(), HomeError>,
 ) -> Result<T, Failure> {
     context.home.make_parent(&places.folder)?;
-    context.home.make_parent(&places.key_file)?;
+    let opener = Opener::of(&context.config, name, places);
+    opener.key_file().map_or(Ok(()), |path| context.home.make_parent(path))?;
+    let protection = opener.protection()?;
     let nursery = places.folder.with_file_name(format!(".{name}.new.{}", std::process::id()));
     make_folder(&nursery)?;
     let grown = || -> Result<T, Failure> {
-        let (id, made) = make(&nursery.join("store"), &Protection::KeyFile(places.key_file.clone()))?;
+        let (id, made) = make(&nursery.join("store"), &protection)?;
         replace_file(&nursery.join("id"), format!("{id}\n").as_bytes())?;
         settle(&nursery, id)?;
         sync(places.folder.parent().unwrap_or(&places.folder))
