@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acceptance::{Home, World};
+use acceptance::{Home, World, limits};
 use rustix::process::Signal;
 
 fn text(path: &Path) -> &str {
@@ -78,8 +78,8 @@ fn grown(home: &Home<'_>) -> usize {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
+        assert!(begun.elapsed() < limits::READY, "{what}");
+        std::thread::sleep(Duration::from_millis(5)); // polls a condition
     }
 }
 
