@@ -82,6 +82,13 @@ pub trait Disk: Send + Sync + Debug {
     /// # Errors
     /// What the system says. That somebody else has it is not an error.
     fn try_lock(&self, path: &Path, text: &str) -> io::Result<LockAttempt>;
+
+    /// Tries once to lock a file that is there, and leaves its contents alone. Whoever has it has written nothing for
+    /// others.
+    ///
+    /// # Errors
+    /// `NotFound`; anything else that the system says. That somebody else has it is not an error.
+    fn try_lock_existing(&self, path: &Path) -> io::Result<LockAttempt>;
 }
 
 /// An open file. Offsets and lengths are in bytes.

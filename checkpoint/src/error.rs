@@ -521,6 +521,9 @@ pub enum Damage {
     /// The database panicked: nothing that it wrote itself makes it do so.
     #[error("the database could not make sense of it")]
     BasePanicked,
+    /// A row of an image comes twice.
+    #[error("a row comes twice")]
+    Repeated,
     /// An image ends before its end.
     #[error("it was cut off: the rest is missing")]
     CutOff,

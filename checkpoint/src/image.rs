@@ -1,7 +1,7 @@
 //! Images: one file that holds one vat's whole checkpoint, sealed for its next host (DESIGN §1, §8). Final.
 //!
 //! Backup, restore, copy and move all use it. An image is written and read as a stream, from the first byte to
-//! the last, and needs room for one frame in memory. Numbers are little-endian.
+//! the last, and needs room in memory for one frame, and to read it some 40 bytes for each row. Numbers are little-endian.
 //!
 //! ```text
 //!   0   8  magic, `vatimage`
@@ -16,7 +16,8 @@
 //! The frames are those of the journal, and so are their seals, their chain and their padding. There is one of
 //! kind `image`, which says what this is a copy of; any number of kind `rows`; and one of kind `end`, which says
 //! how many rows there were. Sequence and group both count from 1; epoch and incarnation are those of the vat.
-//! No row comes twice; their order says nothing.
+//! No row comes twice, which the reader sees to: whoever decides by the first of two and keeps the last would be deceived.
+//! Their order says nothing: that of a store is the order of its secret row keys.
 //!
 //! * **A key of its own.** Each image has a random store id and a random root key, which its keyslots wrap for
 //!   whoever shall open it. So who may open a backup cannot open the store, and nothing is ever sealed twice
@@ -28,10 +29,13 @@
 //!   is the vat's is the identity key inside; that it is the newest, the witnesses (R7).
 
 mod reader;
+mod seen;
+mod unfinished;
 mod writer;
 
 pub use reader::ImageReader;
 pub(crate) use reader::Verified;
+pub(crate) use unfinished::Unfinished;
 pub(crate) use writer::{End, ImageWriter};
 
 use schemas::Timestamp;

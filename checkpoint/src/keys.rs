@@ -115,6 +115,10 @@ impl Keys {
         self.root.is_sealed()
     }
 
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
+    }
+
     pub(crate) fn store(&self) -> [u8; 16] {
         self.store
     }

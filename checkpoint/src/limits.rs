@@ -72,6 +72,10 @@ pub const IMAGE_FRAME_BYTES: usize = 256 << 10;
 /// of rows that have neither.
 pub const ROW_MEMORY_BYTES: u64 = 128;
 
+/// How many names are tried for a file that is being written. Each is random; one is lost only when somebody who clears
+/// up finds the file in the microseconds before it is locked.
+pub const UNFINISHED_TRIES: usize = 16;
+
 /// The longest frame of rows that is believed: those that are waiting when one more row of the largest turn comes.
 pub const MAX_IMAGE_FRAME_BYTES: usize = 2 * (IMAGE_FRAME_BYTES + MAX_TURN_BYTES);
 

@@ -324,6 +324,16 @@ impl Disk for SimulatedDisk {
         inner.lock_texts.push((path.to_owned(), text.to_owned()));
         Ok(LockAttempt::Acquired(Box::new(SimulatedLock { inner: Arc::clone(&self.inner), path: path.to_owned() })))
     }
+
+    fn try_lock_existing(&self, path: &Path) -> io::Result<LockAttempt> {
+        let mut inner = self.lock();
+        inner.try_call()?;
+        inner.live.inode(path)?;
+        if !inner.locks.insert(path.to_owned()) {
+            return Ok(LockAttempt::Held(String::new()));
+        }
+        Ok(LockAttempt::Acquired(Box::new(SimulatedLock { inner: Arc::clone(&self.inner), path: path.to_owned() })))
+    }
 }
 
 struct SimulatedLock {

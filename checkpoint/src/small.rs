@@ -18,6 +18,7 @@
 //! * **Head, keyslots and snapshot** have the form of an [image](crate::image), with the keys of the vat's store, and
 //!   an empty label. One thing differs: the first frame does not have the number 1, but goes on counting from the file
 //!   before. So a number names one frame in all the life of the store.
+//!   Whoever lets another holder in, or replaces a key, folds.
 //! * **The tail** is a piece of a [journal](crate::journal): frames that are chained on from the tag of `end`, in
 //!   zero-filled space. Torn and damaged are told apart as there.
 //! * **A fold** writes a new file under another name, which already contains the turn that is being committed, full of
@@ -46,6 +47,7 @@
 //! it.
 
 mod file;
+mod holders;
 mod lock;
 mod note;
 mod rows;
@@ -93,6 +95,8 @@ pub struct SmallStore {
     /// The payload under construction; kept for its memory.
     payload: Vec<u8>,
     poison: Option<Arc<StoreError>>,
+    /// Where the key file is that has opened it.
+    key_file: Option<PathBuf>,
     /// The last thing to go: until then nobody else may open the store.
     _lock: Box<dyn LockGuard>,
 }
@@ -149,6 +153,7 @@ impl SmallStore {
             note,
             payload: Vec::new(),
             poison: None,
+            key_file: key_file(protection),
             _lock: lock,
         })
     }
@@ -193,7 +198,8 @@ impl SmallStore {
         let mut rows = Rows::default();
         let (vat, start) = fill(&mut rows)?;
         let (keyslots, root) = Keyslots::create(disk.as_ref(), protection)?;
-        let shape = Shape { keys: Arc::new(Keys::new(root, keyslots.store, vat)), keyslots };
+        let own = keyslots.slots().next().map(|(id, _)| id);
+        let shape = Shape { keys: Arc::new(Keys::new(root, keyslots.store, vat)), own, keyslots };
         let mut note = Note::new(Arc::clone(&disk), path);
         let folded = shape.fold(path, &start, rows.iter())?;
         let (writer, head) = folded.put(disk.as_ref(), path)?;
@@ -209,6 +215,7 @@ impl SmallStore {
             note,
             payload: Vec::new(),
             poison: None,
+            key_file: key_file(protection),
             _lock: lock,
         })
     }
@@ -328,6 +335,11 @@ impl SmallStore {
         } else {
             self.fold(next, changes)
         };
+        self.written(written)
+    }
+
+    /// What follows on every write.
+    fn written(&mut self, written: Result<(), StoreError>) -> Result<(), StoreError> {
         match written {
             Ok(()) => {
                 self.note.record(&self.head.chain);
@@ -365,6 +377,13 @@ impl SmallStore {
         (self.writer, self.head) = folded.put(self.disk.as_ref(), &self.path)?;
         self.tail_frames = 0;
         Ok(())
+    }
+}
+
+fn key_file(protection: &Protection) -> Option<PathBuf> {
+    match protection {
+        Protection::KeyFile(path) => Some(path.clone()),
+        _ => None,
     }
 }
 

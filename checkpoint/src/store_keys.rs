@@ -1,9 +1,12 @@
 //! Who can open an existing store: listing, adding, removing and replacing keys (DESIGN §8, Keyslots).
 //!
-//! All of it works on the keyslots file alone, so it works while another process has the store open: that one
+//! For a store in a folder all of it works on the keyslots file alone, so it works while another process has the store open: that one
 //! has the root key already and does not need its keyslots again. What it does *not* do is change the root key:
 //! whoever has copied both an old key and the keyslots that belonged to it keeps the root key that they gave.
 //! Sealing everything again under another root key is what an export and import does.
+//!
+//! A small store has its keyslots in its one file, and changes them itself ([`SmallStore`](crate::SmallStore)), by the
+//! same steps.
 //!
 //! The file is only ever replaced whole: written under another name, synced, renamed, the folder synced. Two
 //! changes exclude each other by a lock file of their own. A key file is replaced in steps, and at each of them
@@ -73,16 +76,21 @@ pub struct SlotInfo {
 /// Those of opening the store with `protection`, but for its lock.
 pub fn slots(disk: &dyn Disk, directory: &Path, protection: &Protection) -> Result<Vec<SlotInfo>, StoreError> {
     let (keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
-    let Root::Sealed(root) = &unlocked.root else { return Ok(Vec::new()) };
+    Ok(infos(&keyslots, &unlocked.root, unlocked.slot))
+}
+
+/// What the owner is shown of these keyslots, who has opened the slot `own`.
+pub(crate) fn infos(keyslots: &Keyslots, root: &Root, own: Option<SlotId>) -> Vec<SlotInfo> {
+    let Root::Sealed(root) = root else { return Vec::new() };
     let rotation = keyslots.rotation();
     let info = |(id, kind)| SlotInfo {
         id,
         kind,
         recipient: keyslots.recipient(id, root),
-        own: unlocked.slot == Some(id),
+        own: own == Some(id),
         rotating: rotation.is_some_and(|(goes, comes)| id == goes || id == comes),
     };
-    Ok(keyslots.slots().map(info).collect())
+    keyslots.slots().map(info).collect()
 }
 
 /// Lets another holder open a store that `protection` opens, from when this returns on.
@@ -96,10 +104,7 @@ pub fn add_holder(
     protection: &Protection,
     holder: &Holder,
 ) -> Result<SlotId, StoreError> {
-    let mut edit = Edit::begin(disk, directory, protection)?;
-    let id = edit.keyslots.add(disk, directory, &edit.root, holder)?;
-    edit.write()?;
-    Ok(id)
+    Edit::begin(disk, directory, protection)?.make(|change| change.add(holder))
 }
 
 /// Takes the slot `id` away from a store that `protection` opens. Never the slot that `protection` itself opens:
@@ -108,17 +113,7 @@ pub fn add_holder(
 /// # Errors
 /// As [`add_holder`]; [`StoreError::UnknownSlot`], [`StoreError::SlotInUse`].
 pub fn remove_holder(disk: &dyn Disk, directory: &Path, protection: &Protection, id: SlotId) -> Result<(), StoreError> {
-    let mut edit = Edit::begin(disk, directory, protection)?;
-    if edit.slot == id {
-        return Err(StoreError::SlotInUse { slot: id });
-    }
-    if !edit.keyslots.remove(id) {
-        return Err(StoreError::UnknownSlot { slot: id, path: directory.to_owned() });
-    }
-    if edit.keyslots.rotation().is_some_and(|(goes, comes)| id == goes || id == comes) {
-        edit.keyslots.set_rotation(None);
-    }
-    edit.write()
+    Edit::begin(disk, directory, protection)?.make(|change| change.remove(id))
 }
 
 /// Replaces the contents of a key file by a new random key, for a store that it opens; returns the id of the new
@@ -129,29 +124,7 @@ pub fn remove_holder(disk: &dyn Disk, directory: &Path, protection: &Protection,
 /// # Errors
 /// As [`add_holder`].
 pub fn rotate_key_file(disk: &dyn Disk, directory: &Path, key_file: &Path) -> Result<SlotId, StoreError> {
-    let mut edit = Edit::begin(disk, directory, &Protection::KeyFile(key_file.to_owned()))?;
-    edit.settle();
-    let old = key_file::load(disk, key_file)?;
-    let next = with_suffix(key_file, ROTATION);
-    // What an interrupted rotation left beside the key file opens nothing that is still needed.
-    remove_left_over(disk, &next)?;
-    let new = key_file::create(disk, &next)?;
-
-    let comes = edit.keyslots.add_key(&edit.root, &new, &random::salt()?);
-    // The old key may have been added twice.
-    for twice in edit.keyslots.opened_by(&old).into_iter().filter(|id| *id != edit.slot) {
-        edit.keyslots.remove(twice);
-    }
-    edit.keyslots.set_rotation(Some((edit.slot, comes)));
-    edit.write()?;
-
-    disk.rename(&next, key_file).map_err(|error| StoreError::disk("rename", &next, error))?;
-    sync_directory(disk, key_file::parent(key_file))?;
-
-    edit.keyslots.remove(edit.slot);
-    edit.keyslots.set_rotation(None);
-    edit.write()?;
-    Ok(comes)
+    Edit::begin(disk, directory, &Protection::KeyFile(key_file.to_owned()))?.make(|change| change.rotate(key_file))
 }
 
 /// The id and the root key of a store, for opening it.
@@ -228,9 +201,86 @@ impl<'a> Edit<'a> {
         Ok(Self { disk, directory, keyslots, root, slot, _lock: lock })
     }
 
+    /// Makes a change, which puts each of its steps in the place of the keyslots that are there.
+    fn make<T>(self, change: impl FnOnce(&mut Change<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let Self { disk, directory, keyslots, root, slot, _lock } = self;
+        let put = &mut |keyslots: &Keyslots| replace(disk, directory, keyslots);
+        change(&mut Change { disk, place: directory, keyslots, root: &root, own: slot, put })
+    }
+}
+
+/// Puts the keyslots in the place of those that are there, at once and durably.
+fn replace(disk: &dyn Disk, directory: &Path, keyslots: &Keyslots) -> Result<(), StoreError> {
+    let (next, path) = (directory.join(KEYSLOTS_NEXT), directory.join(KEYSLOTS));
+    remove_left_over(disk, &next)?;
+    write_new(disk, &next, &keyslots.encode())?;
+    disk.rename(&next, &path).map_err(|error| StoreError::disk("rename", &next, error))?;
+    sync_directory(disk, directory)
+}
+
+/// A change of keyslots, wherever they stand: in a file of their own, or at the beginning of a small store. Nobody else
+/// changes them meanwhile.
+pub(crate) struct Change<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    /// The store, for errors.
+    pub(crate) place: &'a Path,
+    pub(crate) keyslots: Keyslots,
+    pub(crate) root: &'a SecretBytes,
+    /// The slot that the caller opened.
+    pub(crate) own: SlotId,
+    /// Puts them in the place of those that are there, at once and durably.
+    pub(crate) put: &'a mut dyn FnMut(&Keyslots) -> Result<(), StoreError>,
+}
+
+impl Change<'_> {
+    pub(crate) fn add(&mut self, holder: &Holder) -> Result<SlotId, StoreError> {
+        let id = self.keyslots.add(self.disk, self.place, self.root, holder)?;
+        self.put()?;
+        Ok(id)
+    }
+
+    pub(crate) fn remove(&mut self, id: SlotId) -> Result<(), StoreError> {
+        if self.own == id {
+            return Err(StoreError::SlotInUse { slot: id });
+        }
+        if !self.keyslots.remove(id) {
+            return Err(StoreError::UnknownSlot { slot: id, path: self.place.to_owned() });
+        }
+        if self.keyslots.rotation().is_some_and(|(goes, comes)| id == goes || id == comes) {
+            self.keyslots.set_rotation(None);
+        }
+        self.put()
+    }
+
+    /// Replaces the key file that opens the slot `own`.
+    pub(crate) fn rotate(&mut self, key_file: &Path) -> Result<SlotId, StoreError> {
+        self.settle();
+        let old = key_file::load(self.disk, key_file)?;
+        let next = with_suffix(key_file, ROTATION);
+        // What an interrupted rotation left beside the key file opens nothing that is still needed.
+        remove_left_over(self.disk, &next)?;
+        let new = key_file::create(self.disk, &next)?;
+
+        let comes = self.keyslots.add_key(self.root, &new, &random::salt()?);
+        // The old key may have been added twice.
+        for twice in self.keyslots.opened_by(&old).into_iter().filter(|id| *id != self.own) {
+            self.keyslots.remove(twice);
+        }
+        self.keyslots.set_rotation(Some((self.own, comes)));
+        self.put()?;
+
+        self.disk.rename(&next, key_file).map_err(|error| StoreError::disk("rename", &next, error))?;
+        sync_directory(self.disk, key_file::parent(key_file))?;
+
+        self.keyslots.remove(self.own);
+        self.keyslots.set_rotation(None);
+        self.put()?;
+        Ok(comes)
+    }
+
     /// Removes what an interrupted rotation left: of its two slots the one that the key in its place does not open.
     fn settle(&mut self) {
-        let left = self.keyslots.rotation().and_then(|(goes, comes)| match self.slot {
+        let left = self.keyslots.rotation().and_then(|(goes, comes)| match self.own {
             slot if slot == goes => Some(comes),
             slot if slot == comes => Some(goes),
             // A rotation of another key file: it is not known which of the two is in its place.
@@ -242,19 +292,14 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// Puts the keyslots in the place of those that are there, at once and durably.
-    fn write(&self) -> Result<(), StoreError> {
-        let (next, path) = (self.directory.join(KEYSLOTS_NEXT), self.directory.join(KEYSLOTS));
-        remove_left_over(self.disk, &next)?;
-        write_new(self.disk, &next, &self.keyslots.encode())?;
-        self.disk.rename(&next, &path).map_err(|error| StoreError::disk("rename", &next, error))?;
-        sync_directory(self.disk, self.directory)
+    fn put(&mut self) -> Result<(), StoreError> {
+        (self.put)(&self.keyslots)
     }
 }
 
 /// Removes what an interrupted change left under a name that is about to be used again. Durably: otherwise a loss
 /// of power could bring the old file back under that name, and a rename that was meant for the new one would take it.
-fn remove_left_over(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+pub(crate) fn remove_left_over(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     match disk.remove(path) {
         Ok(()) => sync_directory(disk, key_file::parent(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

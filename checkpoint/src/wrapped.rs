@@ -127,6 +127,10 @@ impl<B: Behaviour> Disk for Wrapped<B> {
     fn try_lock(&self, path: &Path, text: &str) -> io::Result<LockAttempt> {
         self.disk.try_lock(path, text)
     }
+
+    fn try_lock_existing(&self, path: &Path) -> io::Result<LockAttempt> {
+        self.disk.try_lock_existing(path)
+    }
 }
 
 impl<B: Behaviour> DiskFile for File<B> {

@@ -33,8 +33,8 @@ interface Owner {
   export @7 (path :Text, holder :Holder, progress :Progress) -> (turn :UInt64, epoch :UInt64, amount :Amount);
   # Writes an image of the vat into a new file, sealed for `holder`, durably.
 
-  verify @8 (progress :Progress) -> (amount :Amount);
-  # Reads everything that the checkpoint holds, to see that it is whole.
+  verify @8 (progress :Progress) -> (amount :Amount, turn :UInt64);
+  # Reads everything that the checkpoint holds as of some turn from now on, to see that it is whole.
 
   metrics @9 () -> (text :Text);
   # What there is to monitor, in the text form of Prometheus.

@@ -21,16 +21,20 @@
 //! keep = 7
 //! # For whom they are sealed, instead of this home.
 //! to = "vatkey:…"
+//!
+//! [credentials]
+//! # A vat that is opened with a credential of the service manager instead of a key file, and what that is called.
+//! tally = "tally-key"
 //! ```
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use schemas::{Address, Coded, ErrorCode, Recipient, SearchPathEntry};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::{
-    home::{Home, HomeError, replace_file},
+    home::{Home, HomeError, Name, replace_file},
     limits::{BACKUPS_KEPT, CALL_DEADLINE},
 };
 
@@ -128,6 +132,8 @@ pub struct Config {
     pub timeout: Setting<Duration>,
     /// Where backups go, and when.
     pub backup: Backup,
+    /// The vats that are opened with a credential of the service manager, and what it is called.
+    pub credentials: BTreeMap<Name, Setting<Name>>,
 }
 
 /// What the configuration says of backups.
@@ -153,6 +159,8 @@ struct File {
     timeout: Option<Spanned<u32>>,
     #[serde(default)]
     backup: BackupTable,
+    #[serde(default)]
+    credentials: BTreeMap<String, Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -262,6 +270,7 @@ impl Parser<'_> {
                 },
             },
             backup: self.backup(file.backup)?,
+            credentials: self.credentials(&file.credentials)?,
         })
     }
 
@@ -296,6 +305,19 @@ impl Parser<'_> {
             Some(text) => Setting { value: Some(self.item(text, str::parse::<Recipient>)?), source: self.source(text) },
         };
         Ok(Backup { folder, every, keep, to })
+    }
+
+    fn credentials(
+        &self,
+        table: &BTreeMap<String, Spanned<String>>,
+    ) -> Result<BTreeMap<Name, Setting<Name>>, ConfigError> {
+        let credential = |(vat, credential): (&String, &Spanned<String>)| {
+            let vat =
+                vat.parse().map_err(|error: HomeError| self.invalid(Some(credential.span()), error.to_string()))?;
+            let value = self.item(credential, str::parse::<Name>)?;
+            Ok((vat, Setting { value, source: self.source(credential) }))
+        };
+        table.iter().map(credential).collect()
     }
 
     fn list<T: PartialEq, E: std::fmt::Display>(

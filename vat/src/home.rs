@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! HOME/config.toml          the search path and other settings; written by people and by `vat vls`
+//! HOME/vats.lock            who is giving a vat its place here
 //! HOME/vats/NAME/id         the vat's public id
 //! HOME/vats/NAME/store/     its sealed checkpoint
 //! HOME/keys/vats/NAME.key   the key file that unlocks it; kept apart, so that a copy of a vat's folder opens nothing
@@ -78,6 +79,12 @@ pub enum HomeError {
         /// The name.
         name: String,
     },
+    /// This very vat is here, under this name.
+    #[error("this vat is here already, as {name}")]
+    Present {
+        /// The name that it has.
+        name: Name,
+    },
     /// A vat's folder is there, and the file with its id is missing or not an id.
     #[error("{} does not hold the id of a vat", path.display())]
     Id {
@@ -95,7 +102,7 @@ impl Coded for HomeError {
             Self::Mode { .. } | Self::Owner { .. } => ErrorCode::HomeMode,
             Self::Name { .. } => ErrorCode::VatNameInvalid,
             Self::NoVat { .. } => ErrorCode::VatNotFound,
-            Self::Exists { .. } => ErrorCode::VatExists,
+            Self::Exists { .. } | Self::Present { .. } => ErrorCode::VatExists,
             Self::Id { .. } => ErrorCode::CheckpointMissing,
         }
     }
@@ -227,6 +234,18 @@ impl Home {
         path.parent().map_or(Ok(()), make_folder)
     }
 
+    /// Keeps everybody else from giving a vat its place here until the lock is dropped. Waits for who has it, which
+    /// nobody does for longer than it takes to look at the vats that are here and to change some names.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn lock_vats(&self) -> Result<VatsLock, HomeError> {
+        let path = self.root.join("vats.lock");
+        let open = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open.and_then(|file| file.lock().map(|()| file)).map_err(at(&path))?;
+        Ok(VatsLock { _file: file })
+    }
+
     /// The places of a vat of this name, whether it exists or not.
     #[must_use]
     pub fn places(&self, name: &Name) -> Places {
@@ -286,6 +305,12 @@ impl Home {
     pub fn name_of(&self, id: VatId) -> Result<Option<Name>, HomeError> {
         Ok(self.names()?.into_iter().find(|name| self.vat(name).is_ok_and(|(_, other)| other == id)))
     }
+}
+
+/// Held by whoever is giving a vat its place in a home. It ends when it is dropped, and with the process at the latest.
+#[derive(Debug)]
+pub struct VatsLock {
+    _file: fs::File,
 }
 
 /// Where the parts of one vat lie.

@@ -24,6 +24,7 @@ mod backup;
 mod cli;
 mod kinds;
 mod objects;
+mod opener;
 mod service;
 
 pub use kinds::Kinds;

@@ -69,6 +69,10 @@ pub const STALL_DEADLINE: Duration = Duration::from_secs(60);
 /// How often a vat says how far such work is.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often it says that it goes on when it is no further: a sync of all that was written, or a fold, may be silent
+/// for longer than anybody would wait. A sixth of [`STALL_DEADLINE`].
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long a command waits for the vat on this machine to greet it.
 pub const LOCAL_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -30,7 +30,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use checkpoint::{Durable, FileDisk, Protection, Store, StoreMetrics, StoreOptions};
+use checkpoint::{Durable, FileDisk, Store, StoreMetrics, StoreOptions};
 use schemas::{Address, Timestamp, VatId};
 use tokio::{
     sync::{Notify, mpsc},
@@ -39,6 +39,7 @@ use tokio::{
 use transport::{Endpoint, EndpointConfig, OutputGate};
 use vls_client::{EntryReport, Resolver, ResolverConfig};
 
+pub use crate::opener::OpenerError;
 pub(crate) use addresses::publishable_addresses;
 pub(crate) use awake::Awake;
 use backups::Backups;
@@ -53,6 +54,7 @@ use crate::{
     engine::{Clock, CommitStart, Outputs},
     home::{Home, Name},
     limits::WITNESS_DEADLINE,
+    opener::Opener,
 };
 
 /// The machine's clock.
@@ -71,6 +73,8 @@ pub struct RunOptions {
     pub listen: SocketAddr,
     /// Go on although a location server knows more than the checkpoint.
     pub take_over: bool,
+    /// Make the backups that the configuration asks for, when they are due.
+    pub back_up: bool,
 }
 
 /// What a waking or running vat has to say.
@@ -116,16 +120,18 @@ pub async fn run(
         // Nothing was promised to anyone yet.
         () = &mut stop => return Ok(()),
     };
-    let committing = [
+    let mut meanwhile = vec![
         tokio::task::spawn_local(awake.clone().start_commits()),
         tokio::task::spawn_local(awake.clone().follow_committer(durable)),
-        tokio::task::spawn_local(awake.clone().back_up()),
     ];
+    if options.back_up {
+        meanwhile.push(tokio::task::spawn_local(awake.clone().back_up()));
+    }
     let outcome = match awake.clone().live(home, &seen, stop, report).await {
         Ok(()) => awake.fall_asleep().await,
         Err(error) => Err(error),
     };
-    committing.iter().for_each(JoinHandle::abort);
+    meanwhile.iter().for_each(JoinHandle::abort);
     awake.endpoint.close().await;
     outcome
 }
@@ -139,7 +145,7 @@ async fn wake(
     options: &RunOptions,
     report: &mut dyn FnMut(Report),
 ) -> Result<(Rc<Awake>, Seen, mpsc::UnboundedReceiver<Durable>), RunError> {
-    let (opened, durable) = open(home, name, kinds)?;
+    let (opened, durable) = open(home, name, config, kinds)?;
     let endpoint = Endpoint::bind(opened.vat.key(), options.listen, EndpointConfig::default())?;
     let resolver = witness_resolver(&endpoint, config);
     let seen =
@@ -188,7 +194,12 @@ struct Opened {
     metrics: StoreMetrics,
 }
 
-fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::UnboundedReceiver<Durable>), RunError> {
+fn open(
+    home: &Home,
+    name: &Name,
+    config: &Config,
+    kinds: Kinds,
+) -> Result<(Opened, mpsc::UnboundedReceiver<Durable>), RunError> {
     let (places, id) = home.vat(name)?;
     let (sender, durable) = mpsc::unbounded_channel();
     let metrics = StoreMetrics::default();
@@ -200,7 +211,7 @@ fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::Unbound
         })),
         ..StoreOptions::default()
     };
-    let protection = Protection::KeyFile(places.key_file);
+    let protection = Opener::of(config, name, &places).protection()?;
     let store = Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options)?;
     let gate = OutputGate::new(store.durable().turn);
     let has_turns = Rc::new(Notify::new());

@@ -177,8 +177,10 @@ impl vat_capnp::owner::Server for OwnerService {
     ) -> capnp::Result<()> {
         let store = self.awake.vat().engine().store().clone();
         let progress = params.get()?.get_progress()?;
-        let census = on_a_thread(store, progress, |store, progress| store.verify(progress)).await?;
-        set_amount(results.get().init_amount(), census);
+        let (turn, census) = on_a_thread(store, progress, |store, progress| store.verify(progress)).await?;
+        let mut results = results.get();
+        results.set_turn(turn);
+        set_amount(results.init_amount(), census);
         Ok(())
     }
 

@@ -86,6 +86,15 @@ impl Disk for FileDisk {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+
+    fn try_lock_existing(&self, path: &Path) -> io::Result<LockAttempt> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(LockAttempt::Acquired(Box::new(LockedFile { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(LockAttempt::Held(String::new())),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 /// The lock belongs to the open file: it ends when this is dropped, and with the process at the latest.

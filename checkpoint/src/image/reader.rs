@@ -9,7 +9,7 @@ use std::{
 
 use schemas::Timestamp;
 
-use super::{Census, HEAD_LENGTH, HeadPayload, IMAGE_VERSION, ImageHead, MAGIC};
+use super::{Census, HEAD_LENGTH, HeadPayload, IMAGE_VERSION, ImageHead, MAGIC, seen::Seen};
 use crate::{
     error::{Damage, StoreError},
     frame::{self, FrameTag, HEADER_LENGTH, Header, HeaderError, Kind, is_zero},
@@ -34,6 +34,7 @@ pub struct ImageReader<'a> {
     chain: FrameTag,
     frame: Vec<u8>,
     rows: VecDeque<(RowKey, Vec<u8>)>,
+    seen: Seen,
     census: Census,
     ended: bool,
     on_progress: Option<OnProgress<'a>>,
@@ -110,6 +111,7 @@ impl<'a> ImageReader<'a> {
             chain: [0; 16],
             frame: Vec::new(),
             rows: VecDeque::new(),
+            seen: Seen::default(),
             census: Census::default(),
             ended: false,
             on_progress: None,
@@ -193,11 +195,16 @@ impl<'a> ImageReader<'a> {
             Kind::ImageRows => {
                 let rows: Vec<Row<'_>> = payload::decode(&self.frame[HEADER_LENGTH..])
                     .ok_or_else(|| self.damaged(place, Damage::Contents))?;
-                let rows = rows.into_iter().map(|row| {
+                for row in rows {
+                    let key = RowKey { space: row.space, name: row.name.0.to_vec() };
+                    // A small store holds all of its rows, and sees for itself.
+                    if self.form == Form::Alone && !self.seen.insert(&key) {
+                        return Err(self.damaged(place, Damage::Repeated));
+                    }
+                    // Only now: who reads on after the error finds that there were more rows than came.
                     self.census.add(row.name.0, row.value.0);
-                    (RowKey { space: row.space, name: row.name.0.to_vec() }, row.value.0.to_vec())
-                });
-                self.rows = rows.collect();
+                    self.rows.push_back((key, row.value.0.to_vec()));
+                }
                 Ok(())
             }
             Kind::ImageEnd => {

@@ -20,16 +20,18 @@ use crate::{
     journal::{Head, Place, Replayed, Segment, Writer, replay_file},
     key_file,
     keys::Keys,
-    keyslots::Keyslots,
+    keyslots::{Keyslots, SlotId, Unlocked},
     limits::{SECTOR_BYTES, SMALL_FILE_BYTES, SMALL_MAX_RESERVE_BYTES, SMALL_MIN_RESERVE_BYTES},
     protection::Protection,
     store::lifecycle::sync_directory,
-    store_keys::with_suffix,
+    store_keys::{remove_left_over, with_suffix},
 };
 
 /// What all files of a store have in common, one after the other.
 pub(super) struct Shape {
     pub(super) keyslots: Keyslots,
+    /// The slot that was opened; `None` for a plain store.
+    pub(super) own: Option<SlotId>,
     pub(super) keys: Arc<Keys>,
 }
 
@@ -84,13 +86,8 @@ impl Folded {
     /// Gives the file its name, durably: at every moment there is the old one or the new one under it, whole.
     pub(super) fn put(self, disk: &dyn Disk, path: &Path) -> Result<(Writer, Head), StoreError> {
         let unfinished = with_suffix(path, ".new");
-        match disk.remove(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::disk("remove", &unfinished, error));
-            }
-            // An interrupted one has left it, or nothing.
-            _ => {}
-        }
+        // An interrupted one may have left it.
+        remove_left_over(disk, &unfinished)?;
         let file = disk.create(&unfinished).map_err(|e| StoreError::disk("create", &unfinished, e))?;
         let segment = Segment { number: 0, length: self.bytes.len() as u64, path: unfinished, file };
         segment.write(0, &self.bytes)?;
@@ -129,10 +126,11 @@ pub(super) fn read(
     let segment = Segment { number: 0, length, path: path.to_owned(), file };
     let mut bytes = segment.read_from(0)?;
 
-    let mut keyslots = None;
+    let mut opened = None;
     let mut image = ImageReader::begin_of_small(Box::new(&bytes[..]), path, |found| {
-        keyslots = Some(found.clone());
-        Ok(found.unlock(disk, path, protection)?.root)
+        let Unlocked { root, slot } = found.unlock(disk, path, protection)?;
+        opened = Some((found.clone(), slot));
+        Ok(root)
     })?;
     if image.head().vat != *vat {
         return Err(StoreError::WrongVat { path: path.to_owned() });
@@ -141,10 +139,13 @@ pub(super) fn read(
         return Err(StoreError::damaged(path, Damage::Length { found: length }));
     }
     while let Some((key, value)) = image.next_row()? {
-        rows.set(key.space, key.name, Some(value));
+        if !rows.insert(key.space, key.name, value) {
+            return Err(StoreError::damaged(path, Damage::Repeated));
+        }
     }
     // Proof: there is no keyslot left out, and the last row comes with the end.
-    let (Some(keyslots), Some(Verified { keys, head, offset, sequence, chain })) = (keyslots, image.verified()) else {
+    let (Some((keyslots, own)), Some(Verified { keys, head, offset, sequence, chain })) = (opened, image.verified())
+    else {
         return Err(StoreError::damaged(path, Damage::CutOff));
     };
 
@@ -161,7 +162,7 @@ pub(super) fn read(
         }
     })?;
     let head = replayed.head(&keys, head);
-    Ok((Shape { keyslots, keys }, head, replayed))
+    Ok((Shape { keyslots, own, keys }, head, replayed))
 }
 
 /// Makes durable what was found, unless it is known to be.
@@ -183,4 +184,25 @@ pub(super) fn settle(
     }
     note.record(&head.chain);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{simulated::SimulatedDisk, small::SmallStore};
+
+    #[test]
+    fn a_file_in_which_a_row_comes_twice_is_refused() {
+        let (disk, path, vat) = (SimulatedDisk::new(), Path::new("/vat"), [7; 32]);
+        let (keyslots, root) = Keyslots::create(disk.as_ref(), &Protection::Plain).unwrap();
+        let shape = Shape { keys: Arc::new(Keys::new(root, keyslots.store, vat)), own: None, keyslots };
+        let once: [Row<'_>; 2] = [(1, b"a", b"1"), (2, b"a", b"1")];
+        let twice: [Row<'_>; 3] = [(1, b"a", b"1"), (2, b"a", b"1"), (1, b"a", b"2")];
+        for (rows, good) in [(once.as_slice(), true), (&twice, false)] {
+            shape.fold(path, &Head::default(), rows.iter().copied()).unwrap().put(disk.as_ref(), path).unwrap();
+            let opened = SmallStore::open(disk.clone(), path, &vat, &Protection::Plain, &mut || false).map(drop);
+            let repeated = matches!(opened, Err(StoreError::Damaged { damage: Damage::Repeated, .. }));
+            assert_eq!((opened.is_ok(), repeated), (good, !good));
+        }
+    }
 }

@@ -12,11 +12,16 @@ pub(super) struct Rows {
 pub(super) type Row<'a> = (u64, &'a [u8], &'a [u8]);
 
 impl Rows {
+    /// Sets a row, and says whether it is new.
+    pub(super) fn insert(&mut self, space: u64, name: Vec<u8>, value: Vec<u8>) -> bool {
+        self.spaces.entry(space).or_default().insert(name, value).is_none()
+    }
+
     /// Sets a row, or removes it.
     pub(super) fn set(&mut self, space: u64, name: Vec<u8>, value: Option<Vec<u8>>) {
         match value {
             Some(value) => {
-                self.spaces.entry(space).or_default().insert(name, value);
+                self.insert(space, name, value);
             }
             None => {
                 if let Some(rows) = self.spaces.get_mut(&space) {

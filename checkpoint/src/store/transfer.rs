@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -14,15 +14,13 @@ use crate::{
     base::{Snapshot, VatBase, Visit},
     disk::{Disk, DiskFile},
     error::StoreError,
-    image::{Census, ImageHead, ImageReader, ImageWriter},
+    image::{Census, ImageHead, ImageReader, ImageWriter, Unfinished},
     journal::Head,
-    key_file,
     keys::Keys,
     keyslots::Keyslots,
     limits::{IMPORT_BATCH_BYTES, ROW_MEMORY_BYTES},
     overlay::Overlay,
     protection::{Holder, Protection},
-    random,
 };
 
 /// Says what becomes of a row; `None` leaves it out.
@@ -124,15 +122,6 @@ impl Read for Sequential {
     }
 }
 
-/// A name beside `path` under which its contents are written. Random, so that what a crash has left is in nobody's
-/// way.
-fn unfinished_name(path: &Path) -> Result<PathBuf, StoreError> {
-    let mut random = [0; 4];
-    random::fill(&mut random)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(path.with_file_name(format!(".{name}.{:08x}.unfinished", u32::from_le_bytes(random))))
-}
-
 impl Store {
     /// Writes the state after the newest submitted turn as an [image](crate::image), sealed for `holders`
     /// (at least one), and tells `progress` how far it is. The store can be used meanwhile; turns after the first moment are not in the image.
@@ -176,7 +165,8 @@ impl Store {
     }
 
     /// The same, into a new file for its owner only (mode 0600), durably: the file has its name only once it is
-    /// whole. A file that has the name already is left alone.
+    /// whole. A file that has the name already is left alone. What an export of this vat into the same folder left that
+    /// was killed is removed first.
     ///
     /// # Errors
     /// As [`Store::export`]; [`StoreError::ImageExists`].
@@ -188,57 +178,37 @@ impl Store {
         label: (&str, Timestamp),
         progress: &mut dyn FnMut(Census),
     ) -> Result<(ImageHead, Census), StoreError> {
-        let unfinished = unfinished_name(path)?;
-        let written = self.write_file(disk, &unfinished, holders, label, progress).and_then(|written| {
-            disk.rename_new(&unfinished, path).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => StoreError::ImageExists { path: path.to_owned() },
-                _ => StoreError::disk("rename", &unfinished, error),
-            })?;
-            let folder = key_file::parent(path);
-            disk.sync_directory(folder).map_err(|e| StoreError::disk("sync", folder, e))?;
-            Ok(written)
-        });
-        if written.is_err() {
-            // The reason is reported; what may be left has a name that says what it is.
-            let _ = disk.remove(&unfinished);
-        }
-        written
-    }
-
-    fn write_file(
-        &self,
-        disk: &dyn Disk,
-        path: &Path,
-        holders: &[Holder],
-        label: (&str, Timestamp),
-        progress: &mut dyn FnMut(Census),
-    ) -> Result<(ImageHead, Census), StoreError> {
-        let file = disk.create(path).map_err(|error| match error.kind() {
-            // The file is new, so what is missing is its folder.
-            io::ErrorKind::NotFound => StoreError::Missing { path: key_file::parent(path).to_owned() },
-            _ => StoreError::disk("create", path, error),
-        })?;
-        let mut output = Sequential { file: Arc::clone(&file), offset: 0 };
-        let written = self.export(disk, (&mut output, path), holders, label, progress)?;
-        file.sync_data().map_err(|e| StoreError::disk("sync", path, e))?;
+        let unfinished = Unfinished::begin(disk, path, &self.keys.vat())?;
+        let mut output = Sequential { file: Arc::clone(unfinished.file()), offset: 0 };
+        let written = self.export(disk, (&mut output, unfinished.path()), holders, label, progress)?;
+        unfinished.finish(path)?;
         Ok(written)
     }
 
-    /// Reads every row after the newest submitted turn, and says how much there is. When this succeeds, no row is
+    /// Reads every row as of a turn, and says which turn, and how much there is. When this succeeds, no row is
     /// missing and each is what was written. Blocks on the disk.
     ///
-    /// What opening a store reads is not read again: the frames since the last fold.
+    /// The turn is the newest submitted one, or a later one. What the base does not have of it is folded first, so
+    /// that nothing is taken from memory.
     ///
     /// # Errors
-    /// [`StoreError::Poisoned`]; damage in the base, which does not stop the store.
-    pub fn verify(&self, progress: &mut dyn FnMut(Census)) -> Result<Census, StoreError> {
+    /// [`StoreError::Poisoned`]; damage in the base, which does not stop the store unless the fold meets it.
+    pub fn verify(&self, progress: &mut dyn FnMut(Census)) -> Result<(u64, Census), StoreError> {
+        let wanted = self.view()?;
+        if wanted.vat.is_none_or(|vat| vat.position.turn < wanted.at.turn) {
+            self.fold()?;
+        }
+        // As it is now. What has changed since is in the layers above it, which are left out.
+        let View { base, vat, .. } = self.view()?;
         let mut census = Census::default();
-        self.walk(&self.view()?, &mut |_, name, value| {
+        // Proof: the fold has put it there.
+        let Some(vat) = vat else { return Ok((0, census)) };
+        base.walk(&self.keys, &vat, &mut |_, name, value| {
             census.add(name, value);
             progress(census);
             Ok(())
         })?;
-        Ok(census)
+        Ok((vat.position.turn, census))
     }
 
     /// Makes a new store, as [`Store::create`] does, of what is in an image. It exists, also after a crash, only

@@ -61,8 +61,8 @@ fn each_vat_has_its_own_rows_turns_and_epochs() {
         assert_eq!((one.durable().epoch, two.durable().epoch), (0, 7));
         assert_eq!((one.durable().sequence, two.durable().sequence), (2, 3));
     }
-    let census = two.verify(&mut |_| ()).unwrap();
-    assert_eq!(census.rows, 1);
+    let (turn, census) = two.verify(&mut |_| ()).unwrap();
+    assert_eq!((turn, census.rows), (1, 1));
     let mut vats = host.vats().unwrap();
     vats.sort_unstable();
     assert_eq!(vats, [ONE, TWO]);

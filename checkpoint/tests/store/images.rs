@@ -1,5 +1,7 @@
 //! Images: what goes out of one store comes into another, whole or not at all (DESIGN §8).
 
+mod left_over;
+
 use std::{
     io::{self, Read, Write},
     path::Path,
@@ -7,7 +9,7 @@ use std::{
 };
 
 use checkpoint::{
-    Adoption, Census, Damage, Holder, ImageHead, ImageReader, Protection, RowKey, Store, StoreError,
+    Adoption, Census, Damage, Holder, ImageHead, ImageReader, Protection, RowKey, Store, StoreError, TurnDelta,
     simulated::{Fault, SimulatedDisk},
 };
 use schemas::Timestamp;
@@ -98,7 +100,7 @@ fn what_is_exported_is_imported_with_its_turn_and_its_epoch_and_goes_on() {
         let bytes: usize = rows.iter().map(|((_, name), value)| name.len() + value.len()).sum();
         assert_eq!(census, Census { rows: rows.len() as u64, bytes: bytes as u64 });
         assert_eq!(image.len() % SECTOR, 0);
-        assert_eq!(store.verify(&mut |_| {}).unwrap(), census);
+        assert_eq!(store.verify(&mut |_| {}).unwrap(), (store.position().turn, census));
 
         let read = reader(&disk, &image[..]).unwrap();
         let expected = ImageHead {
@@ -123,7 +125,7 @@ fn what_is_exported_is_imported_with_its_turn_and_its_epoch_and_goes_on() {
         imported.close().unwrap();
         let again = Store::open(disk.clone(), there, &VAT, &sealed(), no_folds()).unwrap();
         assert_eq!(get(&again, 0, b"new").as_deref(), Some(&b"row"[..]));
-        assert_eq!(again.verify(&mut |_| {}).unwrap().rows, contents(&again).unwrap().len() as u64);
+        assert_eq!(again.verify(&mut |_| {}).unwrap().1.rows, contents(&again).unwrap().len() as u64);
     }
 }
 
@@ -360,6 +362,28 @@ fn a_file_is_there_whole_or_not_at_all_whatever_fails() {
             }
         }
     }
+}
+
+/// Rows that are in the journal and in memory only are not on the disk where they will be read from.
+#[test]
+fn a_verification_covers_the_newest_turn_and_reads_it_from_the_base() {
+    let disk = SimulatedDisk::new();
+    let store = create(&disk, no_folds()).unwrap();
+    for turn in 1..=3 {
+        durable_turn(&store, vec![set(0, &[turn], b"value")]).unwrap();
+        assert!(store.last_fold().turn < u64::from(turn));
+        let (verified, census) = store.verify(&mut |_| {}).unwrap();
+        assert_eq!((verified, census.rows), (u64::from(turn), u64::from(turn)));
+        assert_eq!(store.last_fold().turn, u64::from(turn), "the base has it");
+    }
+    // Nothing is written for what the base has already.
+    let before = disk.operations();
+    store.verify(&mut |_| {}).unwrap();
+    assert_eq!(disk.operations(), before);
+    // A turn that is not durable yet becomes so.
+    store.queue(TurnDelta { turn: 4, changes: vec![set(0, b"last", b"value")] }).unwrap();
+    assert_eq!(store.verify(&mut |_| {}).unwrap().0, 4);
+    assert_eq!(store.durable().turn, 4);
 }
 
 #[test]

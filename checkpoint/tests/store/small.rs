@@ -1,6 +1,7 @@
 //! The small profile: one file, one sync for a turn, and the same promises as the large one.
 
 mod crash;
+mod holders;
 mod real;
 
 use std::{

@@ -22,17 +22,24 @@ pub struct Home<'w> {
     world: &'w World,
     folder: PathBuf,
     program: PathBuf,
+    credentials: Option<PathBuf>,
 }
 
 impl<'w> Home<'w> {
     pub(crate) fn new(world: &'w World, folder: PathBuf) -> Self {
-        Self { world, folder, program: program("vat") }
+        Self { world, folder, program: program("vat"), credentials: None }
     }
 
     /// The same home, used with another program of the same command line.
     #[must_use]
     pub fn with_program(&self, name: &str) -> Self {
         Self { program: program(name), ..self.clone() }
+    }
+
+    /// The same home, used by a service to which the service manager shows the credentials in this folder.
+    #[must_use]
+    pub fn with_credentials(&self, folder: PathBuf) -> Self {
+        Self { credentials: Some(folder), ..self.clone() }
     }
 
     /// The folder, or a path in it.
@@ -46,6 +53,7 @@ impl<'w> Home<'w> {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.world.command(&self.program);
         command.env("VAT_HOME", &self.folder).args(arguments);
+        command.envs(self.credentials.iter().map(|folder| ("CREDENTIALS_DIRECTORY", folder)));
         command
     }
 

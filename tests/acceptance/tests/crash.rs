@@ -3,13 +3,21 @@
 //! The calls come from this process, over several sessions with many calls under way each, so that SIGKILL
 //! hits groups of turns while they are written. The check runs here, outside the vat's process: every call adds
 //! another amount, and every answer says the total after its call, so each answered call occupies an interval of
-//! the number line, which nobody else may touch.
+//! the number line, which nobody else may touch. Besides, somebody who changes nothing looks on, and asks for the total all
+//! the time: what they have seen, the vat must never have forgotten.
 //!
-//! `VAT_TEST_SEED` repeats the choices of a failed run; `VAT_TEST_QUICK=1` does fewer rounds.
+//! `VAT_TEST_SEED` repeats the choices of a failed run; `VAT_TEST_QUICK=1` does fewer rounds. The test that kills a vat
+//! for a whole minute is run with `cargo test -p acceptance --test crash -- --ignored --nocapture`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, thread, time::Duration};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    rc::Rc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use acceptance::{Awake, Home, Random, World};
 use schemas::{IdentityKey, SturdyRef, objects_capnp::counter, vat_capnp};
@@ -22,6 +30,7 @@ use transport::{Endpoint, Greeting, OutputGate, Session, SessionLimits, SessionO
 
 const ROUNDS: u64 = 50;
 const QUICK_ROUNDS: u64 = 10;
+const MINUTE: Duration = Duration::from_secs(60);
 /// Answered calls per round, on average.
 const CALLS: u64 = 20;
 
@@ -52,6 +61,11 @@ struct Call {
 struct Round {
     /// The total before the first call.
     begin: u64,
+    /// How often somebody else asked for the total, and the highest one that they were told.
+    looks: u64,
+    seen: u64,
+    /// They were told of less than before.
+    went_back: bool,
     sessions: [Vec<Call>; SESSIONS],
 }
 
@@ -76,6 +90,12 @@ impl Round {
                 return Err(format!("an answered call says {before} -> {after}, but {from} was reached before it"));
             }
             from = *after;
+        }
+        if self.went_back {
+            return Err("somebody was told of a total, and then of a lower one".to_owned());
+        }
+        if self.seen > end {
+            return Err(format!("somebody was told of {} and the total is now {end}: it was forgotten", self.seen));
         }
         if from > end {
             return Err(format!("the total was acknowledged as {from} and is now {end}: an answered call is lost"));
@@ -125,6 +145,58 @@ struct Shared {
 #[test]
 fn no_acknowledged_call_is_lost_and_none_is_counted_twice() {
     let rounds = if std::env::var_os("VAT_TEST_QUICK").is_some() { QUICK_ROUNDS } else { ROUNDS };
+    let counts = kill_again_and_again(Length::Rounds(rounds));
+    assert!(counts.answered >= rounds * CALLS && counts.looks > rounds);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn for_a_minute_of_kills_nothing_that_was_observed_is_forgotten() {
+    let counts = kill_again_and_again(Length::Time(MINUTE));
+    assert!(counts.answered > ROUNDS * CALLS && counts.looks > ROUNDS);
+}
+
+/// How long a vat is killed again and again.
+#[derive(Clone, Copy)]
+enum Length {
+    Rounds(u64),
+    Time(Duration),
+}
+
+impl Length {
+    fn is_over(self, rounds: u64, begun: Instant) -> bool {
+        match self {
+            Self::Rounds(all) => rounds == all,
+            Self::Time(time) => begun.elapsed() >= time,
+        }
+    }
+
+    /// How many calls shall be answered in this round, where so many were answered before it.
+    fn calls(self, number: u64, answered: u64, random: &mut Random) -> u64 {
+        match self {
+            Self::Time(_) => random.below(2 * CALLS + 1),
+            Self::Rounds(all) => {
+                let left = (all * CALLS).saturating_sub(answered);
+                if number == all { left } else { random.below(2 * left / (all - number + 1) + 1) }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    rounds: u64,
+    /// Calls that were answered.
+    answered: u64,
+    /// Calls that were carried out although nobody heard their answer.
+    unheard: usize,
+    /// Answers to somebody who only looks.
+    looks: u64,
+}
+
+/// Kills a vat that is called and looked at, and checks after each time that it has kept every promise.
+#[allow(clippy::print_stdout)] // Part of tests, of which the seed has to be known.
+fn kill_again_and_again(length: Length) -> Counts {
     let world = World::new();
     let server = world.location_server("server");
     let alice = world.home("alice");
@@ -135,30 +207,33 @@ fn no_acknowledged_call_is_lost_and_none_is_counted_twice() {
 
     let mut random = Random::from_environment();
     println!("VAT_TEST_SEED={}", random.seed());
-    let (mut previous, mut answered, mut unheard, mut epoch) = (None::<Round>, 0, 0, 0);
-    for number in 1..=rounds {
+    let (mut previous, mut counts, mut epoch, begun) = (None::<Round>, Counts::default(), 0, Instant::now());
+    while !length.is_over(counts.rounds, begun) {
+        counts.rounds += 1;
         if random.below(4) == 0 {
             kill_while_it_wakes(&alice, &mut random);
         }
         let vat = alice.wake("tally");
         assert!(vat.epoch() > epoch, "each start is a higher epoch");
         epoch = vat.epoch();
-        let left = (rounds * CALLS).saturating_sub(answered);
-        let enough = if number == rounds { left } else { random.below(2 * left / (rounds - number + 1) + 1) };
+        let enough = length.calls(counts.rounds, counts.answered, &mut random);
         let round = LocalSet::new().block_on(&runtime, play(&reference, vat, enough, &mut random));
         if let Some(previous) = previous {
-            unheard += check(&previous, round.begin, number - 1, &random);
+            counts.unheard += check(&previous, round.begin, counts.rounds - 1, &random);
         }
-        answered += round.answered();
+        counts.answered += round.answered();
+        counts.looks += round.looks;
         previous = Some(round);
     }
     let vat = alice.wake("tally");
-    let total = alice.json(&["call", "tally", "get"])["total"].as_u64().unwrap();
-    unheard += check(&previous.unwrap(), total, rounds, &random);
+    let total = alice.json(&["call", "tally", "get"])["total"].clone();
+    // Beyond 2^53, where not every reader of JSON is exact, it is a text.
+    let total = total.as_u64().or_else(|| total.as_str()?.parse().ok()).unwrap();
+    counts.unheard += check(&previous.unwrap(), total, counts.rounds, &random);
     vat.sleep();
-    println!("{answered} calls were answered, {unheard} more were carried out, in {rounds} rounds");
-    assert!(answered >= rounds * CALLS);
+    println!("{counts:?} in {} s", begun.elapsed().as_secs());
     world.no_secret_leaked();
+    counts
 }
 
 #[track_caller]
@@ -185,7 +260,7 @@ async fn play(reference: &SturdyRef, vat: Awake, enough: u64, random: &mut Rando
     let delay = random_time(random, LATEST_KILL);
     let endpoint = Endpoint::client(&IdentityKey::generate().unwrap()).unwrap();
     let mut sessions = Vec::new();
-    for _ in 0..SESSIONS {
+    for _ in 0..=SESSIONS {
         sessions.push(timeout(LIMIT, connect(&endpoint, reference, address)).await.expect("a session"));
     }
     let begin = timeout(LIMIT, sessions[0].1.get_request().send().promise).await.expect("an answer").unwrap();
@@ -199,7 +274,9 @@ async fn play(reference: &SturdyRef, vat: Awake, enough: u64, random: &mut Rando
     if enough == 0 {
         shared.reached.notify_one();
     }
-    for (number, (_, counter)) in sessions.iter().enumerate() {
+    let (_, looked_at) = &sessions[SESSIONS];
+    spawn_local(look(shared.clone(), looked_at.clone()));
+    for (number, (_, counter)) in sessions[..SESSIONS].iter().enumerate() {
         for _ in 0..CALLS_UNDER_WAY {
             spawn_local(call(shared.clone(), number, counter.clone()));
         }
@@ -238,6 +315,17 @@ async fn call(shared: Rc<Shared>, session: usize, counter: counter::Client) {
     }
 }
 
+/// Somebody who changes nothing, over a session of their own: asks for the total until that breaks.
+async fn look(shared: Rc<Shared>, counter: counter::Client) {
+    while let Ok(answer) = counter.get_request().send().promise.await {
+        let total = answer.get().unwrap().get_total();
+        let mut round = shared.round.borrow_mut();
+        round.looks += 1;
+        round.went_back |= total < round.seen;
+        round.seen = total;
+    }
+}
+
 async fn connect(endpoint: &Endpoint, reference: &SturdyRef, address: SocketAddr) -> (Session, counter::Client) {
     let connection = endpoint.dial(reference.id, address, LIMIT).await.unwrap();
     let options = SessionOptions {
@@ -258,12 +346,15 @@ async fn connect(endpoint: &Endpoint, reference: &SturdyRef, address: SocketAddr
 #[test]
 fn the_check_itself_finds_what_must_not_be() {
     let call = |amount, answer| Call { amount, answer };
-    let round = |calls: &[Call]| Round { begin: 10, sessions: [calls.to_vec(), Vec::new(), Vec::new()] };
+    let round =
+        |calls: &[Call]| Round { begin: 10, sessions: [calls.to_vec(), Vec::new(), Vec::new()], ..Round::default() };
     let good = round(&[call(5, Some(15)), call(7, Some(22)), call(100, None), call(1000, None)]);
     assert_eq!(good.check(22), Ok(0));
     assert_eq!(good.check(122), Ok(1));
     assert_eq!(good.check(1122), Ok(2));
     assert!(good.check(15).is_err(), "an answered call is lost");
+    let seen = Round { seen: 123, ..good.clone() };
+    assert!(seen.check(122).is_err() && seen.check(1122).is_ok(), "what somebody was told of is forgotten");
     assert!(good.check(27).is_err(), "an answered call counts twice");
     assert!(good.check(222).is_err(), "an unanswered call counts twice");
     assert!(good.check(1022).is_err(), "a later call was carried out and an earlier one was not");

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File, TryLockError},
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use acceptance::{Home, World};
+use acceptance::{Home, World, limits};
 use rustix::process::Signal;
 
 fn text(path: &Path) -> &str {
@@ -54,6 +58,57 @@ fn a_vat_moves_to_another_home_and_is_found_there_under_the_same_reference() {
     world.no_secret_leaked();
 }
 
+/// Keeps vats from getting their places in a home until it is dropped.
+fn lock_vats(home: &Home<'_>) -> File {
+    home.write("vats.lock", "");
+    let file = File::open(home.path("vats.lock")).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+/// The folders in which vats are made that have everything but their place.
+fn grown(home: &Home<'_>) -> usize {
+    let Ok(folders) = fs::read_dir(home.path("vats")) else { return 0 };
+    let folders = folders.map(|entry| entry.unwrap().path());
+    folders
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().contains(".new.") && path.join("id").exists())
+        .count()
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < limits::READY, "{what}");
+        std::thread::sleep(Duration::from_millis(5)); // polls a condition
+    }
+}
+
+#[test]
+fn of_two_imports_of_one_image_at_the_same_moment_one_is_refused() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    for (number, verb) in [["import"].as_slice(), &["restore", "--take-over"]].into_iter().enumerate() {
+        let bob = world.home(&format!("bob-{number}"));
+        let to = recipient(&bob);
+        let image = image.with_extension(number.to_string());
+        alice.json(&["export", "tally", "-o", text(&image), "--to", &to]);
+        let held = lock_vats(&bob);
+        let imports = ["one", "two"].map(|name| bob.start(&[verb, &[text(&image), name]].concat()));
+        // Both have looked and found nothing, and have read all of the image.
+        wait_until("two vats wait for their places", || grown(&bob) == 2);
+        drop(held);
+        let done = imports.map(|mut import| import.wait());
+        let refused: Vec<_> = done.iter().filter(|done| done.status != Some(0)).collect();
+        assert_eq!(refused.len(), 1, "{} {}", done[0], done[1]);
+        assert!(refused[0].stderr.contains("[vat.exists]"), "{}", refused[0]);
+        assert_eq!(bob.json(&["list"])["vats"].as_array().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(bob.path("vats")).unwrap().count(), 1, "the other one has left nothing");
+    }
+    world.no_secret_leaked();
+}
+
 #[test]
 fn a_vat_that_is_awake_is_exported_as_of_a_moment_and_goes_on() {
     let world = World::new();
@@ -66,7 +121,11 @@ fn a_vat_that_is_awake_is_exported_as_of_a_moment_and_goes_on() {
     let image = world.path("pad.vatimage");
     let exported = alice.json(&["export", "pad", "-o", text(&image)]);
     alice.vat(&["call", "pad", "put", "name=four", "text=later"]).ok();
-    assert_eq!(alice.json(&["verify", "pad"])["rows"].as_u64().unwrap(), exported["rows"].as_u64().unwrap() + 1);
+    let verified = alice.json(&["verify", "pad"]);
+    assert_eq!(verified["rows"].as_u64().unwrap(), exported["rows"].as_u64().unwrap() + 1);
+    // Also what it did a moment ago was read from where it will be read again.
+    assert_eq!(verified["turn"].as_u64().unwrap(), exported["turn"].as_u64().unwrap() + 1);
+    assert_eq!(alice.json(&["status", "pad"])["folded_turn"], verified["turn"]);
     assert_eq!(alice.json(&["verify", text(&image)])["rows"], exported["rows"]);
     // A file that is there already is nobody's to overwrite.
     alice.fails(&["export", "pad", "-o", text(&image)], 7, "image.exists");
@@ -149,8 +208,104 @@ fn going_back_to_a_backup_names_what_is_lost_and_keeps_what_was_there() {
     assert!(restored.stderr.contains(&lost), "{}", restored.stderr);
     let kept = restored.stdout.lines().find_map(|line| line.split_once("can be deleted: ")).unwrap().1;
     assert!(Path::new(kept).join("store").is_dir());
+    assert_eq!(restored.to_string().matches(kept).count(), 1, "it is said once");
     let awake = alice.wake("tally");
     assert_eq!(bob.vat_with_input(&["call", "-", "get"], &reference).ok().stdout, "total: 3\n");
+    awake.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn a_key_for_backups_that_others_could_read_stops_the_backups_and_not_the_vat() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    recipient(&alice);
+    let folder = world.path("backups");
+    fs::create_dir(&folder).unwrap();
+    alice.write("config.toml", &format!("[backup]\nfolder = {:?}\nevery = 1\n", text(&folder)));
+    alice.set_mode("keys/recipient.key", 0o640);
+    let awake = alice.wake("tally");
+    assert_eq!(alice.vat(&["call", "tally", "add", "by=2"]).ok().stdout, "total: 2\n");
+    let backup = alice.json(&["status", "tally"])["last_backup"].clone();
+    assert_eq!((&backup["code"], &backup["file"]), (&"key.mode".into(), &"".into()));
+    assert!(backup["message"].as_str().unwrap().contains("recipient.key"), "{backup}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    awake.sleep();
+    alice.fails(&["backup", "tally"], 4, "key.mode").hints("chmod 600");
+    alice.set_mode("keys/recipient.key", 0o600);
+    world.no_secret_leaked();
+}
+
+#[test]
+fn a_vat_that_is_awake_only_to_be_announced_makes_no_backup() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    alice.json(&["export", "tally", "-o", text(&image)]);
+    let folder = world.path("backups");
+    fs::create_dir(&folder).unwrap();
+    alice.write("config.toml", &format!("[backup]\nfolder = {:?}\nevery = 1\n", text(&folder)));
+    let restored = alice.json(&["restore", text(&image), "--take-over"]);
+    assert_eq!(restored["announced"], true);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    // One that serves makes it at once.
+    let awake = alice.wake("tally");
+    wait_until("a backup is made", || fs::read_dir(&folder).unwrap().count() > 0);
+    awake.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn nobody_can_open_the_vat_that_is_here_while_another_one_takes_its_place() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    alice.json(&["export", "tally", "-o", text(&image)]);
+    // What opens a store takes this lock first.
+    let lock = || File::open(alice.path("vats/tally/store/lock")).unwrap();
+    lock().try_lock().unwrap();
+    let held = lock_vats(&alice);
+    let mut restore = alice.start(&["restore", text(&image), "--take-over"]);
+    wait_until("the new one waits for its place", || grown(&alice) == 1);
+    assert!(matches!(lock().try_lock(), Err(TryLockError::WouldBlock)), "nobody may change what is given up");
+    drop(held);
+    restore.wait().ok();
+    lock().try_lock().unwrap();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn what_was_replaced_opens_with_its_own_key_when_its_successor_has_another_one() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let image = world.path("tally.vatimage");
+    alice.json(&["export", "tally", "-o", text(&image)]);
+    let awake = alice.wake("tally");
+    alice.vat(&["call", "tally", "add", "by=7"]).ok();
+    awake.sleep();
+    let restored = alice.json(&["restore", text(&image), "--take-over"]);
+    alice.vat(&["key", "rotate", "tally"]).ok();
+    let awake = alice.wake("tally");
+    assert_eq!(alice.vat(&["call", "tally", "get"]).ok().stdout, "total: 0\n");
+    awake.sleep();
+
+    // Into a home of its own, since it is the same vat.
+    let other = world.home("other");
+    other.vat(&["list"]).ok();
+    for (what, to) in [("kept", "vats/tally"), ("kept_key", "keys/vats/tally.key")] {
+        fs::create_dir_all(other.path(to).parent().unwrap()).unwrap();
+        fs::rename(restored[what].as_str().unwrap(), other.path(to)).unwrap();
+    }
+    for folder in ["vats", "keys", "keys/vats"] {
+        other.set_mode(folder, 0o700);
+    }
+    other.vat(&["verify", "tally"]).ok();
+    let awake = other.wake("tally");
+    assert_eq!(other.vat(&["call", "tally", "get"]).ok().stdout, "total: 7\n");
     awake.sleep();
     world.no_secret_leaked();
 }

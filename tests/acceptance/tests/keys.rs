@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
+    os::unix::fs::PermissionsExt,
     process::{Child, Stdio},
 };
 
@@ -235,6 +236,89 @@ fn mistakes_with_keys_change_nothing_and_say_what_to_do() {
     alice.fails(&["key", "rotate", "tally"], 4, "key.mode").hints("chmod 600");
     alice.set_mode("keys/vats/tally.key", 0o600);
     assert_eq!(keyslots(), before);
+    world.no_secret_leaked();
+}
+
+#[test]
+fn a_vat_is_opened_with_a_credential_of_the_service_manager_and_leaves_no_key_on_the_disk() {
+    let world = World::new();
+    let shell = world.home("alice");
+    let credentials = world.path("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let credential = credentials.join("tally-key");
+    fs::write(&credential, [5; 32]).unwrap();
+    let mode = |mode| fs::set_permissions(&credential, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o400);
+    let service = shell.with_credentials(credentials);
+    shell.write("config.toml", "[credentials]\ntally = \"tally-key\"\n");
+    assert_eq!(shell.json(&["config", "show"])["credentials.tally"]["value"], "tally-key");
+
+    let new = ["new", "tally", "--object", "counter"];
+    shell.fails(&new, 3, "key.missing").says(&["tally-key", "CREDENTIALS_DIRECTORY"]).hints("LoadCredentialEncrypted");
+    service.new_vat("tally", "counter");
+    shell.fails(&["run", "tally"], 3, "key.missing").says(&["tally-key"]);
+    let vat = service.wake("tally");
+    // Whoever is at its socket needs no key.
+    shell.json(&["call", "tally", "add"]);
+    assert_eq!(total(&shell), 1);
+    vat.sleep();
+    assert!(!key_file(&shell).exists());
+    // It misses a location server, and no key file.
+    let doctor = shell.vat(&["--json", "doctor"]).exits(10).json();
+    let finding =
+        doctor["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "vat tally").unwrap();
+    assert_eq!(finding["ok"], true);
+
+    let shown = service.json(&["key", "show", "tally"]);
+    assert_eq!((&shown["credential"], &shown["key_file"]), (&"tally-key".into(), &Value::Null));
+    assert!(service.vat(&["key", "show", "tally"]).ok().stdout.contains("this vat's own: the credential tally-key"));
+    service.fails(&["key", "rotate", "tally"], 4, "key.in_use").hints("vat key add tally --key-file");
+    service.fails(&["key", "recover", "tally"], 2, "config.invalid").hints("[credentials]");
+    shell.fails(&OPEN, 3, "key.missing");
+    mode(0o644);
+    service.fails(&OPEN, 4, "key.mode");
+    mode(0o400);
+
+    // A backup goes back into a vat that is opened in the same way.
+    let image = world.path("tally.vatimage");
+    service.vat(&["export", "tally", "-o", image.to_str().unwrap()]).ok();
+    let restored = service.json(&["restore", image.to_str().unwrap(), "--take-over"]);
+    assert_eq!(restored["kept_key"], Value::Null);
+    assert!(!key_file(&shell).exists());
+
+    // Another credential in its place.
+    let next = world.path("next-key");
+    let old = slots(&service)[0]["slot"].as_str().unwrap().to_owned();
+    service.vat(&["key", "add", "tally", "--key-file", next.to_str().unwrap()]).ok();
+    fs::rename(&next, &credential).unwrap();
+    service.vat(&["key", "remove", "tally", &old]).ok();
+    let vat = service.wake("tally");
+    assert_eq!(total(&shell), 1);
+    vat.sleep();
+    fs::remove_file(&credential).unwrap();
+    service.fails(&["run", "tally"], 3, "key.missing").hints("LoadCredential=tally-key");
+    for wrong in ["tally = \"../key\"", "tally = \"\"", "\"../tally\" = \"key\"", "tally = 3"] {
+        shell.write("config.toml", &format!("[credentials]\n{wrong}\n"));
+        shell.fails(&["list"], 2, "config.invalid").says(&["config.toml:2:"]);
+    }
+    world.no_secret_leaked();
+}
+
+#[test]
+fn another_key_file_opens_a_vat_until_it_is_taken_away() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let spare = world.path("spare.key");
+    let added = slot(&alice.json(&["key", "add", "tally", "--key-file", spare.to_str().unwrap()]));
+    assert_eq!(fs::metadata(&spare).unwrap().permissions().mode() & 0o777, 0o600);
+    // In the place of the one that is lost.
+    fs::copy(&spare, key_file(&alice)).unwrap();
+    alice.vat(&OPEN).ok();
+    alice.fails(&["key", "remove", "tally", &added], 4, "key.in_use");
+    let lost = slots(&alice)[0]["slot"].as_str().unwrap().to_owned();
+    alice.vat(&["key", "remove", "tally", &lost]).ok();
+    alice.vat(&OPEN).ok();
     world.no_secret_leaked();
 }
 

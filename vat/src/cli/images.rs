@@ -20,13 +20,14 @@ use super::{
     Context, block_on,
     connect::{address_of, client_endpoint, failure, owner},
     key::{known_passphrase, new_passphrase},
-    nursery::{grow, replace},
+    nursery::{Kept, grow, replace},
     way::{Intent, Way, put_back, way},
 };
 use crate::{
     backup::{Plan, Series, own_recipient_key},
     core::{Vat, VatError},
     home::Name,
+    opener::Opener,
     process::{self, Report, RunOptions, system_clock},
     service::{ProgressService, while_advancing},
 };
@@ -286,10 +287,10 @@ pub(super) fn restore_taking_over(
         None => (grow(context, &name, make)?, None),
     };
     drop(held);
-    if let Some(kept) = &kept {
-        context.output.notice(&format!("What was here before is kept: {}", kept.display()));
-    }
-    let (epoch, announced) = announce(context, &name)?;
+    let (epoch, announced) = announce(context, &name).inspect_err(|_| {
+        // Otherwise it stands in the result.
+        kept.iter().for_each(|kept| context.output.notice(&kept_where(kept)));
+    })?;
     let mut human = format!(
         "{name} goes on from turn {} in epoch {epoch}: {} rows, {}\nWake it with: {} run {name}",
         head.turn,
@@ -298,20 +299,28 @@ pub(super) fn restore_taking_over(
         super::program()
     );
     if let Some(kept) = &kept {
-        human.push_str(&format!("\nWhat was here before is kept, and can be deleted: {}", kept.display()));
+        human.push_str(&format!("\n{}", kept_where(kept)));
     }
     let mut data = described(&name, &head, census)?;
     data["epoch"] = json!(epoch);
-    data["kept"] = json!(kept);
+    data["kept"] = json!(kept.as_ref().map(|kept| &kept.folder));
+    data["kept_key"] = json!(kept.as_ref().map(|kept| &kept.key_file));
     data["announced"] = json!(announced);
     context.output.result(&human, &data)?;
     Ok(if announced { Exit::Ok } else { Exit::Degraded })
 }
 
+fn kept_where(kept: &Kept) -> String {
+    let key =
+        kept.key_file.as_ref().map_or_else(String::new, |key| format!("\nIts key is kept as well: {}", key.display()));
+    format!("What was here before is kept, and can be deleted: {}{key}", kept.folder.display())
+}
+
 /// Wakes a vat for a moment, taking over from every other copy, so that the search path knows of its epoch; gives
 /// that epoch, and whether all of them heard it.
 fn announce(context: &Context, name: &Name) -> Result<(u64, bool), Failure> {
-    let options = RunOptions { listen: context.config.listen.value, take_over: true };
+    // It is awake to say one thing. A backup would keep it from its sleep, and is of nothing that the image is not.
+    let options = RunOptions { listen: context.config.listen.value, take_over: true, back_up: false };
     let (live, is_live) = (Cell::new((0, false)), Notify::new());
     let mut report = |report| match report {
         Report::Notice(text) => context.output.notice(&text),
@@ -344,7 +353,7 @@ fn give_up(context: &Context, name: &Name, turn: u64) -> Result<(u64, StoreLock)
         let message = format!("the vat {name} is awake: put it to sleep before another copy takes its place");
         return Err(Failure::new(ErrorCode::VatRunning, message));
     }
-    let protection = Protection::KeyFile(places.key_file);
+    let protection = Opener::of(&context.config, name, &places).protection()?;
     match Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, Default::default()) {
         Ok(store) => {
             let own = store.durable();
@@ -397,7 +406,7 @@ pub(super) fn verify(context: &Context, target: &str, passphrase: PassphraseFrom
 fn verify_vat(context: &Context, name: &Name) -> Result<Exit, Failure> {
     let (places, id) = context.home.vat(name)?;
     let mut progress = context.output.progress(&format!("verifying {name}"));
-    let census = block_on(async {
+    let (turn, census) = block_on(async {
         match way(context, name, &places, id, Intent::Look).await? {
             Way::Awake(owner, _session) => {
                 let mut request = owner.verify_request();
@@ -405,19 +414,22 @@ fn verify_vat(context: &Context, name: &Name) -> Result<Exit, Failure> {
                 request.get().set_progress(service);
                 let shown = |census: Census| progress.show(census.bytes, None);
                 let response = while_advancing(request.send().promise, advances, shown).await.map_err(failure)?;
-                let amount = response.get().and_then(|results| results.get_amount()).map_err(failure)?;
-                Ok(Census { rows: amount.get_rows(), bytes: amount.get_bytes() })
+                let results = response.get().map_err(failure)?;
+                let amount = results.get_amount().map_err(failure)?;
+                Ok((results.get_turn(), Census { rows: amount.get_rows(), bytes: amount.get_bytes() }))
             }
             Way::Asleep(vat) => {
-                let census = vat.engine().store().verify(&mut |census| progress.show(census.bytes, None))?;
+                let verified = vat.engine().store().verify(&mut |census| progress.show(census.bytes, None));
                 put_back(vat)?;
-                Ok(census)
+                Ok(verified?)
             }
         }
     })?;
     drop(progress);
-    let human = format!("{name} is whole: {} rows, {}", census.rows, size(census.bytes));
-    let data = json!({"name": name.as_str(), "vat": address_of(id), "rows": census.rows, "bytes": census.bytes});
+    let human = format!("{name} is whole as of turn {turn}: {} rows, {}", census.rows, size(census.bytes));
+    let data = json!({
+        "name": name.as_str(), "vat": address_of(id), "turn": turn, "rows": census.rows, "bytes": census.bytes,
+    });
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
 }

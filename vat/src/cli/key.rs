@@ -3,6 +3,8 @@
 //! These commands work on the keyslots alone. So they need neither the vat's lock nor its socket, and work the
 //! same whether it is awake or asleep.
 
+use std::path::{Path, PathBuf};
+
 use checkpoint::{
     FileDisk, Holder, Passphrase, Protection, RecipientKey, SlotId, SlotIdError, SlotInfo, StoreError, add_holder,
     limits::MAX_PASSPHRASE_BYTES, remove_holder, rotate_key_file, slots,
@@ -17,6 +19,7 @@ use super::{Context, ask};
 use crate::{
     backup::own_recipient_key,
     home::{Name, Places},
+    opener::Opener,
 };
 
 #[derive(Subcommand)]
@@ -31,7 +34,7 @@ pub(super) enum KeyCommand {
         /// The vat's name
         name: String,
     },
-    /// Let a passphrase, or a key that you do not have, open a vat's checkpoint as well
+    /// Let a passphrase, another key file, or a key that you do not have, open a vat's checkpoint as well
     #[command(group = clap::ArgGroup::new("holder").required(true))]
     Add {
         /// The vat's name
@@ -42,6 +45,9 @@ pub(super) enum KeyCommand {
         /// Ask for a passphrase, or with - read it from standard input
         #[arg(long, value_name = "-", group = "holder")]
         passphrase: Option<Option<String>>,
+        /// A key file outside of the vat's folder; it is made if it is not there
+        #[arg(long, value_name = "FILE", group = "holder")]
+        key_file: Option<PathBuf>,
     },
     /// Take a keyslot away
     Remove {
@@ -66,7 +72,9 @@ pub(super) fn key(context: &Context, command: KeyCommand) -> Result<Exit, Failur
     match command {
         KeyCommand::Show { name } => show(context, &name),
         KeyCommand::Rotate { name } => rotate(context, &name),
-        KeyCommand::Add { name, recipient, passphrase } => add(context, &name, recipient.as_deref(), passphrase),
+        KeyCommand::Add { name, recipient, passphrase, key_file } => {
+            add(context, &name, recipient.as_deref(), passphrase, key_file.as_deref())
+        }
         KeyCommand::Remove { name, slot } => remove(context, &name, &slot),
         KeyCommand::Recover { name, passphrase } => recover(context, &name, passphrase),
         KeyCommand::Recipient => recipient(context),
@@ -75,10 +83,10 @@ pub(super) fn key(context: &Context, command: KeyCommand) -> Result<Exit, Failur
 
 /// `vat key show NAME`
 fn show(context: &Context, name: &str) -> Result<Exit, Failure> {
-    let (_, places) = find(context, name)?;
-    let slots = slots(&FileDisk, &places.store, &own_key(&places))?;
+    let (_, places, opener) = find(context, name)?;
+    let slots = slots(&FileDisk, &places.store, &opener.protection()?)?;
     let rows: Vec<Vec<String>> =
-        slots.iter().map(|slot| vec![slot.id.to_string(), slot.kind.to_string(), describe(slot, &places)]).collect();
+        slots.iter().map(|slot| vec![slot.id.to_string(), slot.kind.to_string(), describe(slot, &opener)]).collect();
     let data: Vec<_> = slots
         .iter()
         .map(|slot| {
@@ -91,14 +99,18 @@ fn show(context: &Context, name: &str) -> Result<Exit, Failure> {
             })
         })
         .collect();
-    let key_file = places.key_file.display().to_string();
-    context.output.result(&table(&rows), &json!({"name": name, "key_file": key_file, "slots": data}))?;
+    let credential = match &opener {
+        Opener::KeyFile(_) => None,
+        Opener::Credential { credential, .. } => Some(credential.as_str()),
+    };
+    let data = json!({"name": name, "key_file": opener.key_file(), "credential": credential, "slots": data});
+    context.output.result(&table(&rows), &data)?;
     Ok(Exit::Ok)
 }
 
-fn describe(slot: &SlotInfo, places: &Places) -> String {
+fn describe(slot: &SlotInfo, opener: &Opener) -> String {
     match (slot.own, slot.rotating, slot.recipient) {
-        (true, ..) => format!("this vat's own: {}", places.key_file.display()),
+        (true, ..) => format!("this vat's own: {opener}"),
         (false, true, _) => "left by a rotation that was interrupted; the next one removes it".to_owned(),
         (false, false, Some(recipient)) => recipient.to_string(),
         (false, false, None) => String::new(),
@@ -107,37 +119,56 @@ fn describe(slot: &SlotInfo, places: &Places) -> String {
 
 /// `vat key rotate NAME`
 fn rotate(context: &Context, name: &str) -> Result<Exit, Failure> {
-    let (name, places) = find(context, name)?;
-    let slot = rotate_key_file(&FileDisk, &places.store, &places.key_file)?;
+    let (name, places, opener) = find(context, name)?;
+    let Some(key_file) = opener.key_file() else {
+        let message = format!("{name} is opened with {opener}, which is not this program's to replace");
+        let next = format!(
+            "Make another key with `vat key add {name} --key-file FILE`, have the service manager hand that one over, and \
+             take the old slot away with `vat key remove`."
+        );
+        return Err(Failure::new(ErrorCode::KeyInUse, message).next(next));
+    };
+    let slot = rotate_key_file(&FileDisk, &places.store, key_file)?;
     let human = format!(
         "{name} has a new key file: {}\nThe old one does not open it any more. It still opens copies of the checkpoint \
          that were made before.",
-        places.key_file.display()
+        key_file.display()
     );
     context.output.result(&human, &json!({"name": name.as_str(), "slot": slot.to_string()}))?;
     Ok(Exit::Ok)
 }
 
-/// `vat key add NAME --recipient RECIPIENT | --passphrase [-]`
+/// `vat key add NAME --recipient RECIPIENT | --passphrase [-] | --key-file FILE`
 fn add(
     context: &Context,
     name: &str,
     recipient: Option<&str>,
     passphrase: Option<Option<String>>,
+    key_file: Option<&Path>,
 ) -> Result<Exit, Failure> {
-    let (name, places) = find(context, name)?;
-    let (holder, who) = match (recipient, passphrase) {
-        (Some(text), _) => {
+    let (name, places, opener) = find(context, name)?;
+    let own = opener.protection()?;
+    let (holder, who) = match (recipient, passphrase, key_file) {
+        (_, _, Some(file)) => {
+            let path = std::path::absolute(file);
+            let path =
+                path.map_err(|error| Failure::new(ErrorCode::SystemIo, format!("{}: {error}", file.display())))?;
+            // Before a key file is made that opens nothing.
+            slots(&FileDisk, &places.store, &own)?;
+            let who = format!("the key file {}", path.display());
+            (Holder::KeyFile(path), who)
+        }
+        (Some(text), ..) => {
             let recipient: Recipient = text.parse()?;
             (Holder::Recipient(recipient), format!("the holder of {recipient}"))
         }
-        (None, passphrase) => {
+        (None, passphrase, None) => {
             // Before somebody thinks of a passphrase for a vat that cannot be opened.
-            slots(&FileDisk, &places.store, &own_key(&places))?;
+            slots(&FileDisk, &places.store, &own)?;
             (Holder::Passphrase(new_passphrase(passphrase.flatten())?), "this passphrase".to_owned())
         }
     };
-    let slot = add_holder(&FileDisk, &places.store, &own_key(&places), &holder)?;
+    let slot = add_holder(&FileDisk, &places.store, &own, &holder)?;
     let human = format!("{who} opens the checkpoint of {name} as well, until `vat key remove {name} {slot}`");
     context.output.result(&human, &json!({"name": name.as_str(), "slot": slot.to_string()}))?;
     Ok(Exit::Ok)
@@ -145,9 +176,9 @@ fn add(
 
 /// `vat key remove NAME SLOT`
 fn remove(context: &Context, name: &str, slot: &str) -> Result<Exit, Failure> {
-    let (name, places) = find(context, name)?;
+    let (name, places, opener) = find(context, name)?;
     let id: SlotId = slot.parse().map_err(|error: SlotIdError| Failure::from(error).next(lists(&name)))?;
-    remove_holder(&FileDisk, &places.store, &own_key(&places), id).map_err(|error| match error {
+    remove_holder(&FileDisk, &places.store, &opener.protection()?, id).map_err(|error| match error {
         StoreError::UnknownSlot { .. } => Failure::from(error).next(lists(&name)),
         StoreError::SlotInUse { .. } => {
             Failure::from(error).next(format!("`vat key rotate {name}` replaces the vat's own key."))
@@ -161,8 +192,13 @@ fn remove(context: &Context, name: &str, slot: &str) -> Result<Exit, Failure> {
 
 /// `vat key recover NAME [--passphrase [-]]`
 fn recover(context: &Context, name: &str, passphrase: Option<Option<String>>) -> Result<Exit, Failure> {
-    let (name, places) = find(context, name)?;
-    if slots(&FileDisk, &places.store, &own_key(&places)).is_ok() {
+    let (name, places, opener) = find(context, name)?;
+    let Some(key_file) = opener.key_file() else {
+        let message = format!("{name} is opened with {opener}: a key file would not be used");
+        let next = format!("Take {name} out of [credentials] in the configuration file first.");
+        return Err(Failure::new(ErrorCode::ConfigInvalid, message).next(next));
+    };
+    if slots(&FileDisk, &places.store, &opener.protection()?).is_ok() {
         let message = format!("the key file of {name} opens its checkpoint: there is nothing to recover");
         let next = format!("`vat key rotate {name}` replaces it by a new one.");
         return Err(Failure::new(ErrorCode::KeyInUse, message).next(next));
@@ -182,12 +218,12 @@ fn recover(context: &Context, name: &str, passphrase: Option<Option<String>>) ->
     };
     // Before a key file is made that opens nothing.
     slots(&FileDisk, &places.store, &protection)?;
-    context.home.make_parent(&places.key_file)?;
-    let holder = Holder::KeyFile(places.key_file.clone());
+    context.home.make_parent(key_file)?;
+    let holder = Holder::KeyFile(key_file.to_owned());
     let slot = add_holder(&FileDisk, &places.store, &protection, &holder)?;
     let human = format!(
         "{name} has a key file again: {}\nThe keyslot of the lost one is still there: `vat key show {name}` lists it.",
-        places.key_file.display()
+        key_file.display()
     );
     context.output.result(&human, &json!({"name": name.as_str(), "slot": slot.to_string()}))?;
     Ok(Exit::Ok)
@@ -201,14 +237,11 @@ fn recipient(context: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn find(context: &Context, name: &str) -> Result<(Name, Places), Failure> {
+fn find(context: &Context, name: &str) -> Result<(Name, Places, Opener), Failure> {
     let name: Name = name.parse()?;
     let (places, _) = context.home.vat(&name)?;
-    Ok((name, places))
-}
-
-fn own_key(places: &Places) -> Protection {
-    Protection::KeyFile(places.key_file.clone())
+    let opener = Opener::of(&context.config, &name, &places);
+    Ok((name, places, opener))
 }
 
 fn lists(name: &Name) -> String {

@@ -16,7 +16,7 @@ use crate::{
 /// `vat run NAME [--listen ADDR] [--take-over]`
 pub(super) fn run(context: Context, name: &str, listen: Option<SocketAddr>, take_over: bool) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
-    let options = RunOptions { listen: listen.unwrap_or(context.config.listen.value), take_over };
+    let options = RunOptions { listen: listen.unwrap_or(context.config.listen.value), take_over, back_up: true };
     let Context { home, config, kinds, output } = context;
     block_on(async {
         let io = |error| Failure::new(schemas::ErrorCode::SystemIo, format!("signals: {error}"));

@@ -47,21 +47,32 @@ pub(super) fn show(context: &Context) -> Result<Exit, Failure> {
     let file = context.home.config_file();
     let config = &context.config;
     let texts = |list: Vec<String>| json!(list);
-    let settings = [
+    let mut settings = vec![
         (
-            "search_path",
+            "search_path".to_owned(),
             texts(config.search_path.value.iter().map(ToString::to_string).collect()),
             config.search_path.source,
         ),
-        ("listen", json!(config.listen.value.to_string()), config.listen.source),
-        ("advertise", texts(config.advertise.value.iter().map(ToString::to_string).collect()), config.advertise.source),
-        ("witness", json!(config.witness.value), config.witness.source),
-        ("timeout", json!(config.timeout.value.as_secs()), config.timeout.source),
-        ("backup.folder", json!(config.backup.folder.value), config.backup.folder.source),
-        ("backup.every", json!(config.backup.every.value.map(|every| every.as_secs())), config.backup.every.source),
-        ("backup.keep", json!(config.backup.keep.value), config.backup.keep.source),
-        ("backup.to", json!(config.backup.to.value.map(|to| to.to_string())), config.backup.to.source),
+        ("listen".to_owned(), json!(config.listen.value.to_string()), config.listen.source),
+        (
+            "advertise".to_owned(),
+            texts(config.advertise.value.iter().map(ToString::to_string).collect()),
+            config.advertise.source,
+        ),
+        ("witness".to_owned(), json!(config.witness.value), config.witness.source),
+        ("timeout".to_owned(), json!(config.timeout.value.as_secs()), config.timeout.source),
+        ("backup.folder".to_owned(), json!(config.backup.folder.value), config.backup.folder.source),
+        (
+            "backup.every".to_owned(),
+            json!(config.backup.every.value.map(|every| every.as_secs())),
+            config.backup.every.source,
+        ),
+        ("backup.keep".to_owned(), json!(config.backup.keep.value), config.backup.keep.source),
+        ("backup.to".to_owned(), json!(config.backup.to.value.map(|to| to.to_string())), config.backup.to.source),
     ];
+    for (vat, credential) in &config.credentials {
+        settings.push((format!("credentials.{vat}"), json!(credential.value.as_str()), credential.source));
+    }
     let place = |source| match source {
         Source::Default => "default".to_owned(),
         Source::Line(line) => format!("{}:{line}", file.display()),
@@ -70,8 +81,8 @@ pub(super) fn show(context: &Context) -> Result<Exit, Failure> {
     let mut data = serde_json::Map::new();
     data.insert("home".to_owned(), json!(context.home.root()));
     for (name, value, source) in settings {
-        rows.push(vec![name.to_owned(), value.to_string(), place(source)]);
-        data.insert(name.to_owned(), json!({"value": value, "source": place(source)}));
+        rows.push(vec![name.clone(), value.to_string(), place(source)]);
+        data.insert(name, json!({"value": value, "source": place(source)}));
     }
     context.output.result(&table(&rows), &data.into())?;
     Ok(Exit::Ok)

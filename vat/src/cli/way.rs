@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
-use checkpoint::{FileDisk, Protection, Store, StoreError, StoreOptions};
+use checkpoint::{FileDisk, Store, StoreError, StoreOptions};
 use console::Failure;
 use schemas::{VatId, vat_capnp};
 use transport::Session;
@@ -16,6 +16,7 @@ use crate::{
     engine::NoOutputs,
     home::{Name, Places},
     limits::{BUSY_DEADLINE, BUSY_PAUSE},
+    opener::Opener,
     process::{self, Report, system_clock},
 };
 
@@ -50,7 +51,7 @@ pub(super) async fn way(
         if let Some((client, session)) = owner(name, places).await? {
             return Ok(Way::Awake(client, session));
         }
-        let protection = Protection::KeyFile(places.key_file.clone());
+        let protection = Opener::of(&context.config, name, places).protection()?;
         let options = StoreOptions::default();
         match Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, options) {
             Err(StoreError::Locked { .. }) if began.elapsed() < BUSY_DEADLINE => {

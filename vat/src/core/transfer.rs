@@ -46,20 +46,18 @@ impl Vat {
         (kinds, clock): (Kinds, Clock),
     ) -> Result<Self, VatError> {
         let key = IdentityKey::generate()?;
-        let (of, mut proven) = (image.head().vat, false);
-        let mut row = |row: &RowKey, value: Vec<u8>| match row.space {
-            SPACE_IDENTITY => (row.name == ROW_SEED).then(|| {
-                proven = proves(&Zeroizing::new(value), of);
-                key.seed().to_vec()
-            }),
-            SPACE_GRANTS => None,
-            _ => Some(value),
+        let mut proof = Proof::of(image);
+        let mut row = |row: &RowKey, value: Vec<u8>| {
+            let value = proof.look(row, value);
+            match row.space {
+                SPACE_IDENTITY => (row.name == ROW_SEED).then(|| key.seed().to_vec()),
+                SPACE_GRANTS => None,
+                _ => value,
+            }
         };
         let adoption = Adoption::Anew { vat: *key.id().as_bytes(), row: &mut row };
         let store = Store::import(disk, directory, protection, image, adoption, StoreOptions::default())?;
-        if !proven {
-            return Err(NOT_ITS_OWN);
-        }
+        proof.check()?;
         Self::open(store, key.id(), kinds, clock, Box::new(NoOutputs))
     }
 
@@ -68,20 +66,41 @@ impl Vat {
     /// # Errors
     /// What the image refuses; [`VatError::NotAVat`].
     pub fn verify_image(image: &mut ImageReader<'_>) -> Result<(), VatError> {
-        let (of, mut proven) = (image.head().vat, false);
+        let mut proof = Proof::of(image);
         while let Some((key, value)) = image.next_row()? {
-            if key.space == SPACE_IDENTITY && key.name == ROW_SEED {
-                proven = proves(&Zeroizing::new(value), of);
-            }
+            proof.look(&key, value);
         }
-        if proven { Ok(()) } else { Err(NOT_ITS_OWN) }
+        proof.check()
     }
 }
 
-const NOT_ITS_OWN: VatError = VatError::NotAVat("the image was not made by the vat that it names");
+/// Looks in the rows of an image for the identity of the vat that it names. An image proves nothing about its author by
+/// itself: whoever knows for whom to seal can make one.
+struct Proof {
+    of: [u8; 32],
+    found: bool,
+}
 
-/// Whether this is the seed of the vat's identity. An image proves nothing about its author by itself: whoever knows
-/// for whom to seal can make one.
-fn proves(seed: &[u8], vat: [u8; 32]) -> bool {
-    <&[u8; 32]>::try_from(seed).is_ok_and(|seed| *IdentityKey::from_seed(seed).id().as_bytes() == vat)
+impl Proof {
+    fn of(image: &ImageReader<'_>) -> Self {
+        Self { of: image.head().vat, found: false }
+    }
+
+    /// Looks at a row, of which none comes twice. Gives its value back, unless it is the secret.
+    fn look(&mut self, row: &RowKey, value: Vec<u8>) -> Option<Vec<u8>> {
+        if row.space != SPACE_IDENTITY || row.name != ROW_SEED {
+            return Some(value);
+        }
+        let seed = Zeroizing::new(value);
+        let key = <&[u8; 32]>::try_from(seed.as_slice()).map(IdentityKey::from_seed);
+        self.found = key.is_ok_and(|key| *key.id().as_bytes() == self.of);
+        None
+    }
+
+    fn check(self) -> Result<(), VatError> {
+        match self.found {
+            true => Ok(()),
+            false => Err(VatError::NotAVat("the image was not made by the vat that it names")),
+        }
+    }
 }

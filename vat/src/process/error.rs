@@ -9,6 +9,7 @@ use transport::BindError;
 use crate::{
     core::VatError,
     home::{HomeError, Name},
+    opener::OpenerError,
 };
 
 /// Why a vat did not wake, or had to stop.
@@ -21,6 +22,9 @@ pub enum RunError {
     /// Its checkpoint cannot be opened, or stopped taking turns.
     #[error(transparent)]
     Checkpoint(#[from] StoreError),
+    /// What opens its checkpoint is not here.
+    #[error(transparent)]
+    Opener(#[from] OpenerError),
     /// The disk failed while the vat was awake.
     #[error("the vat stopped: {0}")]
     Disk(Arc<StoreError>),
@@ -91,6 +95,7 @@ impl Coded for RunError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Home(error) => error.code(),
+            Self::Opener(error) => error.code(),
             Self::Checkpoint(error) => error.code(),
             Self::Disk(error) => error.code(),
             Self::Vat(error) => error.code(),
@@ -115,6 +120,7 @@ impl Coded for RunError {
                 Some(format!("Put the other copy to sleep. Only if it is lost: `vat run {name} --take-over`."))
             }
             Self::Home(error) => error.next(),
+            Self::Opener(error) => error.next(),
             Self::Checkpoint(error) => error.next(),
             Self::Disk(error) => error.next(),
             Self::Vat(error) => error.next(),

@@ -12,11 +12,11 @@ use checkpoint::{Census, Store, StoreError};
 use schemas::{ErrorCode, vat_capnp};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
-    limits::{PROGRESS_INTERVAL, STALL_DEADLINE},
+    limits::{HEARTBEAT_INTERVAL, PROGRESS_INTERVAL, STALL_DEADLINE},
     object::wire_error,
 };
 
@@ -80,7 +80,7 @@ pub(crate) async fn while_advancing<T>(
 }
 
 /// Does something with the whole checkpoint on a thread of its own: neither the vat's turns nor its commits wait
-/// for it. `progress` is told how far it is, one word at a time.
+/// for it. `progress` is told how far it is, one word at a time, and that it goes on while it is no further.
 pub(crate) async fn on_a_thread<T: Send + 'static>(
     store: Arc<Store>,
     progress: vat_capnp::progress::Client,
@@ -96,7 +96,8 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
     };
     let work = tokio::task::spawn_blocking(move || work(&store, &mut { tell }));
     let tell = async {
-        while advanced.changed().await.is_ok() {
+        // Told also when there is nothing new: who waits gives up on a vat that is silent, not on a slow disk.
+        while !matches!(timeout(HEARTBEAT_INTERVAL, advanced.changed()).await, Ok(Err(_))) {
             let census = *advanced.borrow_and_update();
             let mut request = progress.advanced_request();
             let mut amount = request.get().init_amount();
@@ -119,4 +120,59 @@ pub(crate) async fn on_a_thread<T: Send + 'static>(
     });
     let done = done.await.map_err(|error| capnp::Error::failed(format!("the work was given up: {error}")))?;
     done.map_err(|error| wire_error(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::mpsc};
+
+    use checkpoint::{Protection, StoreOptions, simulated::SimulatedDisk};
+    use tokio::{task::LocalSet, time::advance};
+
+    use super::*;
+
+    fn store() -> Arc<Store> {
+        let disk = SimulatedDisk::new();
+        let made = Store::create(disk, Path::new("/store"), &[7; 32], &Protection::Plain, StoreOptions::default());
+        Arc::new(made.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_sync_that_takes_minutes_does_not_give_up() {
+        let (release, released) = mpsc::channel::<()>();
+        let (advances, progress) = ProgressService::listen();
+        let work = on_a_thread(store(), progress, move |_, progress| {
+            progress(Census { rows: 1, bytes: 1 });
+            // Nothing to tell from here on, as in a sync.
+            let _ = released.recv();
+            Ok("done")
+        });
+        let mut told = 0;
+        LocalSet::new()
+            .run_until(async {
+                let waiting = while_advancing(work, advances, |_| told += 1);
+                tokio::pin!(waiting);
+                // Time stands still but for this, as long as the thread is at work.
+                for _ in 0..10 * STALL_DEADLINE.as_secs() {
+                    tokio::select! {
+                        biased;
+                        ended = &mut waiting => panic!("it gave up, or the work ended: {ended:?}"),
+                        () = advance(std::time::Duration::from_secs(1)) => {}
+                    }
+                }
+                release.send(()).unwrap();
+                assert_eq!(waiting.await.unwrap(), "done");
+            })
+            .await;
+        assert!(told > 10, "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_vat_that_is_silent_gives_up() {
+        let (advances, _progress) = ProgressService::listen();
+        let begun = Instant::now();
+        let waited = while_advancing(pending::<capnp::Result<()>>(), advances, |_| {}).await;
+        assert!(waited.unwrap_err().to_string().contains("net.timeout"));
+        assert_eq!(begun.elapsed(), STALL_DEADLINE);
+    }
 }

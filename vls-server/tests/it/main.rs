@@ -2,6 +2,7 @@
 //! service over QUIC, and the program as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod compat;
 mod durability;
 mod finder;
 mod held_disk;

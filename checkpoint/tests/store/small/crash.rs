@@ -175,6 +175,72 @@ fn a_crash_while_it_recovers_takes_nothing_more() {
     assert!(images > 2_000 && recoveries > 200, "{images} images, {recoveries} recoveries");
 }
 
+/// What is on the disk of a frame that was torn, while the zeros that a recovery wrote over it are in the page cache
+/// only: whoever goes on from there must know, or a shorter frame would get the rest of the torn one behind it.
+#[test]
+fn a_torn_frame_that_a_killed_recovery_wrote_over_never_comes_back() {
+    let disk = SimulatedDisk::new();
+    let mut store = create_small(&disk).unwrap();
+    let mut models = vec![Rows::new()];
+    let turn = |store: &mut SmallStore, models: &mut Vec<Rows>, length: usize| {
+        let changes = vec![set(0, &models.len().to_le_bytes(), &vec![7; length])];
+        let mut rows = models.last().unwrap().clone();
+        apply(&mut rows, &changes);
+        models.push(rows);
+        commit(store, changes).unwrap();
+    };
+    turn(&mut store, &mut models, 10);
+    let noted = disk.operations();
+    turn(&mut store, &mut models, 1_500);
+    drop(store);
+    let is_allowed = |disk: &Arc<SimulatedDisk>, models: &[Rows]| {
+        let found = open_small(disk).unwrap_or_else(|error| panic!("{error}"));
+        let turn = usize::try_from(found.position().turn).unwrap();
+        turn > 0 && contents_of(&found).unwrap() == models[turn]
+    };
+    // The second turn is written, and not synced; the note of the first one is there.
+    let mut history = disk.history();
+    history.advance(noted + 1);
+    let unsynced = history.unsynced();
+    let (last, sectors) = (unsynced.len() - 1, unsynced.last().unwrap().parts);
+    assert!(sectors > 2, "{unsynced:?}");
+    let (mut recoveries, mut images) = (0, 0);
+    for kept in 1..(1_u32 << sectors) - 1 {
+        let torn = history.crash_keeping(|index, part| index != last || kept & (1 << part) != 0);
+        let before = torn.operations();
+        drop(open_small(&torn).unwrap());
+        let mut recovery = torn.history();
+        for point in before..=recovery.len() {
+            recovery.advance(point);
+            let killed = recovery.kill();
+            let mut store = open_small(&killed).unwrap();
+            let mut models = models[..2].to_vec();
+            let before = killed.operations();
+            turn(&mut store, &mut models, 10);
+            drop(store);
+            recoveries += 1;
+            let mut going_on = killed.history();
+            for point in before..=going_on.len() {
+                going_on.advance(point);
+                let found = going_on.unsynced();
+                for number in 0..8 {
+                    // Of the second write everything and of the first nothing, or any.
+                    let mut random = Random(number);
+                    let last = found.len().saturating_sub(1);
+                    let image = going_on.crash_keeping(|index, _| match number {
+                        0 => index == last,
+                        1 => index != last,
+                        _ => random.below(2) == 0,
+                    });
+                    assert!(is_allowed(&image, &models), "kept {kept:b}");
+                    images += 1;
+                }
+            }
+        }
+    }
+    assert!(recoveries > 20 && images > 500, "{recoveries} {images}");
+}
+
 /// What the page cache had of a killed process is shown only once it is durable.
 #[test]
 fn what_is_shown_after_a_kill_survives_a_loss_of_power() {
