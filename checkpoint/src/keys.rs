@@ -12,13 +12,18 @@
 //! the commitment and the tag: it finds every accident, and proves nothing against somebody who can write
 //! to the disk.
 //!
-//! Copies of derived keys inside *ring* live on the stack and are not wiped; the root key is.
+//! What was derived is wiped, like the root key. The AES key schedules that *ring* makes of it live on the stack and are
+//! not.
+
+use std::iter::once;
 
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey},
-    digest, hkdf, hmac,
+    digest,
 };
 use zeroize::Zeroizing;
+
+use crate::kdf;
 
 /// Length of an authentication tag, in bytes.
 pub(crate) const TAG_LENGTH: usize = 16;
@@ -151,10 +156,7 @@ impl Keys {
     }
 
     fn prf(&self, kind: u8, parts: &[&[u8]]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.names.as_ref()));
-        context.update(&[kind]);
-        parts.iter().for_each(|part| context.update(part));
-        first(context.sign().as_ref())
+        kdf::hmac(self.names.as_ref(), once(&[kind][..]).chain(parts.iter().copied()))
     }
 
     /// The key of one frame, and the commitment to it that its header carries. `header` is all of the header
@@ -304,19 +306,9 @@ fn aes(key: &[u8; 32]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("32 bytes"))
 }
 
-/// HKDF-SHA256. `out` is at most 64 bytes.
+/// HKDF-SHA256 of one of our secrets.
 fn derive(secret: &[u8; 32], salt: &[u8], info: &[&[u8]], out: &mut [u8]) {
-    struct Length(usize);
-    impl hkdf::KeyType for Length {
-        fn len(&self) -> usize {
-            self.0
-        }
-    }
-    debug_assert!(out.len() <= 64);
-    let key = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
-    // Proof: HKDF gives up to 255 × 32 bytes, and the two lengths are the same.
-    #[allow(clippy::expect_used)]
-    key.expand(info, Length(out.len())).and_then(|material| material.fill(out)).expect("64 bytes or less");
+    kdf::hkdf(secret, salt, info, out);
 }
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
