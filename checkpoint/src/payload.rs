@@ -2,7 +2,8 @@
 //!
 //! A turns frame carries a sequence of turns `{turn, changes: [{space, name, value?}]}`. Its bytes are written
 //! piecewise by the thread that submits ([`append_turn`]), so that a turn is copied once and the committer
-//! only puts the count in front; a test shows that the pieces are the postcard form of [`Turns`].
+//! only puts the count in front. They are written by hand, because all that comes by waits for it and a serializer copies
+//! each number as a string of bytes; a test shows that the pieces are the postcard form of [`Turns`].
 
 use std::fmt;
 
@@ -103,11 +104,18 @@ pub(crate) fn append_turn(buffer: &mut Vec<u8>, delta: &TurnDelta) -> Result<(),
         return Err(least);
     }
     let before = buffer.len();
-    append(buffer, &delta.turn);
-    append(buffer, &delta.changes.len());
+    append_number(buffer, delta.turn);
+    append_number(buffer, delta.changes.len() as u64);
     for change in &delta.changes {
-        let value = change.value.as_deref().map(Bytes);
-        append(buffer, &TurnChange { space: change.key.space, name: Bytes(&change.key.name), value });
+        append_number(buffer, change.key.space);
+        append_bytes(buffer, &change.key.name);
+        match &change.value {
+            None => buffer.push(0),
+            Some(value) => {
+                buffer.push(1);
+                append_bytes(buffer, value);
+            }
+        }
     }
     let length = buffer.len() - before;
     if length > MAX_TURN_BYTES {
@@ -115,6 +123,20 @@ pub(crate) fn append_turn(buffer: &mut Vec<u8>, delta: &TurnDelta) -> Result<(),
         return Err(length);
     }
     Ok(())
+}
+
+fn append_bytes(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    append_number(buffer, bytes.len() as u64);
+    buffer.extend_from_slice(bytes);
+}
+
+/// Seven bits at a time, the lowest first; the highest bit says that there are more.
+fn append_number(buffer: &mut Vec<u8>, mut number: u64) {
+    while number > 0x7f {
+        buffer.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    buffer.push(number.to_le_bytes()[0]);
 }
 
 /// Appends a payload, or a piece of one.

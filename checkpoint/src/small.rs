@@ -372,7 +372,7 @@ impl SmallStore {
             changed.set(change.key.space, change.key.name.clone(), change.value.clone());
         }
         let kept = self.rows.iter().filter(|(space, name, _)| changed.get(*space, name).is_none());
-        let new = changed.rows().filter_map(|(space, name, value)| Some((space, name.as_slice(), value.as_deref()?)));
+        let new = changed.rows().filter_map(|(space, name, value)| Some((space, name, value.as_deref()?)));
         let folded = self.shape.fold(&self.path, next, kept.chain(new))?;
         (self.writer, self.head) = folded.put(self.disk.as_ref(), &self.path)?;
         self.tail_frames = 0;

@@ -331,8 +331,8 @@ impl Store {
         let frozen = frozen.as_ref().and_then(|frozen| frozen.space(space)).into_iter().flatten();
         for (name, value) in frozen.chain(&upper) {
             match value {
-                Some(value) => rows.insert(name.clone(), value.clone()),
-                None => rows.remove(name),
+                Some(value) => rows.insert(name.to_vec(), value.clone()),
+                None => rows.remove(&name[..]),
             };
         }
         Ok(rows.into_iter().collect())

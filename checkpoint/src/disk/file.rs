@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
@@ -21,15 +21,16 @@ pub struct FileDisk;
 impl Disk for FileDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
-        Ok(Arc::new(OpenFile(file)))
+        Ok(Arc::new(OpenFile { file, for_writing: true }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(OpenFile { file, for_writing: true }))
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenFile(File::open(path)?)))
+        Ok(Arc::new(OpenFile { file: File::open(path)?, for_writing: false }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -73,7 +74,7 @@ impl Disk for FileDisk {
                 // Written over, and cut only if there is more: to give back the one block that it has, and to take
                 // another, costs a file system as much as a sync.
                 file.write_all(text.as_bytes())?;
-                if file.metadata()?.len() > text.len() as u64 {
+                if length(&file)? > text.len() as u64 {
                     file.set_len(text.len() as u64)?;
                 }
                 Ok(LockAttempt::Acquired(Box::new(LockedFile { _file: file })))
@@ -106,32 +107,45 @@ struct LockedFile {
 impl LockGuard for LockedFile {}
 
 #[derive(Debug)]
-struct OpenFile(File);
+struct OpenFile {
+    file: File,
+    /// So it is a regular file. One that is only read may be anything, such as a folder in the place of a key file.
+    for_writing: bool,
+}
 
 impl DiskFile for OpenFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.file.set_len(length)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        if self.for_writing { length(&self.file) } else { Ok(self.file.metadata()?.len()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn access(&self) -> io::Result<FileAccess> {
-        let metadata = self.0.metadata()?;
+        let metadata = self.file.metadata()?;
         let owner = metadata.uid();
         Ok(FileAccess { mode: metadata.mode() & 0o7777, owner, own: owner == rustix::process::geteuid().as_raw() })
     }
+}
+
+/// Length of a regular file, by seeking to its end, where nobody reads or writes from.
+///
+/// Not by asking for its metadata: that shows somebody the time of the last write, and then Linux (from 6.13 on) gives
+/// the next write a time of its own instead of that of the last tick. An `fdatasync` of this file, and of others whose
+/// inodes stand in the same block, may have to write that block too, which takes as long as the data itself.
+fn length(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
 }

@@ -15,7 +15,7 @@ use crate::{
     frame::{self, FrameTag, HEADER_LENGTH, Header, HeaderError, Kind, is_zero},
     keys::{Keys, Root},
     keyslots::Keyslots,
-    limits::{MAX_IMAGE_FRAME_BYTES, MAX_KEYSLOTS_BYTES, SECTOR_BYTES},
+    limits::{IMAGE_FRAME_BYTES, MAX_IMAGE_FRAME_BYTES, MAX_KEYSLOTS_BYTES, SECTOR_BYTES},
     payload::{self, Row},
     store::RowKey,
 };
@@ -313,7 +313,9 @@ fn read_keyslots(input: &mut dyn Read, path: &Path) -> Result<(Keyslots, u64), S
 }
 
 fn read_up_to(input: &mut dyn Read, path: &Path, bytes: &mut Vec<u8>, length: usize) -> Result<usize, StoreError> {
-    let missing = length.saturating_sub(bytes.len()) as u64;
-    input.take(missing).read_to_end(bytes).map_err(|e| StoreError::disk("read", path, e))?;
+    let missing = length.saturating_sub(bytes.len());
+    // What a frame of rows usually has, at once.
+    bytes.reserve(missing.min(IMAGE_FRAME_BYTES));
+    input.take(missing as u64).read_to_end(bytes).map_err(|e| StoreError::disk("read", path, e))?;
     Ok(bytes.len())
 }

@@ -8,10 +8,7 @@ use std::{
 
 use checkpoint::{Disk, FileDisk, Protection, Store, StoreOptions, TurnDelta};
 
-use super::{
-    raw_log::RawLog,
-    turns::{TURN_BYTES, Turn},
-};
+use super::{raw_log::RawLog, turns::Turn};
 use crate::{
     Failure,
     rounds::{Comparison, Effort, compare, median, microseconds},
@@ -22,12 +19,13 @@ pub(super) async fn measure(effort: Effort, folder: &Path, turns: u64) -> Result
     let disk: Arc<dyn Disk> = Arc::new(FileDisk);
     let mut log = RawLog::create(disk.as_ref(), &folder.join("raw.log"))?;
     let store = create_store(disk, folder, StoreOptions::default())?;
-    let bytes = vec![0x5a; usize::try_from(turns)? * TURN_BYTES];
-    let mut submitted = 0;
+    let (mut submitted, mut logged) = (0, 0);
+    // Both make their turns before the clock starts. Otherwise only the store's disk would have a rest between two
+    // syncs, and disks answer later after one.
     let comparison = compare(
         effort,
         async || median_within(effort.window, || group(&mut submitted, turns), |group| commit(&store, group)),
-        async || median_within(effort.window, || &bytes, |bytes| log.append(bytes)),
+        async || median_within(effort.window, || payload(&group(&mut logged, turns)), |bytes| log.append(&bytes)),
     )
     .await?;
     store.close()?;
@@ -45,6 +43,16 @@ pub(super) fn group(submitted: &mut u64, turns: u64) -> Vec<TurnDelta> {
     let first = *submitted + 1;
     *submitted += turns;
     (first..=*submitted).map(|number| Turn::of(number).delta()).collect()
+}
+
+/// What they change, and nothing else.
+fn payload(group: &[TurnDelta]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for change in group.iter().flat_map(|delta| &delta.changes) {
+        bytes.extend_from_slice(&change.key.name);
+        bytes.extend_from_slice(change.value.as_deref().unwrap_or_default());
+    }
+    bytes
 }
 
 /// Makes them durable as one group.
