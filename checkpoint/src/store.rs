@@ -124,6 +124,9 @@ pub struct StoreOptions {
     /// the store. It must be quick, must not call the store, and must not wait for anything that a waiting thread
     /// may hold.
     pub on_durable: Option<Box<dyn Fn(Durable) + Send>>,
+    /// Called after each fold, on the store's background thread, with the turn up to which the base has everything:
+    /// a good moment for work that is done now and then. It must be quick.
+    pub on_fold: Option<Box<dyn Fn(u64) + Send + Sync>>,
     /// The most turns in a group, and so in the queue; at least 1.
     pub group_turns: usize,
     /// A group, and so the queue, is closed once it has this many bytes; at least 1, at most 32 MiB.
@@ -142,6 +145,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             on_durable: None,
+            on_fold: None,
             group_turns: limits::GROUP_TURNS,
             group_bytes: limits::GROUP_BYTES,
             segment_bytes: limits::SEGMENT_BYTES,
@@ -156,6 +160,7 @@ impl fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreOptions")
             .field("on_durable", &self.on_durable.is_some())
+            .field("on_fold", &self.on_fold.is_some())
             .field("group_turns", &self.group_turns)
             .field("group_bytes", &self.group_bytes)
             .field("segment_bytes", &self.segment_bytes)

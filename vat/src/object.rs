@@ -33,10 +33,58 @@
 //! assert_eq!(kind.name(), "clicker");
 //! ```
 //!
-//! `examples/poll` is such an object with an interface of its own, as a whole program. The rules that make it safe hold by construction:
-//! the closure of [`Handle::turn`] works on a copy, so an error or a panic leaves nothing behind (R1); the
-//! handle itself compares and stores the state after each turn, so no change can be forgotten; and the
-//! answer waits for the turn to be durable without the object knowing (R3).
+//! An object can make others, keep references to them in its state, and return them:
+//!
+//! ```
+//! # use std::{collections::BTreeMap, rc::Rc};
+//! # use schemas::objects_capnp::{container, counter};
+//! # use vat::{Handle, Kind, State};
+//! use vat::Reference;
+//!
+//! #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+//! struct Drawer(BTreeMap<String, Reference>);
+//!
+//! impl State for Drawer {
+//!     const TYPE: &'static str = "example.drawer";
+//! }
+//!
+//! /// Has a counter under every name: it is made when somebody first asks for it.
+//! struct Counters(Handle<Drawer>);
+//!
+//! impl container::Server for Counters {
+//!     async fn open(
+//!         self: Rc<Self>,
+//!         params: container::OpenParams,
+//!         mut results: container::OpenResults,
+//!     ) -> capnp::Result<()> {
+//!         let name = params.get()?.get_name()?.to_string()?;
+//!         let found = self.0.turn(|drawer, turn| {
+//!             if let Some(found) = drawer.0.get(&name) {
+//!                 return Ok(found.clone());
+//!             }
+//!             let made = turn.create("counter")?;
+//!             drawer.0.insert(name, made.clone());
+//!             Ok(made)
+//!         })?;
+//!         let counter: counter::Client = self.0.open(&found)?;
+//!         let mut results = results.get();
+//!         results.set_interface_id(self.0.kind(&found)?.interface_id());
+//!         results.init_object().set_as_capability(counter.client.hook);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let kind = Kind::new("counters", "many counters", schemas::SCHEMA_REQUEST, |handle| -> container::Client {
+//!     capnp_rpc::new_client(Counters(handle))
+//! });
+//! assert_eq!(kind.name(), "counters");
+//! ```
+//!
+//! `examples/poll` is such an object with an interface of its own, as a whole program. The rules that make it safe hold
+//! by construction: the closure of [`Handle::turn`] works on a copy, so an error or a panic leaves nothing behind (R1);
+//! the handle itself compares and stores the state after each turn, so no change can be forgotten, and finds the
+//! references in it, so no object is removed that is still referred to; and the answer waits for the turn to be durable
+//! without the object knowing (R3).
 
 mod error;
 mod hook;

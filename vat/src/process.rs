@@ -116,16 +116,17 @@ pub async fn run(
         // Nothing was promised to anyone yet.
         () = &mut stop => return Ok(()),
     };
-    let committing = [
+    let beside = [
         tokio::task::spawn_local(awake.clone().start_commits()),
         tokio::task::spawn_local(awake.clone().follow_committer(durable)),
         tokio::task::spawn_local(awake.clone().back_up()),
+        tokio::task::spawn_local(awake.clone().sweep_at_folds()),
     ];
     let outcome = match awake.clone().live(home, &seen, stop, report).await {
         Ok(()) => awake.fall_asleep().await,
         Err(error) => Err(error),
     };
-    committing.iter().for_each(JoinHandle::abort);
+    beside.iter().for_each(JoinHandle::abort);
     awake.endpoint.close().await;
     outcome
 }
@@ -185,6 +186,8 @@ struct Opened {
     gate: OutputGate,
     /// Told of every turn that waits to be committed.
     has_turns: Rc<Notify>,
+    /// Told of every fold, by another thread.
+    folded: Arc<Notify>,
     metrics: StoreMetrics,
 }
 
@@ -192,8 +195,13 @@ fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::Unbound
     let (places, id) = home.vat(name)?;
     let (sender, durable) = mpsc::unbounded_channel();
     let metrics = StoreMetrics::default();
+    let folded = Arc::new(Notify::new());
     let options = StoreOptions {
         metrics: metrics.clone(),
+        on_fold: Some(Box::new({
+            let folded = folded.clone();
+            move |_| folded.notify_one()
+        })),
         on_durable: Some(Box::new(move |event| {
             // The receiver lives as long as the vat; once it is gone nobody waits for the news.
             let _ = sender.send(event);
@@ -206,7 +214,7 @@ fn open(home: &Home, name: &Name, kinds: Kinds) -> Result<(Opened, mpsc::Unbound
     let has_turns = Rc::new(Notify::new());
     let outputs = GateOutputs { gate: gate.clone(), has_turns: has_turns.clone() };
     let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), Box::new(outputs))?);
-    Ok((Opened { vat, gate, has_turns, metrics }, durable))
+    Ok((Opened { vat, gate, has_turns, folded, metrics }, durable))
 }
 
 /// What the engine tells the output gate, and whoever starts the commits.

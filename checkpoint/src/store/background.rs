@@ -86,6 +86,9 @@ fn fold(shared: &Shared, base: &Base, task: &FoldTask) -> Result<(), StoreError>
     retire_folded(shared, from.segment)?;
     shared.metrics.fold_seconds.observe(started.elapsed().as_secs_f64());
     tracing::debug!(turn, milliseconds = started.elapsed().as_millis(), "folded");
+    if let Some(on_fold) = &shared.on_fold {
+        on_fold(turn);
+    }
     Ok(())
 }
 

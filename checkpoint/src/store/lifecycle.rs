@@ -184,7 +184,8 @@ impl Opened {
             spare: Spare::None,
             fold: Fold { written: self.unfolded, first_unfolded, ..Fold::default() },
         };
-        let shared = Arc::new(Shared::new(self.keys, self.journal, self.limits, options.metrics, state));
+        let told = (options.metrics, options.on_fold);
+        let shared = Arc::new(Shared::new(self.keys, self.journal, self.limits, told, state));
         let (base_path, base_file) = (self.base.file().0.to_owned(), self.base.file().1);
         let mut store = Store {
             shared: Arc::clone(&shared),

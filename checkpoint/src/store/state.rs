@@ -141,11 +141,16 @@ impl Limits {
     }
 }
 
+/// Told of folds.
+pub(super) type OnFold = Box<dyn Fn(u64) + Send + Sync>;
+
 pub(super) struct Shared {
     pub(super) keys: Arc<Keys>,
     pub(super) journal: Journal,
     pub(super) limits: Limits,
     pub(super) metrics: StoreMetrics,
+    /// [`StoreOptions::on_fold`].
+    pub(super) on_fold: Option<OnFold>,
     state: Mutex<State>,
     /// Something for the committer thread to do.
     pub(super) work: Condvar,
@@ -156,12 +161,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(keys: Arc<Keys>, journal: Journal, limits: Limits, metrics: StoreMetrics, state: State) -> Self {
+    pub(super) fn new(
+        keys: Arc<Keys>,
+        journal: Journal,
+        limits: Limits,
+        (metrics, on_fold): (StoreMetrics, Option<OnFold>),
+        state: State,
+    ) -> Self {
         Self {
             keys,
             journal,
             limits,
             metrics,
+            on_fold,
             state: Mutex::new(state),
             work: Condvar::new(),
             background: Condvar::new(),

@@ -50,7 +50,7 @@ impl Vat {
         if !self.objects.take_litter() {
             return Ok(Swept::default());
         }
-        let swept = self.roots().and_then(|roots| self.sweep_from(roots));
+        let swept = self.roots().and_then(|roots| self.sweep_from(roots, SWEEP_TURN_BYTES));
         if swept.is_err() {
             self.objects.litter();
         }
@@ -68,7 +68,7 @@ impl Vat {
         Ok(roots)
     }
 
-    fn sweep_from(&self, roots: Vec<ObjectId>) -> Result<Swept, VatError> {
+    fn sweep_from(&self, roots: Vec<ObjectId>, turn_bytes: usize) -> Result<Swept, VatError> {
         let objects: Vec<ObjectId> = self.objects.others()?.into_iter().map(|(object, _)| object).collect();
         if objects.is_empty() {
             return Ok(Swept::default());
@@ -81,7 +81,7 @@ impl Vat {
             doomed.extend(self.rows_of(*object)?);
         }
         swept.rows = doomed.len() as u64;
-        for rows in parts(&doomed) {
+        for rows in parts(&doomed, turn_bytes) {
             self.engine.turn(|turn| {
                 rows.iter().try_for_each(|(space, name)| turn.remove(*space, name)).map_err(ObjectError::from)
             })?;
@@ -125,12 +125,12 @@ fn references_of(references: &Rows, object: ObjectId) -> impl Iterator<Item = (&
 }
 
 /// Cuts removals into turns, in their order.
-fn parts(doomed: &[Doomed]) -> Vec<&[Doomed]> {
+fn parts(doomed: &[Doomed], turn_bytes: usize) -> Vec<&[Doomed]> {
     let mut parts = Vec::new();
     let (mut begin, mut bytes) = (0, 0);
     for (index, (_, name)) in doomed.iter().enumerate() {
         let more = name.len() + REMOVAL_BYTES;
-        if bytes + more > SWEEP_TURN_BYTES && index > begin {
+        if bytes + more > turn_bytes && index > begin {
             parts.push(&doomed[begin..index]);
             (begin, bytes) = (index, 0);
         }
@@ -141,3 +141,6 @@ fn parts(doomed: &[Doomed]) -> Vec<&[Doomed]> {
     }
     parts
 }
+
+#[cfg(test)]
+mod tests;
