@@ -125,7 +125,7 @@ pub struct StoreOptions {
     /// may hold.
     pub on_durable: Option<Box<dyn Fn(Durable) + Send>>,
     /// Called after each fold, on the store's background thread, with the turn up to which the base has everything:
-    /// a good moment for work that is done now and then. It must be quick.
+    /// a good moment for work that is done now and then. It must be quick, and must not call the store.
     pub on_fold: Option<Box<dyn Fn(u64) + Send + Sync>>,
     /// The most turns in a group, and so in the queue; at least 1.
     pub group_turns: usize,

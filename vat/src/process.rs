@@ -116,17 +116,16 @@ pub async fn run(
         // Nothing was promised to anyone yet.
         () = &mut stop => return Ok(()),
     };
-    let beside = [
+    let committing = [
         tokio::task::spawn_local(awake.clone().start_commits()),
         tokio::task::spawn_local(awake.clone().follow_committer(durable)),
         tokio::task::spawn_local(awake.clone().back_up()),
-        tokio::task::spawn_local(awake.clone().sweep_at_folds()),
     ];
     let outcome = match awake.clone().live(home, &seen, stop, report).await {
         Ok(()) => awake.fall_asleep().await,
         Err(error) => Err(error),
     };
-    beside.iter().for_each(JoinHandle::abort);
+    committing.iter().for_each(JoinHandle::abort);
     awake.endpoint.close().await;
     outcome
 }

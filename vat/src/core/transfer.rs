@@ -35,7 +35,8 @@ impl Vat {
     }
 
     /// The same for a new vat that begins with the objects of the old one: its identity is new, it was never
-    /// awake, and nobody was granted anything of it. References to the old vat do not open it.
+    /// awake, and nobody was granted anything of it. References to the old vat do not open it, and objects to which
+    /// only its grants led are garbage in the new one.
     ///
     /// # Errors
     /// As [`Vat::import`]; [`VatError::Random`].

@@ -4,7 +4,7 @@
 //! is an ordinary serde value, so it can stand anywhere in a state type: in a field, a list, a map. The vat has to
 //! know which objects a row refers to, or it could not tell garbage from what is still needed. It does not ask the
 //! author, who could forget one: when a row is stored, [`references_in`] walks through the value with a serializer
-//! that keeps references and drops everything else.
+//! that keeps the numbers of objects and drops everything else.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -19,6 +19,7 @@ use serde::{
 /// Number of an object inside its vat; also the space that holds its rows. Never used again, whatever becomes of the
 /// object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename = "vat::ObjectId")]
 pub struct ObjectId(pub(crate) u64);
 
 impl ObjectId {
@@ -35,8 +36,8 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// The name under which a reference enters every serializer. No type of Rust can have it by accident.
-const NAME: &str = "vat::Reference";
+/// The name under which an [`ObjectId`] enters every serializer. No type of Rust can have it by accident.
+const OBJECT_ID: &str = "vat::ObjectId";
 
 /// A reference that an object keeps: in its state, in its entries, anywhere in them.
 ///
@@ -45,15 +46,11 @@ const NAME: &str = "vat::Reference";
 ///
 /// Stored as serde stores an enum, by the position of its variant, which therefore is final.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename = "vat::Reference")]
 #[non_exhaustive]
 pub enum Reference {
     /// An object of the same vat.
     Near(ObjectId),
 }
-
-/// The position of [`Reference::Near`] in stored rows.
-const NEAR: u32 = 0;
 
 /// The objects of this vat that a value refers to.
 pub(crate) fn references_in<T: Serialize>(value: &T) -> Result<BTreeSet<ObjectId>, Unreadable> {
@@ -62,7 +59,7 @@ pub(crate) fn references_in<T: Serialize>(value: &T) -> Result<BTreeSet<ObjectId
     Ok(collector.found)
 }
 
-/// A value that cannot be walked through: its own `Serialize` failed, or it holds a reference of an unknown form.
+/// A value that cannot be walked through: its own `Serialize` failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unreadable(String);
@@ -77,8 +74,8 @@ impl serde::ser::Error for Unreadable {
 #[derive(Default)]
 struct Collector {
     found: BTreeSet<ObjectId>,
-    /// Inside of a reference: the next number is that of an object.
-    near: bool,
+    /// The next number is that of an object.
+    expected: bool,
 }
 
 /// Values that can hold no reference.
@@ -139,7 +136,7 @@ impl Serializer for &mut Collector {
     }
 
     fn serialize_u64(self, value: u64) -> Result<(), Unreadable> {
-        if std::mem::take(&mut self.near) {
+        if std::mem::take(&mut self.expected) {
             self.found.insert(ObjectId(value));
         }
         Ok(())
@@ -149,25 +146,18 @@ impl Serializer for &mut Collector {
         value.serialize(self)
     }
 
-    fn serialize_newtype_struct<T: ?Sized + Serialize>(self, _: &'static str, value: &T) -> Result<(), Unreadable> {
+    fn serialize_newtype_struct<T: ?Sized + Serialize>(self, name: &'static str, value: &T) -> Result<(), Unreadable> {
+        self.expected = name == OBJECT_ID;
         value.serialize(self)
     }
 
     fn serialize_newtype_variant<T: ?Sized + Serialize>(
         self,
-        name: &'static str,
-        index: u32,
-        variant: &'static str,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
         value: &T,
     ) -> Result<(), Unreadable> {
-        if name != NAME {
-            return value.serialize(self);
-        }
-        if index != NEAR {
-            // Better no row than one whose references nobody knows.
-            return Err(Unreadable(format!("it holds a reference of an unknown form ({variant})")));
-        }
-        self.near = true;
         value.serialize(self)
     }
 
@@ -252,6 +242,7 @@ mod tests {
         keys: BTreeMap<Reference, u64>,
         values: BTreeMap<u64, Reference>,
         shapes: [Shape; 4],
+        bare: ObjectId,
     }
 
     #[test]
@@ -270,9 +261,10 @@ mod tests {
                 Shape::Tuple(104, near(7)),
                 Shape::Struct { beside: 105, inner: Some(Box::new(Shape::Newtype(near(8)))) },
             ],
+            bare: ObjectId(9),
         };
         let found: Vec<u64> = references_in(&value).unwrap().into_iter().map(ObjectId::number).collect();
-        assert_eq!(found, (1..=8).collect::<Vec<_>>());
+        assert_eq!(found, (1..=9).collect::<Vec<_>>());
     }
 
     #[test]

@@ -74,6 +74,10 @@ pub(crate) fn put_own<S: State>(turn: &mut Turn<'_>, space: u64, name: &[u8], st
 
 /// Notes the version of a row that is about to be stored, if it is newer than all of its type before.
 pub(crate) fn note_version(turn: &mut Turn<'_>, stored: StoredType) -> Result<(), ObjectError> {
+    // Which is what a type without an entry is taken to have.
+    if stored.version == 1 {
+        return Ok(());
+    }
     if stored.version <= newest_version(turn.get(SPACE_VERSIONS, stored.name.as_bytes())?.as_deref())? {
         return Ok(());
     }

@@ -311,7 +311,10 @@ impl Drop for Hold {
         });
         if count == 0 {
             held.remove(&self.object);
-            self.table.litter();
+            // The root, which is held and let go all the time, is never garbage, and leads to what it led to.
+            if self.object != self.table.root {
+                self.table.litter();
+            }
         }
     }
 }

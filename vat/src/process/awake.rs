@@ -120,7 +120,7 @@ impl Awake {
 
     /// Removes what nothing leads to any more, whenever the checkpoint was folded: then something has happened, and not
     /// too long ago. Between two folds garbage only takes room.
-    pub(super) async fn sweep_at_folds(self: Rc<Self>) {
+    async fn sweep_at_folds(self: Rc<Self>) {
         loop {
             self.folded.notified().await;
             match self.vat.sweep() {
@@ -153,6 +153,8 @@ impl Awake {
             let awake = self.clone();
             async move { awake.sessions.accept(&awake.endpoint, &public, listener, &owner).await }
         });
+        // A turn like any other, so not before it is certain that no other copy was faster.
+        let sweeping = tokio::task::spawn_local(self.clone().sweep_at_folds());
         report(Report::Live(Live {
             id: self.vat.id(),
             addresses: self.record.addresses(),
@@ -168,6 +170,7 @@ impl Awake {
             outcome = self.review() => outcome,
         };
         accepting.abort();
+        sweeping.abort();
         outcome
     }
 
