@@ -4,14 +4,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use acceptance::{Home, World};
-use checkpoint::{Change, FileDisk, Protection, RowKey, Store, StoreOptions, TurnDelta};
-use schemas::VatId;
+use capnp::capability::FromClientHook;
+use checkpoint::{Change, FileDisk, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta};
+use schemas::{
+    IdentityKey, SturdyRef, VatId,
+    objects_capnp::{container, counter, directory},
+    vat_capnp,
+};
 use serde_json::{Value, json};
+use tokio::task::LocalSet;
+use transport::{Endpoint, Greeting, OutputGate, Session, SessionLimits, SessionOptions};
 
 fn objects(home: &Home<'_>, name: &str) -> Value {
     home.json(&["status", name])["objects"].clone()
@@ -93,12 +101,80 @@ fn what_nothing_leads_to_is_removed_by_a_vat_that_is_awake_and_by_a_command_on_o
     world.no_secret_leaked();
 }
 
+#[test]
+fn an_object_that_a_session_holds_is_kept_until_the_session_lets_it_go() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("home", "directory");
+    let vat = alice.wake("home");
+    for name in ["lost", "held"] {
+        alice.vat(&["call", "home", "make", &format!("name={name}"), "kind=counter"]).ok();
+    }
+    let reference: SturdyRef = alice.share("home", &[]).parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let (session, held) = open(&reference, vat.address().parse().unwrap(), "held").await;
+        for name in ["lost", "held"] {
+            alice.vat(&["call", "home", "unbind", &format!("name={name}")]).ok();
+        }
+        wait_for_objects(&alice, 2).await;
+        let answer = held.add_request().send().promise.await.unwrap();
+        assert_eq!(answer.get().unwrap().get_total(), 1, "it is the other one that was removed");
+        drop((held, session));
+        // The next fold comes after the next turn.
+        alice.vat(&["call", "home", "make", "name=next", "kind=counter"]).ok();
+        assert_eq!(objects(&alice, "home"), json!(3));
+        wait_for_objects(&alice, 2).await;
+        assert_eq!(alice.json(&["call", "home/next", "get"]), json!({"total": 0}));
+    });
+    vat.sleep();
+    world.no_secret_leaked();
+}
+
+/// Waits until a fold has come, which it does by itself some seconds after the first commit, and the sweep after it.
+async fn wait_for_objects(home: &Home<'_>, count: u64) {
+    let asked = Instant::now();
+    while objects(home, "home") != json!(count) {
+        assert!(asked.elapsed() < Duration::from_secs(60), "there are {}", objects(home, "home"));
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A session in which a counter is held that was opened through a directory.
+async fn open(reference: &SturdyRef, address: SocketAddr, name: &str) -> (Session, counter::Client) {
+    let endpoint = Endpoint::client(&IdentityKey::generate().unwrap()).unwrap();
+    let connection = endpoint.dial(reference.id, address, Duration::from_secs(60)).await.unwrap();
+    let options = SessionOptions {
+        greeting: Greeting { epoch: 0, incarnation: [0; 16], program: "acceptance".to_owned() },
+        bootstrap: None,
+        gate: OutputGate::always_open(),
+        limits: SessionLimits::default(),
+    };
+    let session = Session::open(connection, options).await.unwrap();
+    let mut request = session.bootstrap::<vat_capnp::vat::Client>().restore_request();
+    request.get().set_secret(reference.secret.expose());
+    let restored = request.send().promise.await.unwrap();
+    let directory: directory::Client = restored.get().unwrap().get_capability().get_as_capability().unwrap();
+    let mut request = container::Client::new(directory.client.hook).open_request();
+    request.get().set_name(name);
+    let opened = request.send().promise.await.unwrap();
+    let counter = opened.get().unwrap().get_object().get_as_capability().unwrap();
+    (session, counter)
+}
+
 /// Puts a row into a sleeping vat, as a program of another version would have.
 fn store(home: &Home<'_>, address: &str, (space, name): (u64, &[u8]), row: (&str, u32, Vec<u8>)) {
     let id: VatId = address.strip_prefix("vat://").unwrap().parse().unwrap();
     let protection = Protection::KeyFile(home.path("keys/vats/home.key"));
     let path = home.path("vats/home/store");
-    let store = Store::open(Arc::new(FileDisk), &path, id.as_bytes(), &protection, StoreOptions::default()).unwrap();
+    let asked = Instant::now();
+    let store = loop {
+        match Store::open(Arc::new(FileDisk), &path, id.as_bytes(), &protection, StoreOptions::default()) {
+            // Another test starts a program at this moment: until that one begins, it has all that is open here.
+            Err(StoreError::Locked { .. }) if asked.elapsed() < Duration::from_secs(60) => {}
+            opened => break opened.unwrap(),
+        }
+    };
     let turn = store.position().turn + 1;
     // {type, version, body}
     let value = Some(postcard::to_stdvec(&row).unwrap());
