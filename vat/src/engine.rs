@@ -7,9 +7,9 @@
 //! at least this number, and leaves only once the number is durable (R3).
 //!
 //! The engine knows rows, not objects: a row is a byte string under (space, name). A space is one object,
-//! or one of the vat's own tables. An awake space is held in memory whole; a space that nobody touched is
-//! only on disk. Nothing here knows tokio, a network, or Rust types of objects, so that other hosts (a CGI
-//! process, a WebAssembly guest) can drive the same turns.
+//! or one of the vat's own tables. An awake space is held in memory whole; a space that nobody touched, or that
+//! was forgotten, is only on disk. Nothing here knows tokio, a network, or Rust types of objects, so that other
+//! hosts (a CGI process, a WebAssembly guest) can drive the same turns.
 
 use std::{
     any::Any,

@@ -117,7 +117,8 @@ const ENTRY_PREFIX: u8 = 1;
 
 /// An object's access to its own state, and to nothing else of the vat.
 ///
-/// As long as there is a handle of an object, the object is not removed, even if nothing else leads to it.
+/// As long as there is a handle of an object, the object is not removed, even if nothing else leads to it. When the last
+/// one is gone it sleeps: it takes no memory until it is reached again.
 pub struct Handle<S> {
     hold: Hold,
     types: Rc<[StoredType]>,

@@ -304,17 +304,24 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut held = self.table.held.borrow_mut();
-        let count = held.get_mut(&self.object).map_or(0, |count| {
-            *count -= 1;
-            *count
-        });
-        if count == 0 {
-            held.remove(&self.object);
-            // The root, which is held and let go all the time, is never garbage, and leads to what it led to.
-            if self.object != self.table.root {
-                self.table.litter();
-            }
+        if self.let_go() && self.object != self.table.root {
+            // The root, which is held and let go all the time, stays awake, and is never garbage.
+            self.table.litter();
+            self.table.engine.forget(self.object.0);
         }
+    }
+}
+
+impl Hold {
+    /// Takes this one from the count, and says whether none is left.
+    fn let_go(&self) -> bool {
+        let mut held = self.table.held.borrow_mut();
+        let Some(count) = held.get_mut(&self.object) else { return false };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            held.remove(&self.object);
+        }
+        last
     }
 }
