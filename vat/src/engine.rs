@@ -278,7 +278,12 @@ impl Turn<'_> {
         }
     }
 
-    /// How many rows of a space this turn has staged.
+    /// How many rows this turn has staged.
+    pub(crate) fn staged(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// How many of them are of one space.
     pub(crate) fn staged_in(&self, space: u64) -> usize {
         self.staged.range((space, Vec::new())..(space + 1, Vec::new())).count()
     }

@@ -12,7 +12,7 @@ pub const MAX_LABEL_BYTES: usize = 256;
 /// Most grants of one vat. They are kept in memory; this many take about 20 MB.
 pub const MAX_GRANTS: usize = 100_000;
 
-/// Most objects of one vat. Their kinds and references are kept in memory; this many take about 50 MB.
+/// Most objects of one vat. Their kinds and references are kept in memory; this many take about 70 MB.
 pub const MAX_OBJECTS: usize = 250_000;
 
 /// A sweep removes at most about this many bytes of names in one turn: a turn of the largest size that the

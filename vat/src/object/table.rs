@@ -176,7 +176,9 @@ impl ObjectTable {
     /// Makes an object of a kind that the program knows.
     pub(crate) fn create(&self, turn: &mut Turn<'_>, kind: &str) -> Result<(ObjectId, &Kind), ObjectError> {
         let kind = self.kinds.find(kind)?;
-        if self.count_others()? + turn.staged_in(SPACE_OBJECTS) >= MAX_OBJECTS {
+        let objects = self.count_others()?;
+        // Counting what is staged takes time, and is needed only near the limit.
+        if objects + turn.staged() >= MAX_OBJECTS && objects + turn.staged_in(SPACE_OBJECTS) >= MAX_OBJECTS {
             return Err(ObjectError::TooManyObjects);
         }
         let object = self.take_number(turn)?;
