@@ -62,7 +62,7 @@ pub use protection::{Holder, Protection};
 pub use secrets::{Passphrase, RecipientKey, StoreKey};
 pub use small::{SmallStore, wait_at_most};
 pub use store::{
-    Adoption, Change, Durable, HostStore, LastFold, OnDurable, Position, ReviseRow, RowKey, ScannedRow, Sizes, Store,
-    StoreLock, StoreOptions, TurnDelta,
+    Adoption, Change, Durable, HostStore, LastFold, OnDurable, OnFold, Position, ReviseRow, RowKey, ScannedRow, Sizes,
+    Store, StoreLock, StoreOptions, TurnDelta,
 };
 pub use store_keys::{SlotInfo, add_holder, remove_holder, rotate_key_file, slots};

@@ -97,6 +97,9 @@ pub struct Position {
 /// Is told how far a vat has come durably; see [`StoreOptions::on_durable`].
 pub type OnDurable = Box<dyn Fn(Durable) + Send>;
 
+/// Is told that a fold is done; see [`StoreOptions::on_fold`].
+pub type OnFold = Box<dyn Fn() + Send + Sync>;
+
 /// What the committer reports after each group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durable {
@@ -133,6 +136,9 @@ pub struct StoreOptions {
     /// the store. It must be quick, must not call the store, and must not wait for anything that a waiting thread
     /// may hold.
     pub on_durable: Option<OnDurable>,
+    /// Called after each fold, on the store's background thread: a good moment for work that is done now and then. It
+    /// must be quick, and must not call the store.
+    pub on_fold: Option<OnFold>,
     /// The most turns in a group, and so in the queues of all vats together; at least 1.
     pub group_turns: usize,
     /// A group, and so the queues, are closed once they have this many bytes; at least 1, at most 32 MiB.
@@ -153,6 +159,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             on_durable: None,
+            on_fold: None,
             group_turns: limits::GROUP_TURNS,
             group_bytes: limits::GROUP_BYTES,
             group_vats: limits::GROUP_VATS,
@@ -168,6 +175,7 @@ impl fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreOptions")
             .field("on_durable", &self.on_durable.is_some())
+            .field("on_fold", &self.on_fold.is_some())
             .field("group_turns", &self.group_turns)
             .field("group_bytes", &self.group_bytes)
             .field("group_vats", &self.group_vats)

@@ -39,16 +39,29 @@ interface Notes {
   remove @3 (name :Text) -> (removed :Bool);
 }
 
-interface Directory {
-  # Petnames for sturdyrefs: an address book that can itself be shared.
+interface Container {
+  # An object that holds other objects of its vat under names. A path such as `home/minutes` leads through it.
+  open @0 (name :Text) -> (object :Capability, interfaceId :UInt64);
+  # The object under a name, and the id of its interface. It ends when the reference ends through which this
+  # one was reached. `object.not_found` if there is none.
+}
+
+interface Directory extends(Container) {
+  # Names for things: for sturdyrefs, so that an address book can itself be shared, and for objects of the same vat.
   bind @0 (name :Text, ref :Text) -> (replaced :Bool);
-  # `ref` must be a whole sturdyref; its checksum is verified.
+  # `ref` must be a whole sturdyref; its checksum is verified. `object.exists` if the name stands for an object,
+  # which would be gone.
 
   lookup @1 (name :Text) -> (ref :Text);
-  # `object.not_found` if the name is not bound.
+  # `object.not_found` if no sturdyref is bound to the name.
 
-  list @2 (prefix :Text, after :Text, limit :UInt32 = 100) -> (names :List(Text), more :Bool);
-  # Only names: a listing gives no authority.
+  list @2 (prefix :Text, after :Text, limit :UInt32 = 100) -> (names :List(Text), more :Bool, kinds :List(Text));
+  # Only names: a listing gives no authority. `kinds` says of each name what it stands for: the kind of the object,
+  # or `sturdyref`.
 
   unbind @3 (name :Text) -> (removed :Bool);
+  # An object that nothing else leads to is removed for good once nobody uses it any more.
+
+  make @4 (name :Text, kind :Text) -> (object :Capability, interfaceId :UInt64);
+  # A new object of this vat, of one of the kinds that its program knows. `object.exists` if the name is taken.
 }

@@ -17,8 +17,8 @@ interface Owner {
   # Offered only on the vat's local socket, whose peer the kernel proves to be the same user.
 
   status @0 () -> (status :Status);
-  share @1 (label :Text, expires :UInt64, parent :UInt64) -> (secret :Data);
-  # A new grant of the root object. `expires` in seconds since 1970; 0: never. `parent`: the number of the
+  share @1 (label :Text, expires :UInt64, parent :UInt64, object :Capability) -> (secret :Data);
+  # A new grant of `object`, which must be one of this vat; null: of the root object. `expires` in seconds since 1970; 0: never. `parent`: the number of the
   # grant with which it shall die; 0: none.
 
   grants @2 () -> (grants :List(Grant));
@@ -109,4 +109,10 @@ struct Grant {
 
   parent @5 :UInt64;
   # The number of the grant with which it dies; 0: none.
+
+  object @6 :UInt64;
+  # The number of the object that it grants.
+
+  kind @7 :Text;
+  # The kind of that object.
 }

@@ -170,6 +170,18 @@ error_codes! {
     ObjectNotFound "object.not_found" NotFound:
         "The object has nothing under this name.";
         "List what it has.";
+    ObjectExists "object.exists" Conflict:
+        "The object has something under this name already; nothing was changed.";
+        "Choose another name, or take away what is there first.";
+    ObjectGone "object.gone" NotFound:
+        "A reference leads to an object that the vat does not have: it was removed when nothing led to it any more.";
+        "Ask for it again where the reference came from.";
+    ObjectLimit "object.limit" Limit:
+        "The vat has as many objects as it keeps.";
+        "Take away references to objects that are not needed; what nothing leads to is removed.";
+    ObjectNoContainer "object.no_container" Usage:
+        "A path leads through an object that holds no others.";
+        "`vat call NAME` shows what an object is. Only a directory, or an object with `open` like it, has others below it.";
     ObjectOverflow "object.overflow" Limit:
         "The number would not fit its type; nothing was changed.";
         "Use smaller numbers.";

@@ -17,6 +17,7 @@ mod own;
 mod probe;
 mod run;
 mod settings;
+mod upgrade;
 mod way;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -76,9 +77,9 @@ enum Command {
         /// The vat's name
         name: String,
     },
-    /// Grant the vat's object: prints a sturdyref, which is a secret
+    /// Grant an object of a vat: prints a sturdyref, which is a secret
     Share {
-        /// The vat's name
+        /// The vat's name; NAME/PATH for an object below the vat's own
         name: String,
         /// A note of whom it is for
         #[arg(long, default_value = "", value_name = "TEXT")]
@@ -127,7 +128,8 @@ enum Command {
     },
     /// Call a method; without a method, show what there is to call
     Call {
-        /// A sturdyref, - to read one from standard input, an address book entry, or a vat's name
+        /// A sturdyref, - to read one from standard input, an address book entry, or a vat's name; NAME/PATH for an
+        /// object that is held below
         target: String,
         /// The method
         method: Option<String>,
@@ -198,6 +200,14 @@ enum Command {
         /// The file is sealed under a passphrase: ask for it, or with - read it from standard input
         #[arg(long, value_name = "-")]
         passphrase: Option<Option<String>>,
+    },
+    /// Bring everything that a sleeping vat has stored to the newest form, in one step or not at all
+    Upgrade {
+        /// The vat's name
+        name: String,
+        /// Only try whether it works
+        #[arg(long)]
+        dry_run: bool,
     },
     /// The search path: location servers to register with and to ask
     #[command(subcommand)]
@@ -366,6 +376,7 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
             images::restore_taking_over(&context, &file, name.as_deref(), passphrase)
         }
         Command::Verify { target, passphrase } => images::verify(&context, &target, passphrase),
+        Command::Upgrade { name, dry_run } => upgrade::upgrade(&context, &name, dry_run),
         Command::Vls(VlsCommand::Add { entry }) => settings::add(&context, &entry),
         Command::Vls(VlsCommand::List) => settings::list(&context),
         Command::Vls(VlsCommand::Remove { entry }) => settings::remove(&context, &entry),

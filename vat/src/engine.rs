@@ -7,9 +7,9 @@
 //! at least this number, and leaves only once the number is durable (R3).
 //!
 //! The engine knows rows, not objects: a row is a byte string under (space, name). A space is one object,
-//! or one of the vat's own tables. An awake space is held in memory whole; a space that nobody touched is
-//! only on disk. Nothing here knows tokio, a network, or Rust types of objects, so that other hosts (a CGI
-//! process, a WebAssembly guest) can drive the same turns.
+//! or one of the vat's own tables. An awake space is held in memory whole; a space that nobody touched, or that
+//! was forgotten, is only on disk. Nothing here knows tokio, a network, or Rust types of objects, so that other
+//! hosts (a CGI process, a WebAssembly guest) can drive the same turns.
 
 use std::{
     any::Any,
@@ -180,7 +180,7 @@ impl Engine {
     pub fn with_rows<R>(&self, space: u64, look: impl FnOnce(&Rows) -> R) -> Result<R, StoreError> {
         self.wake(space)?;
         let awake = self.awake.borrow();
-        // `wake` has just put it there, and nothing puts a space to sleep while the engine lives.
+        // `wake` has just put it there, and nothing takes it away in between.
         Ok(match awake.get(&space) {
             Some(rows) => look(rows),
             None => look(&Rows::new()),
@@ -199,6 +199,12 @@ impl Engine {
         let state = Rc::new(RefCell::new(load()?));
         self.states.borrow_mut().insert(object, state.clone());
         Ok(state)
+    }
+
+    /// Keeps nothing of a space in memory any more.
+    pub(crate) fn forget(&self, space: u64) {
+        self.awake.borrow_mut().remove(&space);
+        self.states.borrow_mut().remove(&space);
     }
 
     fn wake(&self, space: u64) -> Result<(), StoreError> {
@@ -262,6 +268,24 @@ impl Turn<'_> {
             Some(staged) => Ok(staged.clone()),
             None => self.engine.get(space, name),
         }
+    }
+
+    /// Whether a row has this value, as this turn sees it.
+    pub(crate) fn holds(&self, space: u64, name: &[u8], value: &[u8]) -> Result<bool, StoreError> {
+        match self.staged.get(&(space, name.to_vec())) {
+            Some(staged) => Ok(staged.as_deref() == Some(value)),
+            None => self.engine.with_rows(space, |rows| rows.get(name).is_some_and(|row| row == value)),
+        }
+    }
+
+    /// How many rows this turn has staged.
+    pub(crate) fn staged(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// How many of them are of one space.
+    pub(crate) fn staged_in(&self, space: u64) -> usize {
+        self.staged.range((space, Vec::new())..(space + 1, Vec::new())).count()
     }
 
     /// Stages a row. Staging what is there already changes nothing.

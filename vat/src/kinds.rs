@@ -1,6 +1,9 @@
 //! The kinds of objects that a program can make, and the schemas that describe them to callers.
 
-use crate::{core::VatError, object::Kind, objects};
+use crate::{
+    object::{Kind, ObjectError},
+    objects,
+};
 
 /// A program's kinds of objects.
 #[derive(Clone, Default)]
@@ -29,11 +32,16 @@ impl Kinds {
     /// The kind of this name.
     ///
     /// # Errors
-    /// [`VatError::UnknownKind`].
-    pub fn find(&self, name: &str) -> Result<&Kind, VatError> {
-        self.0.iter().find(|kind| kind.name() == name).ok_or_else(|| VatError::UnknownKind {
+    /// [`ObjectError::UnknownKind`].
+    pub fn find(&self, name: &str) -> Result<&Kind, ObjectError> {
+        self.0.iter().find(|kind| kind.name() == name).ok_or_else(|| ObjectError::UnknownKind {
             kind: name.to_owned(),
             known: self.0.iter().map(Kind::name).collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The newest version of a type of rows that the program knows; `None`: it does not know the type.
+    pub(crate) fn known_version(&self, name: &str) -> Option<u32> {
+        self.0.iter().flat_map(Kind::types).filter(|stored| stored.name == name).map(|stored| stored.version).max()
     }
 }

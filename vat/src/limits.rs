@@ -12,6 +12,13 @@ pub const MAX_LABEL_BYTES: usize = 256;
 /// Most grants of one vat. They are kept in memory; this many take about 20 MB.
 pub const MAX_GRANTS: usize = 100_000;
 
+/// Most objects of one vat. Their kinds and references are kept in memory; this many take about 70 MB.
+pub const MAX_OBJECTS: usize = 250_000;
+
+/// A sweep removes at most about this many bytes of names in one turn: a turn of the largest size that the
+/// checkpoint takes would keep all others waiting for a good part of a second.
+pub const SWEEP_TURN_BYTES: usize = 4 << 20;
+
 /// Longest text that a built-in object stores under one name, in bytes. Two of them fit one message.
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
 

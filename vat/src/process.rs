@@ -191,6 +191,8 @@ struct Opened {
     gate: OutputGate,
     /// Told of every turn that waits to be committed.
     has_turns: Rc<Notify>,
+    /// Told of every fold, by another thread.
+    folded: Arc<Notify>,
     metrics: StoreMetrics,
 }
 
@@ -203,8 +205,13 @@ fn open(
     let (places, id) = home.vat(name)?;
     let (sender, durable) = mpsc::unbounded_channel();
     let metrics = StoreMetrics::default();
+    let folded = Arc::new(Notify::new());
     let options = StoreOptions {
         metrics: metrics.clone(),
+        on_fold: Some(Box::new({
+            let folded = folded.clone();
+            move || folded.notify_one()
+        })),
         on_durable: Some(Box::new(move |event| {
             // The receiver lives as long as the vat; once it is gone nobody waits for the news.
             let _ = sender.send(event);
@@ -217,7 +224,7 @@ fn open(
     let has_turns = Rc::new(Notify::new());
     let outputs = GateOutputs { gate: gate.clone(), has_turns: has_turns.clone() };
     let vat = Rc::new(Vat::open(store, id, kinds, system_clock(), Box::new(outputs))?);
-    Ok((Opened { vat, gate, has_turns, metrics }, durable))
+    Ok((Opened { vat, gate, has_turns, folded, metrics }, durable))
 }
 
 /// What the engine tells the output gate, and whoever starts the commits.

@@ -7,6 +7,7 @@ mod progress;
 
 use std::{path::PathBuf, rc::Rc};
 
+use capnp::private::capability::ClientHook;
 use checkpoint::{Census, FileDisk, Holder, Passphrase, Store};
 use schemas::{Coded, ErrorCode, Recipient, Secret, vat_capnp};
 use zeroize::Zeroizing;
@@ -95,7 +96,15 @@ impl vat_capnp::owner::Server for OwnerService {
         let params = params.get()?;
         let expires = Some(params.get_expires()).filter(|expires| *expires != 0);
         let parent = Some(params.get_parent()).filter(|parent| *parent != 0);
-        let secret = self.awake.vat().grant(params.get_label()?.to_str()?, expires, parent)?;
+        let label = params.get_label()?.to_str()?;
+        let vat = self.awake.vat();
+        let secret = if params.has_object() {
+            let object = settled(params.get_object().get_as_capability()?).await?;
+            let object = vat.object_of(&*object).ok_or_else(not_ours)?;
+            vat.grant_object(object, label, expires, parent)?
+        } else {
+            vat.grant(label, expires, parent)?
+        };
         results.get().set_secret(secret.expose());
         Ok(())
     }
@@ -105,7 +114,8 @@ impl vat_capnp::owner::Server for OwnerService {
         _: vat_capnp::owner::GrantsParams,
         mut results: vat_capnp::owner::GrantsResults,
     ) -> capnp::Result<()> {
-        let grants = self.awake.vat().grants()?;
+        let vat = self.awake.vat();
+        let grants = vat.grants()?;
         let count = u32::try_from(grants.len()).map_err(|_| capnp::Error::failed("too many grants".into()))?;
         let mut list = results.get().init_grants(count);
         for (index, (hash, grant)) in (0..).zip(grants) {
@@ -116,6 +126,8 @@ impl vat_capnp::owner::Server for OwnerService {
             out.set_expires(grant.expires.unwrap_or(0));
             out.set_hash(hash.to_string());
             out.set_parent(grant.parent.unwrap_or(0));
+            out.set_object(grant.object);
+            out.set_kind(vat.kind_name(&grant)?);
         }
         Ok(())
     }
@@ -201,6 +213,21 @@ impl vat_capnp::owner::Server for OwnerService {
         self.awake.put_to_sleep();
         Ok(())
     }
+}
+
+/// What a capability turns out to be, if it is still a promise.
+async fn settled(capability: capnp::capability::Client) -> capnp::Result<Box<dyn ClientHook>> {
+    let mut hook = capability.hook;
+    hook.when_resolved().await?;
+    while let Some(resolved) = hook.get_resolved() {
+        hook = resolved;
+    }
+    Ok(hook)
+}
+
+/// Only objects of this vat can be granted here.
+fn not_ours() -> capnp::Error {
+    capnp::Error::failed(ErrorCode::ObjectArgument.to_wire("object: it is not an object of this vat"))
 }
 
 fn set_amount(mut amount: vat_capnp::amount::Builder<'_>, census: Census) {

@@ -3,12 +3,15 @@
 
 use std::{cell::Cell, path::Path, rc::Rc, sync::Arc};
 
-use capnp::capability::FromClientHook;
+use capnp::{
+    capability::{Client, FromClientHook},
+    private::capability::ClientHook,
+};
 use checkpoint::{FileDisk, Protection, Store, StoreOptions};
 use futures::executor::block_on;
 use schemas::{
     Coded, ErrorCode, RemoteError, Secret, SturdyRef, Timestamp, VatId,
-    objects_capnp::{counter, directory, guestbook, notes},
+    objects_capnp::{container, counter, directory, guestbook, notes},
 };
 use vat::{
     Kinds,
@@ -250,6 +253,99 @@ fn a_directory_keeps_whole_sturdyrefs_only_and_repeats_none_of_a_wrong_one() {
     };
     assert_eq!(lookup("friend").unwrap(), *text);
     assert_eq!(code(&lookup("other").unwrap_err()), ErrorCode::ObjectNotFound);
+}
+
+fn make(directory: &directory::Client, name: &str, kind: &str) -> Result<(Box<dyn ClientHook>, u64), capnp::Error> {
+    let mut request = directory.make_request();
+    request.get().set_name(name);
+    request.get().set_kind(kind);
+    let response = block_on(request.send().promise)?;
+    let results = response.get()?;
+    Ok((results.get_object().get_as_capability::<Client>()?.hook, results.get_interface_id()))
+}
+
+fn open(container: &container::Client, name: &str) -> Result<(Box<dyn ClientHook>, u64), capnp::Error> {
+    let mut request = container.open_request();
+    request.get().set_name(name);
+    let response = block_on(request.send().promise)?;
+    let results = response.get()?;
+    Ok((results.get_object().get_as_capability::<Client>()?.hook, results.get_interface_id()))
+}
+
+fn unbind(directory: &directory::Client, name: &str) -> bool {
+    let mut request = directory.unbind_request();
+    request.get().set_name(name);
+    block_on(request.send().promise).unwrap().get().unwrap().get_removed()
+}
+
+/// What a directory lists: each name, and what it stands for.
+fn listed(directory: &directory::Client) -> Vec<(String, String)> {
+    let response = block_on(directory.list_request().send().promise).unwrap();
+    let results = response.get().unwrap();
+    let texts = |list: capnp::text_list::Reader<'_>| -> Vec<String> {
+        list.iter().map(|text| text.unwrap().to_string().unwrap()).collect()
+    };
+    let (names, kinds) = (texts(results.get_names().unwrap()), texts(results.get_kinds().unwrap()));
+    assert_eq!(names.len(), kinds.len());
+    names.into_iter().zip(kinds).collect()
+}
+
+#[test]
+fn a_directory_makes_objects_opens_them_by_name_and_lists_what_they_are() {
+    let bench = Bench::new("directory");
+    {
+        let vat = bench.open();
+        let directory: directory::Client = root(&vat);
+        let (tally, interface_id) = make(&directory, "tally", "counter").unwrap();
+        assert_eq!(interface_id, <counter::Client as capnp::traits::HasTypeId>::TYPE_ID);
+        assert_eq!(add(&counter::Client::new(tally), 3).unwrap(), 3);
+        let (below, _) = make(&directory, "below", "directory").unwrap();
+        make(&FromClientHook::new(below), "minutes", "notes").unwrap();
+        let reference = SturdyRef { id: bench.id, secret: Secret::generate().unwrap(), hints: Default::default() };
+        let mut request = directory.bind_request();
+        request.get().set_name("friend");
+        request.get().set_ref(reference.expose().as_str());
+        block_on(request.send().promise).unwrap();
+        vat.engine().store().wait_durable(vat.engine().newest_turn()).unwrap();
+    }
+    let vat = bench.open();
+    let directory: directory::Client = root(&vat);
+    let expected = [("below", "directory"), ("friend", "sturdyref"), ("tally", "counter")];
+    assert_eq!(listed(&directory), expected.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
+    // A directory is a container: so it is opened by whoever knows no more of it.
+    let container = container::Client::new(vat.root().unwrap().0);
+    assert_eq!(total(&FromClientHook::new(open(&container, "tally").unwrap().0)), 3);
+    let below = container::Client::new(open(&container, "below").unwrap().0);
+    let minutes: notes::Client = FromClientHook::new(open(&below, "minutes").unwrap().0);
+    assert!(!put_note(&minutes, "a", "b"));
+    for nothing in ["friend", "nobody"] {
+        assert_eq!(code(&open(&container, nothing).err().unwrap()), ErrorCode::ObjectNotFound);
+    }
+}
+
+#[test]
+fn a_name_that_stands_for_an_object_is_not_given_away_and_unbinding_lets_the_object_go() {
+    let bench = Bench::new("directory");
+    let vat = bench.open();
+    let directory: directory::Client = root(&vat);
+    let (tally, _) = make(&directory, "tally", "counter").unwrap();
+    drop(tally);
+    assert_eq!(code(&make(&directory, "tally", "notes").err().unwrap()), ErrorCode::ObjectExists);
+    assert_eq!(code(&make(&directory, "other", "toaster").err().unwrap()), ErrorCode::VatUnknownObject);
+    let reference = SturdyRef { id: bench.id, secret: Secret::generate().unwrap(), hints: Default::default() };
+    let mut request = directory.bind_request();
+    request.get().set_name("tally");
+    request.get().set_ref(reference.expose().as_str());
+    assert_eq!(code(&block_on(request.send().promise).err().unwrap()), ErrorCode::ObjectExists);
+    let mut request = directory.lookup_request();
+    request.get().set_name("tally");
+    assert_eq!(code(&block_on(request.send().promise).err().unwrap()), ErrorCode::ObjectNotFound);
+
+    assert_eq!((vat.sweep().unwrap().objects, vat.object_count().unwrap()), (0, 2));
+    assert!(unbind(&directory, "tally"));
+    assert_eq!((vat.sweep().unwrap().objects, vat.object_count().unwrap()), (1, 1));
+    assert!(listed(&directory).is_empty());
+    make(&directory, "tally", "notes").unwrap();
 }
 
 #[test]

@@ -100,6 +100,9 @@ fn fold(shared: &Shared, base: &Base, ticket: u64) -> Result<(), StoreError> {
     retire_folded(shared, frozen.place.segment)?;
     shared.metrics.fold_seconds.observe(started.elapsed().as_secs_f64());
     tracing::debug!(vats = frozen.vats.len(), milliseconds = started.elapsed().as_millis(), "folded");
+    if let Some(on_fold) = &shared.on_fold {
+        on_fold();
+    }
     Ok(())
 }
 

@@ -232,7 +232,8 @@ impl Opened {
             fold: Fold { written: self.unfolded, first_unfolded, ..Fold::default() },
         };
         tags.iter().for_each(|tag| state.touch(tag));
-        let shared = Arc::new(Shared::new(self.keys, self.journal, self.limits, options.metrics, state));
+        let told = (options.metrics, options.on_fold);
+        let shared = Arc::new(Shared::new(self.keys, self.journal, self.limits, told, state));
         let mut host = Host::new(Arc::clone(&shared), directory, &self.base, self.lock);
         let (for_committer, base) = (Arc::clone(&shared), self.base);
         host.committer = Some(spawn("committer", move || committer::run(&for_committer))?);

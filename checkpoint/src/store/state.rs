@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{OnDurable, StoreOptions, committer::Committer};
+use super::{OnDurable, OnFold, StoreOptions, committer::Committer};
 use crate::{
     base::{Snapshot, VatBase, VatPosition},
     error::StoreError,
@@ -301,6 +301,8 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     pub(super) limits: Limits,
     pub(super) metrics: StoreMetrics,
+    /// [`StoreOptions::on_fold`].
+    pub(super) on_fold: Option<OnFold>,
     state: Mutex<State>,
     /// Something for the committer thread to do.
     pub(super) work: Condvar,
@@ -311,12 +313,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(keys: Keys, journal: Journal, limits: Limits, metrics: StoreMetrics, state: State) -> Self {
+    pub(super) fn new(
+        keys: Keys,
+        journal: Journal,
+        limits: Limits,
+        (metrics, on_fold): (StoreMetrics, Option<OnFold>),
+        state: State,
+    ) -> Self {
         Self {
             keys,
             journal,
             limits,
             metrics,
+            on_fold,
             state: Mutex::new(state),
             work: Condvar::new(),
             background: Condvar::new(),

@@ -162,6 +162,22 @@ fn turns_that_are_queued_in_a_row_share_one_frame_and_one_sync() {
 }
 
 #[test]
+fn each_fold_is_told_once_it_is_done() {
+    let (folds, told) = mpsc::channel();
+    let on_fold = move || folds.send(()).unwrap();
+    let store = create(&SimulatedDisk::new(), StoreOptions { on_fold: Some(Box::new(on_fold)), ..no_folds() }).unwrap();
+    for _ in 0..3 {
+        turn(&store, vec![set(0, b"name", &[1])]).unwrap();
+        let newest = turn(&store, vec![set(0, b"name", &[2])]).unwrap();
+        store.fold().unwrap();
+        told.recv().unwrap();
+        assert_eq!(store.last_fold().turn, newest);
+    }
+    store.close().unwrap();
+    assert!(told.try_recv().is_err(), "and no other");
+}
+
+#[test]
 fn whoever_waits_for_a_queued_turn_starts_its_commit() {
     let queue = |store: &Store, turn| store.queue(TurnDelta { turn, changes: vec![set(0, b"n", &[1])] }).unwrap();
     let disk = SimulatedDisk::new();

@@ -11,4 +11,7 @@ interface Poll {
     name @0 :Text;
     votes @1 :UInt64;
   }
+
+  followUp @2 (question :Text) -> (poll :Poll);
+  # The poll about a question that came up here. It is made when somebody first asks for it.
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, process::ExitCode, rc::Rc};
 
 use poll_capnp::poll;
 use serde::{Deserialize, Serialize};
-use vat::{Handle, Kind, Kinds, State};
+use vat::{Handle, Kind, Kinds, Reference, State};
 
 #[rustfmt::skip]
 #[path = "generated/poll_capnp.rs"]
@@ -23,6 +23,14 @@ struct Votes(BTreeMap<String, u64>);
 
 impl State for Votes {
     const TYPE: &'static str = "example.poll.votes";
+}
+
+/// The poll about a question that came up in another one: an entry of that one, under the question.
+#[derive(Clone, Serialize, Deserialize)]
+struct FollowUp(Reference);
+
+impl State for FollowUp {
+    const TYPE: &'static str = "example.poll.follow_up";
 }
 
 struct Poll(Handle<Votes>);
@@ -52,6 +60,24 @@ impl poll::Server for Poll {
         }
         Ok(())
     }
+
+    async fn follow_up(
+        self: Rc<Self>,
+        params: poll::FollowUpParams,
+        mut results: poll::FollowUpResults,
+    ) -> capnp::Result<()> {
+        let question = params.get()?.get_question()?.to_string()?;
+        let poll = self.0.turn(|_, turn| {
+            if let Some(FollowUp(poll)) = turn.get(question.as_bytes())? {
+                return Ok(poll);
+            }
+            let poll = turn.create("poll")?;
+            turn.put(question.as_bytes(), &FollowUp(poll.clone()))?;
+            Ok(poll)
+        })?;
+        results.get().set_poll(self.0.open(&poll)?);
+        Ok(())
+    }
 }
 
 fn main() -> ExitCode {
@@ -60,6 +86,7 @@ fn main() -> ExitCode {
         "one question, and the votes for each answer",
         include_bytes!("generated/poll.cgr"),
         |handle| -> poll::Client { capnp_rpc::new_client(Poll(handle)) },
-    );
+    )
+    .with_entry::<FollowUp>();
     vat::program::main(Kinds::built_in().with(poll))
 }

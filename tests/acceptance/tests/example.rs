@@ -21,6 +21,11 @@ fn an_object_of_ones_own_comes_with_the_command_line() {
     let standing = json!({"choices": [{"name": "salad", "votes": 1}, {"name": "soup", "votes": 2}]});
     assert_eq!(alice.json(&["call", "lunch", "standing"]), standing);
     assert_eq!(alice.json(&["status", "lunch"])["object"], "poll");
+    for question in ["where", "when", "where"] {
+        let asked = alice.json(&["call", "lunch", "followUp", &format!("question={question}")]);
+        assert_eq!(asked, json!({"poll": {"capability": "Poll"}}));
+    }
+    assert_eq!(alice.json(&["status", "lunch"])["objects"], 3, "one more for each question");
     vat.sleep();
     // The built-in objects are there as well, and a wrong kind names them all.
     alice.new_vat("tally", "counter");

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use capnp::private::capability::ClientHook;
+use capnp::{capability::FromClientHook, private::capability::ClientHook};
 use console::Failure;
-use schemas::{ErrorCode, IdentityKey, SturdyRef, VatId, vat_capnp};
+use schemas::{ErrorCode, IdentityKey, SturdyRef, VatId, objects_capnp::container, vat_capnp};
 use transport::{Endpoint, Greeting, LocalError, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
 use vls_client::{RecordCache, Resolver, ResolverConfig};
 
@@ -19,8 +19,14 @@ use crate::{
     service::remote_failure,
 };
 
-/// What a command is about.
-pub(super) enum Target {
+/// What a command is about: an object, or one that it holds under a name, and so on.
+pub(super) struct Target {
+    begin: Begin,
+    path: Vec<String>,
+}
+
+/// Where the path to an object begins.
+enum Begin {
     /// An object, by a secret reference.
     Reference(SturdyRef),
     /// The root object of a vat of this machine, by its owner's right.
@@ -52,23 +58,30 @@ pub(super) fn read_reference(text: &str) -> Result<SturdyRef, Failure> {
     Ok(text.parse::<SturdyRef>()?)
 }
 
-/// Finds out what the user means: `-`, a reference, one's own vat, or an address book entry.
+/// Finds out what the user means: `-`, a reference, one's own vat, or an address book entry; behind either of the
+/// latter a path may lead further.
 pub(super) fn target(context: &Context, text: &str) -> Result<Target, Failure> {
     if text == "-" || text.contains("://") || text.contains('#') {
-        return Ok(Target::Reference(read_reference(text)?));
+        return Ok(Target { begin: Begin::Reference(read_reference(text)?), path: Vec::new() });
     }
-    let name: Name = text.parse()?;
+    let (name, path) = name_and_path(text)?;
     if context.home.places(&name).folder.is_dir() {
         context.home.vat(&name)?;
-        return Ok(Target::Own(name));
+        return Ok(Target { begin: Begin::Own(name), path });
     }
     if let Some(book) = AddressBook::open(&context.home)?
         && let Some(reference) = book.find(&name)?
     {
-        return Ok(Target::Reference(reference));
+        return Ok(Target { begin: Begin::Reference(reference), path });
     }
     let message = format!("there is no vat and no address book entry named {name} here");
     Err(Failure::new(ErrorCode::VatNotFound, message))
+}
+
+/// Reads `NAME` or `NAME/PATH`: the names below it, one after the other.
+pub(super) fn name_and_path(text: &str) -> Result<(Name, Vec<String>), Failure> {
+    let (name, path) = text.split_once('/').unwrap_or((text, ""));
+    Ok((name.parse()?, path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect()))
 }
 
 /// An object that can be called now.
@@ -106,25 +119,59 @@ impl Link {
 
 /// Reaches an object. `deadline` bounds each step.
 pub(super) async fn reach(context: &Context, target: &Target, deadline: Duration) -> Result<Reached, Failure> {
-    match target {
-        Target::Own(name) => {
+    let Reached { capability, interface_id, vat, link } = reach_begin(context, &target.begin, deadline).await?;
+    match walk((capability, interface_id), &target.path, deadline).await {
+        Ok((capability, interface_id)) => Ok(Reached { capability, interface_id, vat, link }),
+        Err(failure) => {
+            link.close().await;
+            Err(failure)
+        }
+    }
+}
+
+/// Follows a path from an object: from name to name, through objects that hold others.
+pub(super) async fn walk(
+    begin: (Box<dyn ClientHook>, u64),
+    path: &[String],
+    deadline: Duration,
+) -> Result<(Box<dyn ClientHook>, u64), Failure> {
+    let (mut object, mut interface_id) = begin;
+    for name in path {
+        let mut request = container::Client::new(object).open_request();
+        request.get().set_name(name);
+        let response = match tokio::time::timeout(deadline, request.send().promise).await {
+            Ok(Err(error)) if error.kind == capnp::ErrorKind::Unimplemented => return Err(no_container(name)),
+            Ok(response) => response.map_err(failure)?,
+            Err(_) => return Err(timed_out(deadline)),
+        };
+        let results = response.get().map_err(failure)?;
+        object = results.get_object().get_as_capability::<capnp::capability::Client>().map_err(failure)?.hook;
+        interface_id = results.get_interface_id();
+    }
+    Ok((object, interface_id))
+}
+
+fn no_container(name: &str) -> Failure {
+    let message = format!("{name:?} cannot be looked up: what the path leads to before it holds no other objects");
+    Failure::new(ErrorCode::ObjectNoContainer, message)
+}
+
+async fn reach_begin(context: &Context, begin: &Begin, deadline: Duration) -> Result<Reached, Failure> {
+    match begin {
+        Begin::Own(name) => {
             let (places, _) = context.home.vat(name)?;
             let (owner, session) = owner(name, &places).await?.ok_or_else(|| asleep(name))?;
             let root = within(deadline, owner.root_request().send().promise).await?;
-            let root = root.get().map_err(failure)?;
+            let (capability, interface_id) = root_of(root.get().map_err(failure)?)?;
             let vat = within(deadline, owner.vat_request().send().promise).await?;
             Ok(Reached {
-                capability: root
-                    .get_capability()
-                    .get_as_capability::<capnp::capability::Client>()
-                    .map_err(failure)?
-                    .hook,
-                interface_id: root.get_interface_id(),
+                capability,
+                interface_id,
                 vat: vat.get().and_then(|results| results.get_vat()).map_err(failure)?,
                 link: Link { session, endpoint: None },
             })
         }
-        Target::Reference(reference) => {
+        Begin::Reference(reference) => {
             let (vat, link) = reach_vat(context, reference, deadline).await?;
             match restore(&vat, reference, deadline).await {
                 Ok((capability, interface_id)) => Ok(Reached { capability, interface_id, vat, link }),
@@ -135,6 +182,14 @@ pub(super) async fn reach(context: &Context, target: &Target, deadline: Duration
             }
         }
     }
+}
+
+/// The root object that a vat gives its owner.
+pub(super) fn root_of(
+    results: vat_capnp::owner::root_results::Reader<'_>,
+) -> Result<(Box<dyn ClientHook>, u64), Failure> {
+    let capability = results.get_capability().get_as_capability::<capnp::capability::Client>().map_err(failure)?;
+    Ok((capability.hook, results.get_interface_id()))
 }
 
 async fn restore(

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use checkpoint::FileDisk;
 use console::{Failure, ago, table};
-use schemas::{Coded, Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
+use schemas::{Coded, ErrorCode, Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
 use serde_json::{Value, json};
 
 use super::{
     Context, block_on,
-    connect::{address_of, asleep, failure, owner, within},
+    connect::{address_of, asleep, failure, name_and_path, owner, root_of, walk, within},
     nursery::grow,
     way::{Intent, Way, put_back, way},
 };
@@ -23,6 +23,7 @@ use crate::{
     home::Name,
     limits::LOCAL_DEADLINE,
     process::{publishable_addresses, system_clock},
+    tables::FIRST_OBJECT,
 };
 
 /// `vat new NAME --object KIND`
@@ -122,6 +123,7 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         vec!["vat".to_owned(), address_of(id)],
         vec!["state".to_owned(), format!("awake, process {}", status.get_process_id())],
         vec!["object".to_owned(), object.to_owned()],
+        vec!["objects".to_owned(), status.get_objects().to_string()],
         vec!["epoch".to_owned(), status.get_epoch().to_string()],
         vec!["turn".to_owned(), format!("{} ({} durable)", status.get_turn(), status.get_durable_turn())],
         vec!["sessions".to_owned(), status.get_sessions().to_string()],
@@ -219,13 +221,14 @@ fn asleep_status(context: &Context, name: &Name, vat: Box<Vat>) -> Result<(Strin
     let position = vat.engine().durable();
     let sizes = vat.engine().store().sizes()?;
     let object = vat.root_kind()?.name();
-    let grants = vat.grants()?.len();
+    let (objects, grants) = (vat.object_count()?, vat.grants()?.len());
     let backup = BackupLine::of_sleeping(context, name, id);
     let fold = vat.engine().store().last_fold();
     let rows = [
         vec!["vat".to_owned(), address_of(id)],
         vec!["state".to_owned(), format!("asleep; wake it with: {} run {name}", super::program())],
         vec!["object".to_owned(), object.to_owned()],
+        vec!["objects".to_owned(), objects.to_string()],
         vec!["epoch".to_owned(), position.epoch.to_string()],
         vec!["turn".to_owned(), position.turn.to_string()],
         vec!["grants".to_owned(), grants.to_string()],
@@ -236,7 +239,7 @@ fn asleep_status(context: &Context, name: &Name, vat: Box<Vat>) -> Result<(Strin
     ];
     let data = json!({
         "name": name.as_str(), "vat": address_of(id), "state": "asleep", "last_backup": backup.json(), "folded_turn": fold.turn, "object": object, "epoch": position.epoch,
-        "turn": position.turn, "durable_turn": position.turn, "grants": grants, "objects": vat.object_count()?,
+        "turn": position.turn, "durable_turn": position.turn, "grants": grants, "objects": objects,
         "journal_bytes": sizes.journal_bytes, "base_bytes": sizes.base_bytes,
     });
     put_back(vat)?;
@@ -254,9 +257,9 @@ pub(super) struct Terms {
     pub(super) under: Option<u64>,
 }
 
-/// `vat share NAME`
-pub(super) fn share(context: &Context, name: &str, terms: &Terms, with_hints: bool) -> Result<Exit, Failure> {
-    let name: Name = name.parse()?;
+/// `vat share NAME[/PATH]`
+pub(super) fn share(context: &Context, target: &str, terms: &Terms, with_hints: bool) -> Result<Exit, Failure> {
+    let (name, path) = name_and_path(target)?;
     let (places, id) = context.home.vat(&name)?;
     let expires = terms.expires_in.map(|seconds| system_clock()().as_seconds().saturating_add(seconds));
     let (secret, addresses) = block_on(async {
@@ -266,6 +269,12 @@ pub(super) fn share(context: &Context, name: &str, terms: &Terms, with_hints: bo
                 request.get().set_label(&terms.label);
                 request.get().set_parent(terms.under.unwrap_or(0));
                 request.get().set_expires(expires.unwrap_or(0));
+                if !path.is_empty() {
+                    // The capability itself says which object is meant.
+                    let root = within(LOCAL_DEADLINE, owner.root_request().send().promise).await?;
+                    let object = walk(root_of(root.get().map_err(failure)?)?, &path, LOCAL_DEADLINE).await?;
+                    request.get().init_object().set_as_capability(object.0);
+                }
                 let response = within(LOCAL_DEADLINE, request.send().promise).await?;
                 let secret = response.get().and_then(|results| results.get_secret()).map_err(failure)?;
                 let secret = Secret::from_slice(secret)?;
@@ -274,7 +283,10 @@ pub(super) fn share(context: &Context, name: &str, terms: &Terms, with_hints: bo
                 Ok((secret, addresses(status).map_err(failure)?))
             }
             Way::Asleep(vat) => {
-                let secret = vat.grant(&terms.label, expires, terms.under)?;
+                let object = walk(vat.root()?, &path, LOCAL_DEADLINE).await?.0;
+                let granted = vat.object_of(&*object).ok_or_else(|| no_object_of(&name))?;
+                let secret = vat.grant_object(granted, &terms.label, expires, terms.under)?;
+                drop(object);
                 put_back(vat)?;
                 Ok((secret, Vec::new()))
             }
@@ -292,6 +304,11 @@ pub(super) fn share(context: &Context, name: &str, terms: &Terms, with_hints: bo
     Ok(Exit::Ok)
 }
 
+/// An object that lives elsewhere is for its own vat to grant.
+fn no_object_of(name: &Name) -> Failure {
+    Failure::new(ErrorCode::ObjectArgument, format!("the path leads to an object that is not one of {name}"))
+}
+
 struct GrantLine {
     number: u64,
     label: String,
@@ -299,6 +316,8 @@ struct GrantLine {
     expires: Option<u64>,
     hash: String,
     parent: Option<u64>,
+    object: u64,
+    kind: String,
 }
 
 impl GrantLine {
@@ -310,12 +329,20 @@ impl GrantLine {
             expires: Some(grant.get_expires()).filter(|expires| *expires != 0),
             hash: grant.get_hash()?.to_string()?,
             parent: Some(grant.get_parent()).filter(|parent| *parent != 0),
+            object: grant.get_object(),
+            kind: grant.get_kind()?.to_string()?,
         })
     }
 
-    fn of_grant((hash, grant): (SecretHash, Grant)) -> Self {
-        let Grant { number, label, created_at, expires, parent, .. } = grant;
-        Self { number, label, created_at, expires, hash: hash.to_string(), parent }
+    fn of_grant(vat: &Vat, (hash, grant): (SecretHash, Grant)) -> Result<Self, Failure> {
+        let kind = vat.kind_name(&grant)?;
+        let Grant { number, label, created_at, expires, parent, object } = grant;
+        Ok(Self { number, label, created_at, expires, hash: hash.to_string(), parent, object, kind })
+    }
+
+    /// What it grants. Objects below the root have numbers, since the vat does not know by which paths they are reached.
+    fn what(&self) -> String {
+        if self.object == FIRST_OBJECT { self.kind.clone() } else { format!("{} #{}", self.kind, self.object) }
     }
 }
 
@@ -331,7 +358,8 @@ pub(super) fn grants(context: &Context, name: &str) -> Result<Exit, Failure> {
                 grants.iter().map(GrantLine::of_message).collect::<capnp::Result<Vec<_>>>().map_err(failure)
             }
             Way::Asleep(vat) => {
-                let grants = vat.grants()?.into_iter().map(GrantLine::of_grant).collect();
+                let grants = vat.grants()?.into_iter().map(|grant| GrantLine::of_grant(&vat, grant));
+                let grants = grants.collect::<Result<Vec<_>, Failure>>()?;
                 put_back(vat)?;
                 Ok(grants)
             }
@@ -352,10 +380,11 @@ fn print_grants(context: &Context, name: &Name, grants: &[GrantLine]) -> Result<
         };
         let made = format!("made {}", ago(now.saturating_sub(grant.created_at)));
         let under = grant.parent.map_or_else(String::new, |parent| format!("under {parent}"));
-        rows.push(vec![grant.number.to_string(), grant.hash.clone(), made, state, under, grant.label.clone()]);
+        let (number, hash, what) = (grant.number.to_string(), grant.hash.clone(), grant.what());
+        rows.push(vec![number, hash, what, made, state, under, grant.label.clone()]);
         data.push(json!({
             "number": grant.number, "hash": grant.hash, "label": grant.label, "created_at": grant.created_at,
-            "expires": grant.expires, "parent": grant.parent,
+            "expires": grant.expires, "parent": grant.parent, "object": grant.object, "kind": grant.kind,
         }));
     }
     let human = match rows.is_empty() {
@@ -379,6 +408,8 @@ pub(super) fn revoke(context: &Context, name: &str, number: u64) -> Result<Exit,
             }
             Way::Asleep(vat) => {
                 vat.revoke(number)?;
+                // What only this grant led to need not wait until the vat wakes.
+                vat.sweep()?;
                 put_back(vat)?;
             }
         }

@@ -6,10 +6,11 @@ use checkpoint::{Adoption, Disk, ImageReader, Protection, RowKey, Store, StoreOp
 use schemas::{IdentityKey, VatId};
 use zeroize::Zeroizing;
 
-use super::{ROW_SEED, SPACE_GRANTS, SPACE_IDENTITY, Vat, VatError};
+use super::{Vat, VatError};
 use crate::{
     engine::{Clock, NoOutputs},
     kinds::Kinds,
+    tables::{ROW_SEED, SPACE_GRANTS, SPACE_IDENTITY},
 };
 
 impl Vat {
@@ -19,7 +20,7 @@ impl Vat {
     /// The vat must not run before a witness was asked (R7): the image may be an old one.
     ///
     /// # Errors
-    /// What the image or the checkpoint refuses; [`VatError::NotAVat`], [`VatError::UnknownKind`].
+    /// What the image or the checkpoint refuses; what [`Vat::open`] refuses.
     pub fn import(
         disk: Arc<dyn Disk>,
         directory: &Path,
@@ -34,7 +35,8 @@ impl Vat {
     }
 
     /// The same for a new vat that begins with the objects of the old one: its identity is new, it was never
-    /// awake, and nobody was granted anything of it. References to the old vat do not open it.
+    /// awake, and nobody was granted anything of it. References to the old vat do not open it, and objects to which
+    /// only its grants led are garbage in the new one.
     ///
     /// # Errors
     /// As [`Vat::import`]; [`VatError::Random`].

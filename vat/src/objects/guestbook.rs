@@ -36,6 +36,7 @@ pub(crate) fn guestbook() -> Kind {
     Kind::new("guestbook", "a list that anyone may sign", schemas::SCHEMA_REQUEST, |handle| -> guestbook::Client {
         capnp_rpc::new_client(Guestbook(handle))
     })
+    .with_entry::<Entry>()
 }
 
 impl guestbook::Server for Guestbook {

@@ -32,6 +32,7 @@ pub(crate) fn notes() -> Kind {
     Kind::new("notes", "texts kept under names", schemas::SCHEMA_REQUEST, |handle| -> notes::Client {
         capnp_rpc::new_client(Notes(handle))
     })
+    .with_entry::<Note>()
 }
 
 impl notes::Server for Notes {

@@ -1,6 +1,6 @@
 //! A vat that is awake: what it consists of, and its life from the first registration to its sleep.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use checkpoint::{Durable, Position, StoreMetrics};
 use schemas::{Address, State, Timestamp, vat_capnp};
@@ -30,6 +30,8 @@ pub(crate) struct Awake {
     gate: OutputGate,
     /// Told of every turn that waits to be committed.
     has_turns: Rc<Notify>,
+    /// Told of every fold, by another thread.
+    folded: Arc<Notify>,
     pub(super) store_metrics: StoreMetrics,
     pub(super) endpoint: Endpoint,
     record: Rc<OwnRecord>,
@@ -63,7 +65,7 @@ impl Awake {
         incarnation: [u8; 16],
         backups: Backups,
     ) -> Rc<Self> {
-        let Opened { vat, gate, has_turns, metrics: store_metrics } = opened;
+        let Opened { vat, gate, has_turns, folded, metrics: store_metrics } = opened;
         let advertise = config.advertise.value.clone();
         let addresses = addresses::find(&endpoint, resolver.path(), &advertise).await;
         let path = resolver.path().to_vec();
@@ -76,6 +78,7 @@ impl Awake {
             vat,
             gate,
             has_turns,
+            folded,
             store_metrics,
             endpoint,
             record,
@@ -115,6 +118,20 @@ impl Awake {
         }
     }
 
+    /// Removes what nothing leads to any more, whenever the checkpoint was folded: then something has happened, and not
+    /// too long ago. Between two folds garbage only takes room.
+    async fn sweep_at_folds(self: Rc<Self>) {
+        loop {
+            self.folded.notified().await;
+            match self.vat.sweep() {
+                Ok(swept) if swept.turns == 0 => {}
+                Ok(swept) => tracing::info!(objects = swept.objects, rows = swept.rows, "garbage was removed"),
+                // A disk that failed stops the vat by itself; whatever else it is, the vat works on with its garbage.
+                Err(error) => tracing::warn!(%error, "garbage could not be removed"),
+            }
+        }
+    }
+
     /// Publishes the vat, and serves until it has to stop.
     ///
     /// Nobody is let in before the first registration was tried everywhere: of two copies that wake at once, the
@@ -136,6 +153,8 @@ impl Awake {
             let awake = self.clone();
             async move { awake.sessions.accept(&awake.endpoint, &public, listener, &owner).await }
         });
+        // A turn like any other, so not before it is certain that no other copy was faster.
+        let sweeping = tokio::task::spawn_local(self.clone().sweep_at_folds());
         report(Report::Live(Live {
             id: self.vat.id(),
             addresses: self.record.addresses(),
@@ -151,6 +170,7 @@ impl Awake {
             outcome = self.review() => outcome,
         };
         accepting.abort();
+        sweeping.abort();
         outcome
     }
 

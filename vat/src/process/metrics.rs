@@ -16,6 +16,7 @@ impl Awake {
             ("turn", "The newest turn", engine.newest_turn()),
             ("durable_turn", "The newest turn that is durable", engine.durable().turn),
             ("epoch", "How often this identity was taken over by a start", self.epoch),
+            ("objects", "Objects", self.vat.object_count()?),
             ("sessions", "Sessions that are open", self.sessions.count() as u64),
             ("journal_bytes", "Lengths of the journal's segments", sizes.journal_bytes),
             ("unfolded_bytes", "Frames that the base does not contain yet", sizes.unfolded_bytes),
