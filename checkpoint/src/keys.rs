@@ -56,6 +56,9 @@ const SLOT: &[u8] = b"vat checkpoint keyslot 1\0";
 const RECIPIENT_NOTE: &[u8] = b"vat checkpoint recipient note 1\0";
 const ROOT_CHECK: &[u8] = b"vat checkpoint root key check 1\0";
 
+/// The longest of these with what it is about: that of a frame, with its header up to the commitment.
+const INFO_LENGTH: usize = FRAME.len() + 128;
+
 const VAT_NAME: u8 = 1;
 const SPACE_NAME: u8 = 2;
 const ROW_NAME: u8 = 3;
@@ -201,11 +204,8 @@ impl Keys {
             Root::Sealed(root) => {
                 let mut both = Zeroizing::new([0; 64]);
                 derive(root, salt, &[FRAME, header], both.as_mut());
-                let (key, rest) = both.split_at(32);
-                commitment.copy_from_slice(rest);
-                let mut secret = SecretBytes::default();
-                secret.copy_from_slice(key);
-                FrameKey::Sealed(secret)
+                commitment.copy_from_slice(&both[32..]);
+                FrameKey::Sealed(both)
             }
             Root::Plain => {
                 commitment = sha256(&[FRAME_COMMITMENT, header]);
@@ -301,7 +301,8 @@ const ROW_PLAIN: u8 = 2;
 
 /// The key of one frame. Used once.
 pub(crate) enum FrameKey {
-    Sealed(SecretBytes),
+    /// The key, and the commitment to it.
+    Sealed(Zeroizing<[u8; 64]>),
     Plain,
 }
 
@@ -309,7 +310,7 @@ impl FrameKey {
     /// Seals `body` in place and gives its tag, which also covers `associated`.
     pub(crate) fn seal(self, associated: &[u8], body: &mut [u8]) -> [u8; TAG_LENGTH] {
         match self {
-            Self::Sealed(key) => seal_once(&key, associated, body),
+            Self::Sealed(both) => seal_once(first_key(&both), associated, body),
             Self::Plain => first(&sha256(&[FRAME_TAG, associated, body])),
         }
     }
@@ -317,10 +318,17 @@ impl FrameKey {
     /// Opens `body` in place. If it says no, `body` is spoiled.
     pub(crate) fn open(self, associated: &[u8], body: &mut [u8], tag: &[u8; TAG_LENGTH]) -> bool {
         match self {
-            Self::Sealed(key) => open_once(&key, associated, body, tag),
+            Self::Sealed(both) => open_once(first_key(&both), associated, body, tag),
             Self::Plain => first::<TAG_LENGTH>(&sha256(&[FRAME_TAG, associated, body])) == *tag,
         }
     }
+}
+
+/// The key of a frame, without the commitment to it.
+fn first_key(both: &[u8; 64]) -> &[u8; 32] {
+    // Proof: 64 bytes begin with 32.
+    #[allow(clippy::expect_used)]
+    both.first_chunk().expect("64 bytes")
 }
 
 /// The key that wraps a root key in a slot.
@@ -370,9 +378,15 @@ fn aes(key: &[u8; 32]) -> LessSafeKey {
 
 /// HKDF-SHA256 of one of our secrets.
 fn derive(secret: &[u8; 32], salt: &[u8], info: &[&[u8]], out: &mut [u8]) {
+    // In one piece, which is hashed faster than several.
+    let (mut joined, mut length) = ([0; INFO_LENGTH], 0);
+    for piece in info {
+        joined[length..length + piece.len()].copy_from_slice(piece);
+        length += piece.len();
+    }
     // Proof: HKDF gives up to 255 × 32 bytes, and nobody here wants more than two keys.
     #[allow(clippy::expect_used)]
-    Hkdf::<Sha256>::new(Some(salt), secret).expand_multi_info(info, out).expect("64 bytes or less");
+    Hkdf::<Sha256>::new(Some(salt), secret).expand(&joined[..length], out).expect("64 bytes or less");
 }
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
