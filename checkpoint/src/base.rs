@@ -123,7 +123,7 @@ impl Base {
     ) -> Result<Self, StoreError> {
         let file = disk.create(path).map_err(|e| StoreError::disk("create", path, e))?;
         let base = Self::from_file(path, file)?;
-        base.write(keys, folds, place)?;
+        base.write_from(keys, folds, place, Some(PlaceRow::default()))?;
         Ok(base)
     }
 
@@ -150,17 +150,32 @@ impl Base {
     /// to be found, in one durable transaction. `keys` are those of any vat of the store. Gives what the base has of each
     /// of the vats then.
     pub(crate) fn write(&self, keys: &Keys, folds: &[VatFold<'_>], place: &Place) -> Result<Vec<VatBase>, StoreError> {
+        self.write_from(keys, folds, place, None)
+    }
+
+    /// The same, onto what the base has, or in a new one onto what is given.
+    fn write_from(
+        &self,
+        keys: &Keys,
+        folds: &[VatFold<'_>],
+        place: &Place,
+        before: Option<PlaceRow>,
+    ) -> Result<Vec<VatBase>, StoreError> {
         let changes = folds.iter().map(VatFold::seal_rows).collect::<Result<Vec<_>, _>>()?;
         let database = self.database()?;
-        contain(&self.path, || {
+        contain(&self.path, move || {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_quick_repair(true);
             let mut written = Vec::with_capacity(folds.len());
             {
                 let mut table = transaction.open_table(ROWS)?;
-                let row = table.get(&PLACE_KEY)?.map(|row| self.open_place(keys, row.value())).transpose()?;
-                let mut vats = Tallied::new(keys, row.unwrap_or_default().vats);
+                let before = match (before, table.get(&PLACE_KEY)?) {
+                    (Some(before), None) => before,
+                    (None, Some(row)) => self.open_place(keys, row.value())?,
+                    _ => return Err(StoreError::damaged(&self.path, Damage::Position).into()),
+                };
+                let mut vats = Tallied::new(keys, before.vats);
                 for (fold, changes) in folds.iter().zip(&changes) {
                     written.push(self.write_vat(&mut table, fold, changes, &mut vats)?);
                 }

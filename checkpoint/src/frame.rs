@@ -29,8 +29,8 @@
 //! * **body**: the payload in postcard form and zeros up to the end. Sealed: AES-256-GCM. Plain: readable,
 //!   except that each sector after the first begins with one byte [`STAMP`], so that no sector of a written
 //!   frame is all zero and none begins like a header.
-//! * **tag**: over header ‖ tag of the frame before of the same vat ‖ body. So a frame opens only after the very
-//!   frame that it was sealed after: dropped, reordered, repeated and foreign frames are found.
+//! * **tag**: over header ‖ tag of the frame before of the same vat ‖ tag of the frame before in the journal, if that is
+//!   another one ‖ body. So a frame opens only after the very frames that it was sealed after: dropped, reordered, repeated and foreign frames are found.
 //! * **extent**: as many sectors as are needed; above 8 KiB rounded up to a length with few significant bits
 //!   (Padmé: Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs").
 
@@ -55,6 +55,22 @@ const PLAIN: u8 = 2;
 
 /// The tag of a frame, and what the next one is chained to.
 pub(crate) type FrameTag = [u8; TAG_LENGTH];
+
+/// The frames that a frame follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Previous {
+    /// The tag of the vat's frame before; zeros before the first one.
+    pub(crate) of_vat: FrameTag,
+    /// The tag of the frame before in the journal, or in the image; zeros before the first one.
+    pub(crate) in_journal: FrameTag,
+}
+
+impl From<FrameTag> for Previous {
+    /// Where there is one vat only.
+    fn from(tag: FrameTag) -> Self {
+        Self { of_vat: tag, in_journal: tag }
+    }
+}
 
 /// What a frame is. The numbers are stable; more will come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +146,7 @@ pub(crate) fn seal(
     frame: &mut Vec<u8>,
 ) -> FrameTag {
     lay_out(keys, frame, 0);
-    seal_laid_out(keys, header, previous, salt, frame)
+    seal_laid_out(keys, header, &(*previous).into(), salt, frame)
 }
 
 /// Gives a frame its length, from `start` to the end of `group`: [`HEADER_LENGTH`] bytes of anything and then the
@@ -148,7 +164,7 @@ pub(crate) fn lay_out(keys: &Keys, group: &mut Vec<u8>, start: usize) {
 pub(crate) fn seal_laid_out(
     keys: &Keys,
     header: &Header,
-    previous: &FrameTag,
+    previous: &Previous,
     salt: &[u8; SALT_LENGTH],
     frame: &mut [u8],
 ) -> FrameTag {
@@ -157,7 +173,8 @@ pub(crate) fn seal_laid_out(
     let (key, commitment) = keys.frame_key(&bytes[..COMMITMENT_AT], salt);
     bytes[COMMITMENT_AT..].copy_from_slice(&commitment);
     frame[..HEADER_LENGTH].copy_from_slice(&bytes);
-    let tag = key.seal(&associated(&bytes, previous), &mut frame[HEADER_LENGTH..extent - TAG_LENGTH]);
+    let (associated, length) = associated(&bytes, previous);
+    let tag = key.seal(&associated[..length], &mut frame[HEADER_LENGTH..extent - TAG_LENGTH]);
     frame[extent - TAG_LENGTH..].copy_from_slice(&tag);
     tag
 }
@@ -215,12 +232,13 @@ impl Authentic {
     ///
     /// The payload and its padding, and the frame's tag; `None` if the body is not what was sealed after the
     /// frame with the tag `previous`. `frame` is spoiled either way.
-    pub(crate) fn open<'a>(self, previous: &FrameTag, frame: &'a mut [u8]) -> Option<(&'a [u8], FrameTag)> {
+    pub(crate) fn open<'a>(self, previous: &Previous, frame: &'a mut [u8]) -> Option<(&'a [u8], FrameTag)> {
         let body_end = self.extent.checked_sub(TAG_LENGTH)?;
         let tag: FrameTag = frame.get(body_end..self.extent)?.try_into().ok()?;
         let sealed = matches!(self.key, FrameKey::Sealed(_));
         let body = &mut frame[HEADER_LENGTH..body_end];
-        if !self.key.open(&associated(&self.bytes, previous), body, &tag) {
+        let (associated, length) = associated(&self.bytes, previous);
+        if !self.key.open(&associated[..length], body, &tag) {
             return None;
         }
         let length = if sealed { body_end - HEADER_LENGTH } else { unstamp(&mut frame[..body_end])? };
@@ -317,11 +335,14 @@ fn encode(keys: &Keys, header: &Header, extent: usize, salt: &[u8; SALT_LENGTH])
     bytes
 }
 
-fn associated(header: &[u8; HEADER_LENGTH], previous: &FrameTag) -> [u8; HEADER_LENGTH + TAG_LENGTH] {
-    let mut bytes = [0; HEADER_LENGTH + TAG_LENGTH];
+/// What a tag covers besides the body, and how long that is. In a journal of one vat the two tags before are the same.
+fn associated(header: &[u8; HEADER_LENGTH], previous: &Previous) -> ([u8; HEADER_LENGTH + 2 * TAG_LENGTH], usize) {
+    let mut bytes = [0; HEADER_LENGTH + 2 * TAG_LENGTH];
     bytes[..HEADER_LENGTH].copy_from_slice(header);
-    bytes[HEADER_LENGTH..].copy_from_slice(previous);
-    bytes
+    bytes[HEADER_LENGTH..][..TAG_LENGTH].copy_from_slice(&previous.of_vat);
+    bytes[HEADER_LENGTH + TAG_LENGTH..].copy_from_slice(&previous.in_journal);
+    let of_one = previous.of_vat == previous.in_journal;
+    (bytes, if of_one { HEADER_LENGTH + TAG_LENGTH } else { HEADER_LENGTH + 2 * TAG_LENGTH })
 }
 
 fn field<const N: usize>(bytes: &[u8; HEADER_LENGTH], at: usize) -> [u8; N] {

@@ -4,8 +4,9 @@
 //! # Groups and frames
 //! What becomes durable at once is a *group*: one frame for each vat of the store that has something to commit, one
 //! after the other, written with one write and made durable with one `fdatasync`. Groups are numbered without gaps;
-//! the frames of one vat are, too, and each is chained to the one before of the same vat. So a vat's frames are a chain
-//! of its own, whoever shares the journal with it; and a group that is missing is noticed whosever frames were in it.
+//! the frames of one vat are, too, and each is chained to the one before of the same vat, and also to the one before in
+//! the journal if that is another one. So a vat's frames are a chain of its own, whoever shares the journal with it; and
+//! nobody can put a group in the place of another one that had frames of other vats, although both came after the same.
 //! After a crash there is all of a group or nothing.
 //!
 //! # Files
@@ -86,6 +87,8 @@ pub(crate) struct Place {
     pub(crate) offset: u64,
     /// The group before this place; 0 before the first one.
     pub(crate) group: u64,
+    /// The tag of the frame before this place, whosever it is; zeros before the first one.
+    pub(crate) chain: FrameTag,
 }
 
 /// How far a vat has come: what its next frame must follow on.

@@ -13,19 +13,17 @@
 //! to the disk.
 //!
 //! What was derived is wiped, like the root key. The AES key schedules that *ring* makes of it live on the stack and are
-//! not. A key for each frame costs 15 blocks of SHA-256, as much as to encrypt 4 KiB; `hkdf` spends a fifth less on them
-//! than *ring*, which makes a hash of its own of each of the six short messages.
+//! not.
 
-use std::sync::Arc;
+use std::{iter::once, sync::Arc};
 
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey},
     digest,
 };
-use sha2::Sha256;
 use zeroize::Zeroizing;
+
+use crate::kdf::{self, Hmac};
 
 /// Length of an authentication tag, in bytes.
 pub(crate) const TAG_LENGTH: usize = 16;
@@ -56,9 +54,6 @@ const SLOT: &[u8] = b"vat checkpoint keyslot 1\0";
 const RECIPIENT_NOTE: &[u8] = b"vat checkpoint recipient note 1\0";
 const ROOT_CHECK: &[u8] = b"vat checkpoint root key check 1\0";
 
-/// The longest of these with what it is about: that of a frame, with its header up to the commitment.
-const INFO_LENGTH: usize = FRAME.len() + 128;
-
 const VAT_NAME: u8 = 1;
 const SPACE_NAME: u8 = 2;
 const ROW_NAME: u8 = 3;
@@ -82,12 +77,12 @@ impl Root {
     }
 }
 
-/// The keys of one vat in one store. All vats of a store share its root key; what is derived from it for one of them
-/// is of no use for another.
+/// The keys of one vat in one store. All vats of a store share its root key. What is sealed for one of them opens for
+/// no other; names of spaces and rows, which stand in the keys of the base in derived form, are derived for all alike.
 pub(crate) struct Keys {
     root: Arc<Root>,
     /// Keyed once: every name and every digest is taken with it.
-    names: Arc<Hmac<Sha256>>,
+    names: Arc<Hmac>,
     store: [u8; 16],
     vat: [u8; 32],
     vat_tag: [u8; 16],
@@ -101,10 +96,8 @@ impl Keys {
             // The store id, which is random and in nobody's hands, keeps collisions from being prepared.
             Root::Plain => derive(&[0; 32], &store, &[NAMES], names.as_mut()),
         }
-        // Proof: a key of any length will do.
-        #[allow(clippy::expect_used)]
-        let names = Hmac::new_from_slice(names.as_slice()).expect("any length");
-        let mut keys = Self { root: Arc::new(root), names: Arc::new(names), store, vat, vat_tag: [0; 16] };
+        let names = Arc::new(Hmac::new(names.as_slice()));
+        let mut keys = Self { root: Arc::new(root), names, store, vat, vat_tag: [0; 16] };
         keys.bind(vat);
         keys
     }
@@ -144,7 +137,8 @@ impl Keys {
         self.vat_tag
     }
 
-    /// The key of a row in the base. It shows equality to whoever has the file, and nothing else.
+    /// The key of a row in the base. It shows equality to whoever has the file, also that of names in two vats, and
+    /// nothing else.
     pub(crate) fn row_key(&self, space: u64, name: &[u8]) -> RowKeyBytes {
         let mut key = self.first_row_key(space);
         key[32..].copy_from_slice(&self.name(ROW_NAME, name));
@@ -190,10 +184,7 @@ impl Keys {
     }
 
     fn prf(&self, kind: u8, parts: &[&[u8]]) -> [u8; 32] {
-        let mut mac = Hmac::clone(&self.names);
-        mac.update(&[kind]);
-        parts.iter().for_each(|part| mac.update(part));
-        mac.finalize().into_bytes().into()
+        self.names.sign(once(&[kind][..]).chain(parts.iter().copied()))
     }
 
     /// The key of one frame, and the commitment to it that its header carries. `header` is all of the header
@@ -378,15 +369,7 @@ fn aes(key: &[u8; 32]) -> LessSafeKey {
 
 /// HKDF-SHA256 of one of our secrets.
 fn derive(secret: &[u8; 32], salt: &[u8], info: &[&[u8]], out: &mut [u8]) {
-    // In one piece, which is hashed faster than several.
-    let (mut joined, mut length) = ([0; INFO_LENGTH], 0);
-    for piece in info {
-        joined[length..length + piece.len()].copy_from_slice(piece);
-        length += piece.len();
-    }
-    // Proof: HKDF gives up to 255 × 32 bytes, and nobody here wants more than two keys.
-    #[allow(clippy::expect_used)]
-    Hkdf::<Sha256>::new(Some(salt), secret).expand(&joined[..length], out).expect("64 bytes or less");
+    kdf::hkdf(secret, salt, info, out);
 }
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {

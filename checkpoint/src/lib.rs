@@ -32,6 +32,7 @@ mod error;
 mod frame;
 mod image;
 mod journal;
+mod kdf;
 mod key_file;
 mod keys;
 mod keyslots;

@@ -40,6 +40,9 @@ pub const GROUP_VATS: usize = 8192;
 /// fills while the other is being committed.
 pub const SPARE_QUEUES: usize = 2;
 
+/// A queue that has grown beyond this many bytes is not kept: whoever gets it next may never need as much.
+pub const SPARE_QUEUE_BYTES: usize = 1 << 20;
+
 /// The most that a group can be told to take, in bytes: with one more turn of [`MAX_TURN_BYTES`], and the header and
 /// the padding of [`GROUP_VATS`] frames, it has to fit a segment of [`MAX_SEGMENT_BYTES`].
 pub const MAX_GROUP_BYTES: usize = 32 << 20;

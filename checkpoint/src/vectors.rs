@@ -85,7 +85,7 @@ fn frames() {
 
         let authentic = frame::parse(&keys, &sealed).ok().unwrap();
         assert_eq!(authentic.header, header);
-        let (opened, found) = authentic.open(&vector.array("previous"), &mut sealed).unwrap();
+        let (opened, found) = authentic.open(&vector.array("previous").into(), &mut sealed).unwrap();
         assert_eq!((&opened[..payload.len()], found), (payload.as_slice(), tag));
         match header.kind {
             Kind::Genesis => assert!(payload::decode::<payload::Genesis>(opened).is_some()),

@@ -1,6 +1,7 @@
 //! Bases of the first format, which had one vat: where it had come to and where replay began stood in one row.
 //!
-//! Opening one writes the same in the present form, in one transaction, and changes nothing else.
+//! Opening one writes the same in the present form, in one transaction, and changes nothing else. There is no way back: a
+//! program that knows the first form only calls the base damaged then.
 
 use redb::{Durability, ReadableDatabase};
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,7 @@ impl Base {
         let Boundary { segment, offset, group, sequence, chain, turn, epoch, incarnation } = row.from;
         let head = Head { sequence, chain, turn, epoch, incarnation };
         let vat = VatBase { position: VatPosition { vat: row.vat, turn: row.turn, head }, buckets: row.buckets };
-        let place = Place { segment, offset, group };
+        let place = Place { segment, offset, group, chain };
 
         contain(self.file().0, || {
             let mut transaction = database.begin_write()?;

@@ -38,7 +38,7 @@ fn opened(keys: &Keys, previous: &FrameTag, frame: &[u8], length: usize) -> Opti
     let authentic = parse(keys, frame).ok()?;
     assert_eq!(authentic.header, HEADER);
     let mut frame = frame.to_vec();
-    let (payload, _) = authentic.open(previous, &mut frame)?;
+    let (payload, _) = authentic.open(&(*previous).into(), &mut frame)?;
     assert!(is_zero(&payload[length..]));
     Some(payload[..length].to_vec())
 }

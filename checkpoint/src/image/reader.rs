@@ -259,7 +259,8 @@ impl<'a> ImageReader<'a> {
             return Err(self.damaged(place, Damage::CutOff));
         }
         let mut whole = std::mem::take(&mut self.frame);
-        let Some((length, tag)) = authentic.open(&self.chain, &mut whole).map(|(body, tag)| (body.len(), tag)) else {
+        let Some((length, tag)) = authentic.open(&self.chain.into(), &mut whole).map(|(body, tag)| (body.len(), tag))
+        else {
             return Err(self.damaged(place, Damage::Body));
         };
         whole.truncate(HEADER_LENGTH + length);

@@ -3,12 +3,12 @@
 //! The rules are in [the module above](super). Nothing is changed here before everything was read and found
 //! good; then [`Replayed::settle`] makes it durable.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Head, Journal, Place, Segment};
 use crate::{
     error::{Damage, StoreError},
-    frame::{self, Header, HeaderError, Kind, begins_like_header, has_zero_sector, is_zero},
+    frame::{self, FrameTag, Header, HeaderError, Kind, Previous, begins_like_header, has_zero_sector, is_zero},
     keys::Keys,
     limits::SECTOR_BYTES,
     payload::{self, Epoch, Genesis, Turn, Turns},
@@ -199,8 +199,8 @@ impl<'a> Reader<'a> {
                     position += length;
                     self.bytes += length as u64;
                     self.last = Some(place);
-                    self.at =
-                        Place { segment: segment.number, offset: place + length as u64, group: self.at.group + 1 };
+                    let (group, chain) = (self.at.group + 1, self.at.chain);
+                    self.at = Place { segment: segment.number, offset: place + length as u64, group, chain };
                 }
                 GroupRead::Torn(length) => {
                     if !is_zero(&rest[length..]) {
@@ -243,20 +243,33 @@ impl<'a> Reader<'a> {
     fn read_group(&mut self, segment: &Segment, place: u64, rest: &mut [u8]) -> Result<GroupRead, StoreError> {
         let first = self.parse(segment, place, rest)?;
         // In order first: it says more than a length that cannot be.
-        self.expected(segment, place, &first.header, rest)?;
+        let expected = self.expected(segment, place, &first.header, rest)?;
         let Some(whole) = rest.get_mut(..first.extent + first.header.following as usize) else {
             return Err(self.damaged(segment, place, Damage::Extent));
         };
         let (length, unfinished) = (whole.len(), has_zero_sector(whole));
         let mut frames = Vec::new();
-        let mut left = whole;
+        let (mut left, mut header) = (whole, Some((first, expected)));
+        let mut chain = self.at.chain;
         while !left.is_empty() {
-            let Some((frame, next)) = self.open_frame(segment, place, left, (length, unfinished))? else {
+            let at = place + (length - left.len()) as u64;
+            let known = match header.take() {
+                Some(known) => known,
+                None if is_zero(&left[..left.len().min(SECTOR_BYTES)]) => return Ok(GroupRead::Torn(length)),
+                None => {
+                    let authentic = self.parse(segment, at, left)?;
+                    let expected = self.expected(segment, at, &authentic.header, left)?;
+                    (authentic, expected)
+                }
+            };
+            let Some((frame, next)) = self.open_frame(segment, at, known, (left, length), (unfinished, chain))? else {
                 return Ok(GroupRead::Torn(length));
             };
+            chain = frame.head.chain;
             frames.push(frame);
             left = next;
         }
+        self.at.chain = chain;
         for Opened { tag, keys, head, turns } in frames {
             turns.iter().for_each(|turn| (self.on_turn)(&keys, turn));
             self.vats.insert(tag, (keys, head));
@@ -264,34 +277,30 @@ impl<'a> Reader<'a> {
         Ok(GroupRead::Whole(length))
     }
 
-    /// Opens the frame at the beginning of `left`, which is what is left of a group of `length` bytes. `None` if the
-    /// group is torn. Otherwise the frame, and what is left after it.
+    /// Opens the frame at the beginning of `left`, which is what is left of a group of `length` bytes, after the frame
+    /// with the tag `chain`. `None` if the group is torn. Otherwise the frame, and what is left after it.
     fn open_frame<'b>(
-        &mut self,
+        &self,
         segment: &Segment,
-        group: u64,
-        mut left: &'b mut [u8],
-        (length, unfinished): (usize, bool),
+        place: u64,
+        (authentic, (keys, before)): (frame::Authentic, (Option<Arc<Keys>>, Head)),
+        (left, length): (&'b mut [u8], usize),
+        (unfinished, chain): (bool, FrameTag),
     ) -> Result<Option<(Opened<'b>, &'b mut [u8])>, StoreError> {
-        if is_zero(&left[..left.len().min(SECTOR_BYTES)]) {
-            return Ok(None);
-        }
-        let preceding = length - left.len();
-        let place = group + preceding as u64;
-        let damaged = |this: &Self, damage| Err(this.damaged(segment, place, damage));
-        let authentic = self.parse(segment, place, left)?;
+        let damaged = |damage| Err(self.damaged(segment, place, damage));
         let (header, tag) = (authentic.header, frame::vat_tag(left));
-        let (keys, before) = self.expected(segment, place, &header, left)?;
-        let fits = header.preceding as usize == preceding && authentic.extent + header.following as usize == left.len();
+        let fits = header.preceding as usize == length - left.len()
+            && authentic.extent + header.following as usize == left.len();
         if !fits {
-            return damaged(self, Damage::Order);
+            return damaged(Damage::Order);
         }
-        let (whole, next) = mem::take(&mut left).split_at_mut(authentic.extent);
-        let Some((payload, chain)) = authentic.open(&before.chain, whole) else {
-            return if unfinished { Ok(None) } else { damaged(self, Damage::Body) };
+        let (whole, next) = left.split_at_mut(authentic.extent);
+        let previous = Previous { of_vat: before.chain, in_journal: chain };
+        let Some((payload, chain)) = authentic.open(&previous, whole) else {
+            return if unfinished { Ok(None) } else { damaged(Damage::Body) };
         };
         let Some((keys, turns)) = self.contents(&header, keys, &before, payload, &tag) else {
-            return damaged(self, Damage::Contents);
+            return damaged(Damage::Contents);
         };
         let head = Head {
             sequence: header.sequence,

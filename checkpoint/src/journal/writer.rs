@@ -3,7 +3,7 @@
 use super::{Head, Place, Segment};
 use crate::{
     error::StoreError,
-    frame::{self, HEADER_LENGTH, Header, Kind},
+    frame::{self, HEADER_LENGTH, Header, Kind, Previous},
     keys::Keys,
     random,
 };
@@ -100,7 +100,9 @@ impl Writer {
             };
             let salt = random::salt()?;
             let frame = &mut self.group[*start..end];
-            let chain = frame::seal_laid_out(append.keys, &header, &append.before.chain, &salt, frame);
+            let previous = Previous { of_vat: append.before.chain, in_journal: self.at.chain };
+            let chain = frame::seal_laid_out(append.keys, &header, &previous, &salt, frame);
+            self.at.chain = chain;
             let Append { turn, epoch, incarnation, .. } = *append;
             heads.push(Head { sequence: header.sequence, chain, turn, epoch, incarnation });
         }

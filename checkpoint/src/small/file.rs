@@ -77,7 +77,7 @@ impl Shape {
         // Proof of the cast: it is at most 64 MiB.
         #[allow(clippy::cast_possible_truncation)]
         bytes.resize(length as usize, 0);
-        let at = Place { segment: 0, offset: snapshot, group: sequence };
+        let at = Place { segment: 0, offset: snapshot, group: sequence, chain };
         Ok(Folded { bytes, at, head: Head { sequence, chain, ..*next } })
     }
 }
@@ -150,7 +150,7 @@ pub(super) fn read(
     };
 
     let ImageHead { turn, epoch, incarnation, .. } = head;
-    let from = Place { segment: 0, offset, group: sequence };
+    let from = Place { segment: 0, offset, group: sequence, chain };
     let head = Head { sequence, chain, turn, epoch, incarnation };
     let keys = Arc::new(keys);
     // Proof of the cast: it is at most the length of the file.

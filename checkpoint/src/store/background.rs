@@ -201,10 +201,14 @@ impl State {
     /// Drops what the base has now.
     fn take_over(&mut self, frozen: &Frozen, written: Vec<VatBase>) {
         self.fold.folded = frozen.written;
-        for (FrozenVat { tag, .. }, base) in frozen.vats.iter().zip(written) {
-            if let Some(vat) = self.vats.get_mut(tag) {
-                vat.frozen = None;
-                vat.base = Some(Arc::new(base));
+        for (FrozenVat { tag, position, .. }, base) in frozen.vats.iter().zip(written) {
+            let Some(vat) = self.vats.get_mut(tag) else { continue };
+            vat.frozen = None;
+            vat.base = Some(Arc::new(base));
+            // The place of the base may be before its last frame. The next fold moves the place, so it has to move the
+            // head as well, whether or not there is a row to fold then.
+            if vat.durable.sequence != position.head.sequence {
+                self.touch(tag);
             }
             self.forget_if_idle(tag);
         }

@@ -29,7 +29,7 @@ use crate::{
     frame::Kind,
     journal::{Append, Head, Place, Segment, Writer},
     keys::Keys,
-    limits::SPARE_QUEUES,
+    limits::{SPARE_QUEUE_BYTES, SPARE_QUEUES},
     payload,
 };
 
@@ -51,6 +51,8 @@ struct Member {
     before: Head,
     work: Work,
     on_durable: Option<OnDurable>,
+    /// Whose callback that is ([`VatState::opening`](super::state::VatState::opening)).
+    opening: u64,
 }
 
 /// What a vat has to commit.
@@ -196,8 +198,8 @@ impl State {
                 continue;
             };
             let after_turns = matches!(work, Work::Turns(_)) && vat.request.is_some();
-            let (keys, before, on_durable) = (Arc::clone(&vat.keys), vat.durable, vat.on_durable.take());
-            committer.group.push(Member { tag, keys, before, work, on_durable });
+            let (keys, on_durable) = (Arc::clone(&vat.keys), vat.on_durable.take());
+            committer.group.push(Member { tag, keys, before: vat.durable, work, on_durable, opening: vat.opening });
             if after_turns {
                 self.make_ready(&tag);
             }
@@ -209,14 +211,15 @@ impl State {
     /// were closed meanwhile.
     fn give_back(&mut self, committer: &mut Committer) -> Vec<OnDurable> {
         let mut left = Vec::new();
-        for Member { tag, work, on_durable, .. } in committer.group.drain(..) {
+        for Member { tag, work, on_durable, opening, .. } in committer.group.drain(..) {
             if let Work::Turns(mut queue) = work
                 && committer.queues.len() < SPARE_QUEUES
+                && queue.bytes.capacity() <= SPARE_QUEUE_BYTES
             {
                 queue.clear();
                 committer.queues.push(queue);
             }
-            match self.vats.get_mut(&tag).filter(|vat| vat.open) {
+            match self.vats.get_mut(&tag).filter(|vat| vat.open && vat.opening == opening) {
                 Some(vat) => vat.on_durable = on_durable,
                 None => left.extend(on_durable),
             }

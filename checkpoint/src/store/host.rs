@@ -4,7 +4,8 @@
 //! it, awake; a [`HostStore`] is the store as a whole. Whichever of them is closed last closes the files.
 //!
 //! A vat that nobody has open takes neither memory nor a file: all that there is of it is in the base, but for what
-//! happened to it since the last fold. Waking it reads one row, and not those of other vats.
+//! happened to it since the last fold. Waking it reads what the base has of one vat in 256, to see that nobody has taken
+//! this one back.
 
 use std::{
     fmt,
@@ -29,6 +30,9 @@ use crate::{
 };
 
 /// A store of many vats, locked against every other opener. A vat of it is a [`Store`].
+///
+/// They share its fate: an error of the disk stops all of them, and so does a damaged row of one that is read
+/// ([`Store::get`], [`Store::scan`]).
 ///
 /// All methods can be called from any thread, and block on the disk.
 pub struct HostStore {
@@ -328,6 +332,7 @@ impl State {
             return Err(StoreError::VatAwake { directory: host.directory.clone(), vat: keys.vat() });
         }
         (vat.open, vat.on_durable) = (true, on_durable.take());
+        vat.opening += 1;
         Ok(true)
     }
 }

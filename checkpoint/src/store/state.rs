@@ -71,6 +71,8 @@ pub(super) struct VatState {
     pub(super) keys: Arc<Keys>,
     /// Somebody has it open.
     pub(super) open: bool,
+    /// How often it was opened: which of its openers a callback belongs to.
+    pub(super) opening: u64,
     /// Not here while a group of which it is part is being committed.
     pub(super) on_durable: Option<OnDurable>,
     pub(super) queue: Queue,
@@ -95,6 +97,7 @@ impl VatState {
         Self {
             keys,
             open: false,
+            opening: 0,
             on_durable: None,
             queue: Queue::default(),
             request: None,

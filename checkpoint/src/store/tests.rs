@@ -30,6 +30,14 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        self.changed.notify_all();
+        state = self.changed.wait_while(state, |(closed, _)| *closed).unwrap();
+        state.1 -= 1;
+    }
+
     fn wait_for_somebody(&self) {
         drop(self.changed.wait_while(self.state.lock().unwrap(), |(_, waiting)| *waiting == 0).unwrap());
     }
@@ -38,11 +46,7 @@ impl Gate {
 impl Behaviour for Gate {
     fn sync(&self, file: &WrappedFile) -> io::Result<()> {
         if file.path.extension().is_some_and(|extension| extension == "segment") {
-            let mut state = self.state.lock().unwrap();
-            state.1 += 1;
-            self.changed.notify_all();
-            state = self.changed.wait_while(state, |(closed, _)| *closed).unwrap();
-            state.1 -= 1;
+            self.pass();
         }
         file.inner.sync_data()
     }
@@ -164,6 +168,68 @@ fn a_vat_that_shares_a_group_with_the_last_turn_of_a_fold_is_not_forgotten() {
     subject.wait_for_fold(fold);
     drop((one, two));
     assert_eq!(subject.after_a_kill(), [Some(1), Some(2), None]);
+}
+
+/// A fold has left the head of a vat behind its last frame, because replay began before it. What becomes of the vat
+/// then: the next fold moves the place, and it takes another turn or none, here or after a kill, awake or asleep.
+#[test]
+fn a_vat_whose_last_frame_a_fold_could_not_count_goes_on_after_the_next_fold() {
+    for (sleeps, folds, goes_on) in (0..8).map(|choice: u8| (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0)) {
+        let subject = Subject::new(options());
+        let (mut one, two) =
+            (subject.host.create_vat(&ONE, None).unwrap(), subject.host.create_vat(&TWO, None).unwrap());
+        subject.host.fold().unwrap();
+        queue(&one, 1);
+        let fold = subject.freeze();
+        queue(&two, 2);
+        one.wait_durable(1).unwrap();
+        subject.wait_for_fold(fold);
+        if sleeps {
+            drop(one);
+            one = subject.host.open_vat(&ONE, None).unwrap();
+        }
+        if folds {
+            subject.host.fold().unwrap();
+        }
+        if sleeps {
+            drop(one);
+            one = subject.host.open_vat(&ONE, None).unwrap();
+        }
+        if goes_on {
+            durable(&one, 3);
+        }
+        drop((one, two));
+        let value = if goes_on { 3 } else { 1 };
+        assert_eq!(subject.after_a_kill(), [Some(value), Some(2), None], "{sleeps} {folds} {goes_on}");
+    }
+}
+
+/// Tells what it is told, and first waits until it may.
+fn telling(told: &Arc<Mutex<Vec<(u8, Durable)>>>, name: u8, gate: &Arc<Gate>) -> Option<OnDurable> {
+    let (told, gate) = (Arc::clone(told), Arc::clone(gate));
+    Some(Box::new(move |durable| {
+        gate.pass();
+        told.lock().unwrap().push((name, durable));
+    }))
+}
+
+/// A vat is closed and opened again while its last group is still being told of.
+#[test]
+fn a_callback_is_told_of_the_turns_of_its_own_opener_only() {
+    let (subject, told, gate) = (Subject::new(options()), Arc::default(), Arc::<Gate>::default());
+    let one = subject.host.create_vat(&ONE, telling(&told, 1, &gate)).unwrap();
+    told.lock().unwrap().clear();
+    gate.set(true);
+    one.submit(TurnDelta { turn: 1, changes: vec![] }).unwrap();
+    gate.wait_for_somebody();
+    drop(one);
+    let again = subject.host.open_vat(&ONE, telling(&told, 2, &gate)).unwrap();
+    gate.set(false);
+    again.wait_durable(1).unwrap();
+    again.submit(TurnDelta { turn: 2, changes: vec![] }).unwrap();
+    again.wait_durable(2).unwrap();
+    drop((again, subject));
+    assert_eq!(*told.lock().unwrap(), [(1, Durable::Turn(1)), (2, Durable::Turn(2))]);
 }
 
 /// While a fold waits for its last group, the one before it is still under way: with an epoch of a vat that has

@@ -268,6 +268,28 @@ fn every_changed_bit_of_groups_of_two_vats_is_found() {
     }
 }
 
+/// The same store twice, which went on with a turn of one vat here and with one of another there. What came after that
+/// fits both by its vat and by the number of its group.
+#[test]
+fn a_group_cannot_take_the_place_of_another_one_of_other_vats() {
+    for protection in [sealed(), Protection::Plain] {
+        let pair = Pair::new(&protection);
+        let grown = |first: &[u8; 32]| {
+            let disk = pair.disk.copy();
+            let host = reopened(&disk, &protection).unwrap();
+            let first = host.open_vat(first, None).unwrap();
+            durable_turn(&first, vec![set(0, b"row", b"3")]).unwrap();
+            let third = host.create_vat(&THREE, None).unwrap();
+            drop((first, third, host));
+            disk.contents(Path::new(SEGMENT)).unwrap()
+        };
+        let (mut one, two) = (grown(&ONE), grown(&TWO));
+        assert_eq!((pair.turns(&one).unwrap(), pair.turns(&two).unwrap()), ((3, 2), (2, 3)));
+        one[6 * 512..7 * 512].copy_from_slice(&two[6 * 512..7 * 512]);
+        assert_eq!(code(pair.turns(&one)), ErrorCode::CheckpointDamaged);
+    }
+}
+
 /// Under one key file, but each store has a root key of its own.
 #[test]
 fn a_file_of_another_store_is_refused() {

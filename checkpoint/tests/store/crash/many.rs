@@ -1,7 +1,7 @@
 //! The same for a store of several vats: groups with frames of several of them, vats that sleep and wake, that are
 //! made while others work, and folds of some while the rest goes on.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, thread};
 
 use checkpoint::{Durable, HostStore, Store, StoreError, TurnDelta, simulated::SimulatedDisk};
 
@@ -71,7 +71,13 @@ fn live(seed: u64) -> Result<Life, StoreError> {
                 host.close()?;
                 host = HostStore::open(disk.clone(), directory(), &sealed(), options(seed))?;
             }
-            1 | 2 => host.fold()?,
+            1 => host.fold()?,
+            // While turns of several vats are committed.
+            2 => thread::scope(|scope| {
+                let fold = scope.spawn(|| host.fold());
+                life.turns(&awake, &mut random)?;
+                fold.join().unwrap()
+            })?,
             3 => drop(awake.remove(&number)),
             4 => {
                 if let (Some(store), Some(model)) = (awake.get(&number), life.models.get_mut(&number)) {
