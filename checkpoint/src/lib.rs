@@ -15,6 +15,9 @@
 //! <store>/base.redb            rows as of the last fold
 //! ```
 //!
+//! [`HostStore`] is the same for many vats: one journal, one base, one `fdatasync` for all that commit together. Each vat
+//! that is awake is a [`Store`]; one that sleeps takes neither memory nor a file.
+//!
 //! [`SmallStore`] keeps a vat in a single file, for processes that live for one request: an image, then frames of
 //! turns, read whole each time; no threads, no database, and one `fdatasync` for a turn (DESIGN §9).
 //!

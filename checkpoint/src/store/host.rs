@@ -35,6 +35,32 @@ use crate::{
 /// ([`Store::get`], [`Store::scan`]).
 ///
 /// All methods can be called from any thread, and block on the disk.
+///
+/// ```
+/// use std::path::Path;
+/// use checkpoint::{Change, HostStore, Protection, RowKey, StoreOptions, TurnDelta, simulated::SimulatedDisk};
+///
+/// # fn main() -> Result<(), checkpoint::StoreError> {
+/// let (disk, folder) = (SimulatedDisk::new(), Path::new("/vats"));
+/// let key = Protection::KeyFile("/vats.key".into());
+/// let host = HostStore::create(disk, folder, &key, StoreOptions::default())?;
+/// let (one, two) = (host.create_vat(&[1; 32], None)?, host.create_vat(&[2; 32], None)?);
+///
+/// // Each vat counts its own turns. What several of them queue becomes durable with one sync.
+/// let row = RowKey { space: 16, name: b"greeting".to_vec() };
+/// for vat in [&one, &two] {
+///     vat.queue(TurnDelta { turn: 1, changes: vec![Change { key: row.clone(), value: Some(b"hello".to_vec()) }] })?;
+/// }
+/// two.wait_durable(1)?;
+/// assert_eq!(one.durable().turn, 1);
+///
+/// // Asleep, a vat is a few rows of the base; awake again it is as it was.
+/// one.close()?;
+/// let one = host.open_vat(&[1; 32], None)?;
+/// assert_eq!(one.get(&row)?.as_deref(), Some(&b"hello"[..]));
+/// # Ok(())
+/// # }
+/// ```
 pub struct HostStore {
     pub(super) host: Arc<Host>,
 }
