@@ -131,8 +131,21 @@ fn tests_do_not_sleep() {
 
 #[test]
 fn every_crate_is_covered_by_the_shared_lints() {
-    for (path, text) in files(&["Cargo.toml"]) {
-        let is_workspace = text.contains("[workspace]");
-        assert!(is_workspace || text.contains("[lints]\nworkspace = true"), "{}", path.display());
+    let manifests = files(&["Cargo.toml"]);
+    let workspace = manifests.iter().find(|(_, text)| text.contains("[workspace]")).unwrap();
+    let shared = lints(&workspace.1, "[workspace.lints.");
+    assert!(shared.contains(&"unsafe_code = \"forbid\"".to_owned()) && shared.len() > 5, "{shared:?}");
+    for (path, text) in manifests.iter().filter(|(path, _)| *path != workspace.0) {
+        // Who has a module that must say `unsafe` repeats them all, and denies it everywhere else.
+        let own: Vec<_> =
+            lints(text, "[lints.").into_iter().map(|lint| lint.replace("\"deny\"", "\"forbid\"")).collect();
+        assert!(text.contains("[lints]\nworkspace = true") || own == shared, "{}", path.display());
     }
+}
+
+/// The lines of the tables whose names begin like this.
+fn lints(manifest: &str, table: &str) -> Vec<String> {
+    let tables = manifest.split("\n\n").filter(|part| part.lines().any(|line| line.starts_with(table)));
+    let lines = tables.flat_map(|part| part.lines().filter(|line| !line.starts_with(['#', '['])));
+    lines.map(str::to_owned).collect()
 }
