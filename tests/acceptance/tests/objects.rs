@@ -13,7 +13,7 @@ use acceptance::{Home, World};
 use capnp::capability::FromClientHook;
 use checkpoint::{Change, FileDisk, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta};
 use schemas::{
-    IdentityKey, SturdyRef, VatId,
+    ErrorCode, IdentityKey, RemoteError, SturdyRef, VatId,
     objects_capnp::{container, counter, directory},
     vat_capnp,
 };
@@ -71,6 +71,32 @@ fn an_object_below_a_directory_is_reached_by_a_path_and_granted_alone() {
     let vat = alice.wake("home");
     assert_eq!(bob.vat_with_input(&["call", "-", "get", "name=may"], &again).ok().stdout, "text: agreed\n");
     vat.sleep();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn an_empty_name_in_a_path_and_a_grant_of_nothing_are_refused_and_never_mean_the_root() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("home", "directory");
+    let vat = alice.wake("home");
+    alice.vat(&["call", "home", "make", "name=work", "kind=directory"]).ok();
+    for target in ["home/", "home//work"] {
+        alice.fails(&["share", target], 2, "cli.usage").says(&[target]).hints("home itself");
+        alice.fails(&["call", target, "list"], 2, "cli.usage").says(&[target]);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let session = Session::open_local(&alice.path("run/home.sock"), session_options()).await.unwrap();
+        let owner: vat_capnp::owner::Client = session.bootstrap();
+        let refused = owner.share_request().send().promise.await.err().unwrap();
+        assert_eq!(RemoteError::parse(&refused.to_string()).unwrap().code, ErrorCode::ObjectArgument);
+    });
+    assert_eq!(alice.json(&["grants", "home"])["grants"], json!([]));
+    assert!(alice.share("home", &[]).starts_with("vat://"), "the root, when it is meant");
+    assert_eq!(alice.json(&["grants", "home"])["grants"][0]["object"], 16);
+    vat.sleep();
+    alice.fails(&["share", "home/"], 2, "cli.usage");
     world.no_secret_leaked();
 }
 
@@ -140,17 +166,20 @@ async fn wait_for_objects(home: &Home<'_>, count: u64) {
     }
 }
 
-/// A session in which a counter is held that was opened through a directory.
-async fn open(reference: &SturdyRef, address: SocketAddr, name: &str) -> (Session, counter::Client) {
-    let endpoint = Endpoint::client(&IdentityKey::generate().unwrap()).unwrap();
-    let connection = endpoint.dial(reference.id, address, Duration::from_secs(60)).await.unwrap();
-    let options = SessionOptions {
+fn session_options() -> SessionOptions {
+    SessionOptions {
         greeting: Greeting { epoch: 0, incarnation: [0; 16], program: "acceptance".to_owned() },
         bootstrap: None,
         gate: OutputGate::always_open(),
         limits: SessionLimits::default(),
-    };
-    let session = Session::open(connection, options).await.unwrap();
+    }
+}
+
+/// A session in which a counter is held that was opened through a directory.
+async fn open(reference: &SturdyRef, address: SocketAddr, name: &str) -> (Session, counter::Client) {
+    let endpoint = Endpoint::client(&IdentityKey::generate().unwrap()).unwrap();
+    let connection = endpoint.dial(reference.id, address, Duration::from_secs(60)).await.unwrap();
+    let session = Session::open(connection, session_options()).await.unwrap();
     let mut request = session.bootstrap::<vat_capnp::vat::Client>().restore_request();
     request.get().set_secret(reference.secret.expose());
     let restored = request.send().promise.await.unwrap();

@@ -269,12 +269,10 @@ pub(super) fn share(context: &Context, target: &str, terms: &Terms, with_hints: 
                 request.get().set_label(&terms.label);
                 request.get().set_parent(terms.under.unwrap_or(0));
                 request.get().set_expires(expires.unwrap_or(0));
-                if !path.is_empty() {
-                    // The capability itself says which object is meant.
-                    let root = within(LOCAL_DEADLINE, owner.root_request().send().promise).await?;
-                    let object = walk(root_of(root.get().map_err(failure)?)?, &path, LOCAL_DEADLINE).await?;
-                    request.get().init_object().set_as_capability(object.0);
-                }
+                // The capability itself says which object is meant, also if it is the root.
+                let root = within(LOCAL_DEADLINE, owner.root_request().send().promise).await?;
+                let object = walk(root_of(root.get().map_err(failure)?)?, &path, LOCAL_DEADLINE).await?;
+                request.get().init_object().set_as_capability(object.0);
                 let response = within(LOCAL_DEADLINE, request.send().promise).await?;
                 let secret = response.get().and_then(|results| results.get_secret()).map_err(failure)?;
                 let secret = Secret::from_slice(secret)?;
