@@ -132,12 +132,14 @@ impl<S: State> Handle<S> {
         S: Default,
     {
         let Activation { table, types, object, authority } = activation;
-        let engine = table.engine();
+        // First, so that what was read is forgotten again if it cannot be used.
+        let hold = Hold::new(table, object);
+        let engine = hold.table().engine();
         let state = engine.state(object.0, || match engine.get(object.0, STATE_ROW)? {
             Some(row) => decode_row(&row),
             None => Ok(S::default()),
         })?;
-        Ok(Self { hold: Hold::new(table, object), types, state, authority })
+        Ok(Self { hold, types, state, authority })
     }
 
     /// Reads the state as of the newest turn. The answer that is made of it waits until that turn is
