@@ -128,6 +128,26 @@ fn what_nothing_leads_to_is_removed_by_a_vat_that_is_awake_and_by_a_command_on_o
 }
 
 #[test]
+fn a_grant_is_revoked_even_if_what_it_led_to_cannot_be_removed() {
+    let world = World::new();
+    let alice = world.home("alice");
+    let address = alice.new_vat("home", "directory");
+    let vat = alice.wake("home");
+    alice.vat(&["call", "home", "make", "name=notes", "kind=notes"]).ok();
+    vat.sleep();
+    assert!(alice.share("home/notes", &[]).starts_with("vat://"));
+    // What the root refers to, damaged.
+    let name = [&16_u64.to_be_bytes()[..], b"x"].concat();
+    store(&alice, &address, (4, &name), ("vat.references", 1, vec![0xff; 3]));
+    let revoked = alice.vat(&["revoke", "home", "1"]).ok();
+    assert_eq!(revoked.stdout, "grant 1 of home is revoked\n");
+    assert!(revoked.stderr.contains("not removed") && revoked.stderr.contains("checkpoint.damaged"), "{revoked}");
+    assert_eq!(alice.json(&["grants", "home"])["grants"], json!([]));
+    assert_eq!(objects(&alice, "home"), json!(2));
+    world.no_secret_leaked();
+}
+
+#[test]
 fn an_object_that_a_session_holds_is_kept_until_the_session_lets_it_go() {
     let world = World::new();
     let alice = world.home("alice");

@@ -406,9 +406,14 @@ pub(super) fn revoke(context: &Context, name: &str, number: u64) -> Result<Exit,
             }
             Way::Asleep(vat) => {
                 vat.revoke(number)?;
+                // From here on the grant has ended, and whatever fails is no failure of this command.
+                vat.engine().store().wait_durable(vat.engine().newest_turn())?;
                 // What only this grant led to need not wait until the vat wakes.
-                vat.sweep()?;
-                put_back(vat)?;
+                let swept = vat.sweep().map_err(Failure::from).and_then(|_| put_back(vat));
+                if let Err(failure) = swept {
+                    let Failure { code, message, .. } = failure;
+                    context.output.notice(&format!("what only this grant led to was not removed: {message} [{code}]"));
+                }
             }
         }
         Ok(())
