@@ -104,7 +104,7 @@ impl Vat {
         if garbage.peek().is_none() {
             return Ok(Swept::default());
         }
-        let (mut room, mut swept) = (Room { left: turn_bytes, rows: 0 }, 0);
+        let (mut room, mut swept) = (Room { left: turn_bytes, rows: 0 }, HashSet::new());
         self.engine.turn(|turn| {
             for object in garbage {
                 let whole = self.remove_rows(turn, object, &mut room);
@@ -113,11 +113,12 @@ impl Vat {
                 if !whole? {
                     break;
                 }
-                swept += 1;
+                swept.insert(object);
             }
             Ok::<(), ObjectError>(())
         })?;
-        Ok(Swept { objects: swept, rows: room.rows, turns: 1 })
+        self.objects.forget_obtained(&swept);
+        Ok(Swept { objects: swept.len() as u64, rows: room.rows, turns: 1 })
     }
 
     /// Stages the removal of the rows of an object, as many as there is room for, and says whether these were all. The

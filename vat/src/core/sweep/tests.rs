@@ -119,7 +119,12 @@ impl Bench {
     ) -> Result<(), ObjectError> {
         self.with(from, |handle| {
             handle.turn(|node, turn| {
-                match (to(turn)?, in_state(slot)) {
+                let to = to(turn)?;
+                if let Some(Reference::Near(to)) = &to {
+                    // As if it had been given.
+                    self.vat.objects.obtain(from, *to)?;
+                }
+                match (to, in_state(slot)) {
                     (Some(to), true) => drop(node.0.insert(slot, to)),
                     (None, true) => drop(node.0.remove(&slot)),
                     (Some(to), false) => turn.put(&[slot], &Link(Some(to)))?,
