@@ -429,7 +429,7 @@ fn a_number_is_no_right_an_object_reaches_only_what_it_was_given_or_has_made() {
         gone(handle.open::<counter::Client>(nowhere).err().unwrap());
         gone(handle.kind(nowhere).err().unwrap());
         let links = || BTreeMap::from([("it".to_owned(), nowhere.clone())]);
-        gone(handle.turn(|node, _| Ok(node.links = links())).unwrap_err());
+        gone(handle.turn(|node, _| Ok(std::mem::replace(&mut node.links, links()))).unwrap_err());
         let state = Node { total: 0, links: links() };
         gone(handle.turn(|_, turn| turn.create_with("node", &state)).unwrap_err());
     }
@@ -442,10 +442,10 @@ fn a_number_is_no_right_an_object_reaches_only_what_it_was_given_or_has_made() {
         Ok(made)
     });
     let made = made.unwrap();
-    handle.turn(|node, _| Ok(node.links.clear())).unwrap();
+    handle.turn(|node, _| Ok(std::mem::take(&mut node.links))).unwrap();
     handle.open::<counter::Client>(&made).unwrap();
     handle.turn(|node, _| Ok(node.links.insert("again".to_owned(), made.clone()))).unwrap();
-    handle.turn(|node, _| Ok(node.links.clear())).unwrap();
+    handle.turn(|node, _| Ok(std::mem::take(&mut node.links))).unwrap();
     drop((handle, capability));
 
     // From then on, what it did not keep is none of its own any more, wherever else it has written the number.
