@@ -18,8 +18,8 @@ interface Owner {
 
   status @0 () -> (status :Status);
   share @1 (label :Text, expires :UInt64, parent :UInt64, object :Capability) -> (secret :Data);
-  # A new grant of `object`, which must be one of this vat; null: of the root object. `expires` in seconds since 1970; 0: never. `parent`: the number of the
-  # grant with which it shall die; 0: none.
+  # A new grant of `object`, which must be one of this vat, such as the one that `root` gives; null is refused. `expires` in seconds since 1970; 0: never.
+  # `parent`: the number of the grant with which it shall die; 0: none.
 
   grants @2 () -> (grants :List(Grant));
   revoke @3 (number :UInt64) -> ();

@@ -22,7 +22,10 @@ use crate::{
     engine::{Clock, Engine, Outputs},
     kinds::Kinds,
     object::{Authority, Kind, ObjectId, ObjectTable, decode_row, encode_row},
-    tables::{Description, FIRST_OBJECT, ROW_SEED, ROW_VAT, SPACE_GRANTS, SPACE_IDENTITY, SPACE_VAT},
+    tables::{
+        Description, FIRST_OBJECT, ROW_SEED, ROW_VAT, SPACE_GRANTS, SPACE_IDENTITY, SPACE_OBJECTS, SPACE_VAT,
+        object_of_name,
+    },
 };
 
 /// A vat whose checkpoint is open in this process.
@@ -69,7 +72,8 @@ impl Vat {
     /// Takes over an open checkpoint (see [`Engine::new`]).
     ///
     /// # Errors
-    /// [`VatError::NotAVat`]; [`ObjectError::UnknownKind`](crate::ObjectError::UnknownKind) if the root is of no kind
+    /// [`VatError::NotAVat`], also if it names one of the vat's own tables as an object;
+    /// [`ObjectError::UnknownKind`](crate::ObjectError::UnknownKind) if the root is of no kind
     /// that this program knows; [`ObjectError::NewerRow`](crate::ObjectError::NewerRow) if a newer program has stored
     /// rows that this one cannot read; or what the checkpoint refuses.
     pub fn open(
@@ -90,6 +94,7 @@ impl Vat {
         upgrade::refuse_newer(&store, &kinds)?;
         let engine = Rc::new(Engine::new(store, clock, outputs));
         let description = description(&engine)?;
+        check_numbers(&engine, &description)?;
         kinds.find(&description.root_kind)?;
         let objects = Rc::new(ObjectTable::new(engine.clone(), kinds, &description));
         Ok(Self { engine, key, objects, authorities: RefCell::default() })
@@ -187,6 +192,24 @@ impl Vat {
 
     fn description(&self) -> Result<Description, VatError> {
         description(&self.engine)
+    }
+}
+
+/// Refuses a checkpoint in which something is called an object that cannot be one.
+///
+/// An image can come from anybody. If one of the vat's own tables were an object, whoever is granted it could read and
+/// write grants, and the identity itself; and a number that is still to be given away would lead to two objects.
+fn check_numbers(engine: &Engine, description: &Description) -> Result<(), VatError> {
+    let numbers = FIRST_OBJECT..description.next_object;
+    if !numbers.contains(&description.root) {
+        return Err(VatError::NotAVat("the number of its root is not one of an object"));
+    }
+    let possible = |name: &Vec<u8>| {
+        object_of_name(name).is_some_and(|object| numbers.contains(&object.0) && object.0 != description.root)
+    };
+    match engine.with_rows(SPACE_OBJECTS, |rows| rows.keys().all(possible))? {
+        true => Ok(()),
+        false => Err(VatError::NotAVat("it names an object with a number that is not one of an object")),
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use checkpoint::{Change, Position, RowKey, Store, StoreError, TurnDelta};
+use checkpoint::{Change, Position, RowKey, Store, StoreError, TurnDelta, limits::MAX_TURN_BYTES};
 use schemas::Timestamp;
 
 use crate::object::ObjectError;
@@ -207,6 +207,12 @@ impl Engine {
         self.states.borrow_mut().remove(&space);
     }
 
+    /// The spaces that are in memory.
+    #[cfg(test)]
+    pub(crate) fn awake(&self) -> Vec<u64> {
+        self.awake.borrow().keys().copied().collect()
+    }
+
     fn wake(&self, space: u64) -> Result<(), StoreError> {
         if !self.awake.borrow().contains_key(&space) {
             let rows = self.store.scan(space)?.into_iter().collect();
@@ -283,6 +289,26 @@ impl Turn<'_> {
         self.staged.len()
     }
 
+    /// Refuses what the checkpoint would refuse because of its size, before anything is handed to it.
+    ///
+    /// # Errors
+    /// [`StoreError::TurnTooLarge`].
+    pub(crate) fn check_size(&self) -> Result<(), StoreError> {
+        // As the checkpoint encodes them: for each row its space, its name, and whether and which value it has; every
+        // byte string with its length before it.
+        let string = |bytes: &[u8]| number_length(bytes.len() as u64) + bytes.len();
+        let row = |((space, name), value): (&(u64, Vec<u8>), &Option<Vec<u8>>)| {
+            number_length(*space) + string(name) + 1 + value.as_deref().map_or(0, string)
+        };
+        let turn = self.engine.newest.get() + 1;
+        let rows: usize = self.staged.iter().map(row).sum();
+        let bytes = number_length(turn) + number_length(self.staged.len() as u64) + rows;
+        match bytes > MAX_TURN_BYTES {
+            true => Err(StoreError::TurnTooLarge { turn, bytes, limit: MAX_TURN_BYTES }),
+            false => Ok(()),
+        }
+    }
+
     /// How many of them are of one space.
     pub(crate) fn staged_in(&self, space: u64) -> usize {
         self.staged.range((space, Vec::new())..(space + 1, Vec::new())).count()
@@ -314,6 +340,11 @@ impl Turn<'_> {
         }
         Ok(())
     }
+}
+
+/// How many bytes a number takes at seven bits each.
+fn number_length(number: u64) -> usize {
+    (number.max(1).ilog2() / 7 + 1) as usize
 }
 
 /// The names in `rows` that begin with `prefix` and come after `after`, in order.

@@ -132,12 +132,14 @@ impl<S: State> Handle<S> {
         S: Default,
     {
         let Activation { table, types, object, authority } = activation;
-        let engine = table.engine();
+        // First, so that what was read is forgotten again if it cannot be used.
+        let hold = Hold::new(table, object);
+        let engine = hold.table().engine();
         let state = engine.state(object.0, || match engine.get(object.0, STATE_ROW)? {
             Some(row) => decode_row(&row),
             None => Ok(S::default()),
         })?;
-        Ok(Self { hold: Hold::new(table, object), types, state, authority })
+        Ok(Self { hold, types, state, authority })
     }
 
     /// Reads the state as of the newest turn. The answer that is made of it waits until that turn is
@@ -167,7 +169,7 @@ impl<S: State> Handle<S> {
         let result = engine.turn(|turn| {
             let (table, kept) = (self.hold.table(), (&*self.types, self.hold.object()));
             let result = change(&mut state, &mut ObjectTurn { turn, table, kept })?;
-            table.put(turn, kept, STATE_ROW, &state)?;
+            table.put(turn, kept, kept.1, STATE_ROW, &state)?;
             Ok::<R, ObjectError>(result)
         })?;
         *current = state;
@@ -179,6 +181,9 @@ impl<S: State> Handle<S> {
     /// It inherits the right of this handle: when the grant through which *this* object was reached is revoked or
     /// expires, the capability ends too. It keeps its object from being removed as long as somebody has it.
     ///
+    /// Only what this object was given can be opened: what it refers to, has referred to since it is in use, or has
+    /// made. A reference that was read from a caller's bytes opens nothing else; to everything else it leads nowhere.
+    ///
     /// What a turn creates can be opened as soon as the turn has succeeded. A capability of another interface than the
     /// object has can be formed, and every call to it is refused; [`Handle::kind`] tells beforehand.
     ///
@@ -187,6 +192,7 @@ impl<S: State> Handle<S> {
     pub fn open<C: FromClientHook>(&self, reference: &Reference) -> Result<C, ObjectError> {
         self.usable_engine()?.healthy()?;
         let Reference::Near(object) = reference;
+        self.hold.table().check(self.hold.object(), *object)?;
         Ok(C::new(self.hold.table().activate(*object, self.authority.clone())?))
     }
 
@@ -197,6 +203,7 @@ impl<S: State> Handle<S> {
     pub fn kind(&self, reference: &Reference) -> Result<&Kind, ObjectError> {
         self.usable_engine()?;
         let Reference::Near(object) = reference;
+        self.hold.table().check(self.hold.object(), *object)?;
         self.hold.table().kind_of(*object)
     }
 
@@ -247,7 +254,7 @@ impl ObjectTurn<'_, '_> {
     /// ([`Kind::with_entry`]); [`ObjectError::NoSuchObject`] if the entry refers to an object that is not there; when
     /// the object's rows cannot be read.
     pub fn put<T: State>(&mut self, name: &[u8], entry: &T) -> Result<(), ObjectError> {
-        self.table.put(self.turn, self.kept, &entry_name(name), entry)
+        self.table.put(self.turn, self.kept, self.kept.1, &entry_name(name), entry)
     }
 
     /// Removes the entry under `name`.
@@ -266,7 +273,7 @@ impl ObjectTurn<'_, '_> {
     /// # Errors
     /// [`ObjectError::UnknownKind`] if the program has no such kind; [`ObjectError::TooManyObjects`].
     pub fn create(&mut self, kind: &str) -> Result<Reference, ObjectError> {
-        Ok(Reference::Near(self.table.create(self.turn, kind)?.0))
+        Ok(Reference::Near(self.table.create(self.turn, self.kept.1, kind)?.0))
     }
 
     /// The same with a state to begin with.
@@ -274,7 +281,7 @@ impl ObjectTurn<'_, '_> {
     /// # Errors
     /// As [`ObjectTurn::create`]; [`ObjectError::UndeclaredType`] if the state is not of the kind's type.
     pub fn create_with<T: State>(&mut self, kind: &str, state: &T) -> Result<Reference, ObjectError> {
-        Ok(Reference::Near(self.table.create_with(self.turn, kind, state)?))
+        Ok(Reference::Near(self.table.create_with(self.turn, self.kept.1, kind, state)?))
     }
 }
 

@@ -98,13 +98,13 @@ impl vat_capnp::owner::Server for OwnerService {
         let parent = Some(params.get_parent()).filter(|parent| *parent != 0);
         let label = params.get_label()?.to_str()?;
         let vat = self.awake.vat();
-        let secret = if params.has_object() {
-            let object = settled(params.get_object().get_as_capability()?).await?;
-            let object = vat.object_of(&*object).ok_or_else(not_ours)?;
-            vat.grant_object(object, label, expires, parent)?
-        } else {
-            vat.grant(label, expires, parent)?
-        };
+        // What names no object is refused: a caller that lost the one it meant must not be given the root.
+        if !params.has_object() {
+            return Err(not_ours());
+        }
+        let object = settled(params.get_object().get_as_capability()?).await?;
+        let object = vat.object_of(&*object).ok_or_else(not_ours)?;
+        let secret = vat.grant_object(object, label, expires, parent)?;
         results.get().set_secret(secret.expose());
         Ok(())
     }

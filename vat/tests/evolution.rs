@@ -308,3 +308,27 @@ fn a_directory_of_the_first_version_keeps_its_sturdyrefs() {
     assert_eq!(vat.upgrade().unwrap(), 1);
     assert_eq!(lookup(), *reference);
 }
+
+#[test]
+fn an_upgrade_that_does_not_fit_one_turn_is_refused_alike_when_it_is_tried_and_when_it_is_meant() {
+    let disk = SimulatedDisk::new();
+    let id = Vat::create(disk.clone(), Path::new(FOLDER), &Protection::Plain, &kinds(2), "directory").unwrap();
+    let body = postcard::to_stdvec(&"x".repeat(1 << 20)).unwrap();
+    let value = postcard::to_stdvec(&("directory.binding", 1_u32, body)).unwrap();
+    let put = |turns: std::ops::Range<u64>| {
+        let store = store(&disk, id);
+        for turn in turns.clone() {
+            let key = RowKey { space: 16, name: [&[1], &turn.to_be_bytes()[..]].concat() };
+            store.submit(TurnDelta { turn, changes: vec![Change { key, value: Some(value.clone()) }] }).unwrap();
+        }
+        store.wait_durable(turns.end - 1).unwrap();
+    };
+    put(2..17);
+    assert_eq!(open(&disk, id, 2).unwrap().try_upgrade().unwrap(), 15, "what fits");
+    put(17..18);
+    let vat = open(&disk, id, 2).unwrap();
+    for refused in [vat.try_upgrade(), vat.upgrade()] {
+        assert_eq!(refused.unwrap_err().code(), ErrorCode::CheckpointTooLarge);
+    }
+    assert_eq!(vat.engine().newest_turn(), 17);
+}

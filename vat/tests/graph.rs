@@ -412,3 +412,46 @@ fn objects_of_a_kind_that_the_program_does_not_know_say_so_and_disturb_no_other(
     assert_eq!(vat.sweep().unwrap().objects, 0);
     assert_eq!(vat.upgrade().unwrap_err().code(), ErrorCode::VatUnknownObject, "it cannot be told what it stores");
 }
+
+#[test]
+fn a_number_is_no_right_an_object_reaches_only_what_it_was_given_or_has_made() {
+    let bench = Bench::new();
+    let vat = bench.open();
+    let (child, sibling) = (bench.make(&vat, "child"), bench.make(&vat, "sibling"));
+    // As out of the bytes of a caller. The object is there, and it is another one's.
+    let guessed: Reference = postcard::from_bytes(&[0, 18]).unwrap();
+    assert_eq!(guessed, sibling);
+    let capability: counter::Client = bench.root(&vat, |root| root.open(&child)).unwrap();
+    let handle = bench.latest.handle();
+    let before = vat.engine().newest_turn();
+    for nowhere in [&guessed, &Reference::Near(id_of(&forged()))] {
+        let gone = |error: ObjectError| assert!(matches!(error, ObjectError::NoSuchObject { .. }), "{error}");
+        gone(handle.open::<counter::Client>(nowhere).err().unwrap());
+        gone(handle.kind(nowhere).err().unwrap());
+        let links = || BTreeMap::from([("it".to_owned(), nowhere.clone())]);
+        gone(handle.turn(|node, _| Ok(std::mem::replace(&mut node.links, links()))).unwrap_err());
+        let state = Node { total: 0, links: links() };
+        gone(handle.turn(|_, turn| turn.create_with("node", &state)).unwrap_err());
+    }
+    assert_eq!(vat.engine().newest_turn(), before);
+
+    // What it makes it reaches; what it lets go of it can put back as long as it is in use.
+    let made = handle.turn(|node, turn| {
+        let made = turn.create("node")?;
+        node.links.insert("it".to_owned(), made.clone());
+        Ok(made)
+    });
+    let made = made.unwrap();
+    handle.turn(|node, _| Ok(std::mem::take(&mut node.links))).unwrap();
+    handle.open::<counter::Client>(&made).unwrap();
+    handle.turn(|node, _| Ok(node.links.insert("again".to_owned(), made.clone()))).unwrap();
+    handle.turn(|node, _| Ok(std::mem::take(&mut node.links))).unwrap();
+    drop((handle, capability));
+
+    // From then on, what it did not keep is none of its own any more, wherever else it has written the number.
+    let capability: counter::Client = bench.root(&vat, |root| root.open(&child)).unwrap();
+    let handle = bench.latest.handle();
+    assert_eq!(handle.open::<counter::Client>(&made).err().unwrap().code(), ErrorCode::ObjectGone);
+    assert!(numbers(&vat).contains(&id_of(&made).number()), "it is still there");
+    drop((handle, capability));
+}

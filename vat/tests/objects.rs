@@ -456,3 +456,15 @@ fn another_identity_or_an_unknown_kind_is_refused() {
     let refused = Vat::open(store, other, Kinds::built_in(), clock, Box::new(NoOutputs));
     assert!(matches!(refused, Err(VatError::NotAVat(_))));
 }
+
+#[test]
+fn an_object_gets_no_name_that_no_path_could_lead_to() {
+    let bench = Bench::new("directory");
+    let vat = bench.open();
+    let directory: directory::Client = root(&vat);
+    for name in ["", "/", "a/b", "a/"] {
+        assert_eq!(code(&make(&directory, name, "counter").err().unwrap()), ErrorCode::ObjectArgument, "{name:?}");
+    }
+    assert_eq!(vat.object_count().unwrap(), 1);
+    make(&directory, "a", "counter").unwrap();
+}

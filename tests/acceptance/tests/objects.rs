@@ -13,7 +13,7 @@ use acceptance::{Home, World};
 use capnp::capability::FromClientHook;
 use checkpoint::{Change, FileDisk, Protection, RowKey, Store, StoreError, StoreOptions, TurnDelta};
 use schemas::{
-    IdentityKey, SturdyRef, VatId,
+    ErrorCode, IdentityKey, RemoteError, SturdyRef, VatId,
     objects_capnp::{container, counter, directory},
     vat_capnp,
 };
@@ -75,6 +75,32 @@ fn an_object_below_a_directory_is_reached_by_a_path_and_granted_alone() {
 }
 
 #[test]
+fn an_empty_name_in_a_path_and_a_grant_of_nothing_are_refused_and_never_mean_the_root() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("home", "directory");
+    let vat = alice.wake("home");
+    alice.vat(&["call", "home", "make", "name=work", "kind=directory"]).ok();
+    for target in ["home/", "home//work"] {
+        alice.fails(&["share", target], 2, "cli.usage").says(&[target]).hints("home itself");
+        alice.fails(&["call", target, "list"], 2, "cli.usage").says(&[target]);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let session = Session::open_local(&alice.path("run/home.sock"), session_options()).await.unwrap();
+        let owner: vat_capnp::owner::Client = session.bootstrap();
+        let refused = owner.share_request().send().promise.await.err().unwrap();
+        assert_eq!(RemoteError::parse(&refused.to_string()).unwrap().code, ErrorCode::ObjectArgument);
+    });
+    assert_eq!(alice.json(&["grants", "home"])["grants"], json!([]));
+    assert!(alice.share("home", &[]).starts_with("vat://"), "the root, when it is meant");
+    assert_eq!(alice.json(&["grants", "home"])["grants"][0]["object"], 16);
+    vat.sleep();
+    alice.fails(&["share", "home/"], 2, "cli.usage");
+    world.no_secret_leaked();
+}
+
+#[test]
 fn what_nothing_leads_to_is_removed_by_a_vat_that_is_awake_and_by_a_command_on_one_that_sleeps() {
     let world = World::new();
     let alice = world.home("alice");
@@ -98,6 +124,26 @@ fn what_nothing_leads_to_is_removed_by_a_vat_that_is_awake_and_by_a_command_on_o
     vat.sleep();
     alice.vat(&["revoke", "home", "1"]).ok();
     assert_eq!(objects(&alice, "home"), json!(1));
+    world.no_secret_leaked();
+}
+
+#[test]
+fn a_grant_is_revoked_even_if_what_it_led_to_cannot_be_removed() {
+    let world = World::new();
+    let alice = world.home("alice");
+    let address = alice.new_vat("home", "directory");
+    let vat = alice.wake("home");
+    alice.vat(&["call", "home", "make", "name=notes", "kind=notes"]).ok();
+    vat.sleep();
+    assert!(alice.share("home/notes", &[]).starts_with("vat://"));
+    // What the root refers to, damaged.
+    let name = [&16_u64.to_be_bytes()[..], b"x"].concat();
+    store(&alice, &address, (4, &name), ("vat.references", 1, vec![0xff; 3]));
+    let revoked = alice.vat(&["revoke", "home", "1"]).ok();
+    assert_eq!(revoked.stdout, "grant 1 of home is revoked\n");
+    assert!(revoked.stderr.contains("not removed") && revoked.stderr.contains("checkpoint.damaged"), "{revoked}");
+    assert_eq!(alice.json(&["grants", "home"])["grants"], json!([]));
+    assert_eq!(objects(&alice, "home"), json!(2));
     world.no_secret_leaked();
 }
 
@@ -140,17 +186,20 @@ async fn wait_for_objects(home: &Home<'_>, count: u64) {
     }
 }
 
-/// A session in which a counter is held that was opened through a directory.
-async fn open(reference: &SturdyRef, address: SocketAddr, name: &str) -> (Session, counter::Client) {
-    let endpoint = Endpoint::client(&IdentityKey::generate().unwrap()).unwrap();
-    let connection = endpoint.dial(reference.id, address, Duration::from_secs(60)).await.unwrap();
-    let options = SessionOptions {
+fn session_options() -> SessionOptions {
+    SessionOptions {
         greeting: Greeting { epoch: 0, incarnation: [0; 16], program: "acceptance".to_owned() },
         bootstrap: None,
         gate: OutputGate::always_open(),
         limits: SessionLimits::default(),
-    };
-    let session = Session::open(connection, options).await.unwrap();
+    }
+}
+
+/// A session in which a counter is held that was opened through a directory.
+async fn open(reference: &SturdyRef, address: SocketAddr, name: &str) -> (Session, counter::Client) {
+    let endpoint = Endpoint::client(&IdentityKey::generate().unwrap()).unwrap();
+    let connection = endpoint.dial(reference.id, address, Duration::from_secs(60)).await.unwrap();
+    let session = Session::open(connection, session_options()).await.unwrap();
     let mut request = session.bootstrap::<vat_capnp::vat::Client>().restore_request();
     request.get().set_secret(reference.secret.expose());
     let restored = request.send().promise.await.unwrap();

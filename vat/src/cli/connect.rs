@@ -79,9 +79,19 @@ pub(super) fn target(context: &Context, text: &str) -> Result<Target, Failure> {
 }
 
 /// Reads `NAME` or `NAME/PATH`: the names below it, one after the other.
+///
+/// An empty name is refused, and never passed over: whoever types `home/$DIR` means something below `home`, also when
+/// `DIR` is not set, and passing it over would lead to the root, and grant more than was meant.
 pub(super) fn name_and_path(text: &str) -> Result<(Name, Vec<String>), Failure> {
-    let (name, path) = text.split_once('/').unwrap_or((text, ""));
-    Ok((name.parse()?, path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect()))
+    let Some((name, path)) = text.split_once('/') else { return Ok((text.parse()?, Vec::new())) };
+    let name = name.parse()?;
+    let path: Vec<String> = path.split('/').map(str::to_owned).collect();
+    if path.iter().any(String::is_empty) {
+        let message = format!("the path {text:?} has an empty name in it");
+        return Err(Failure::new(ErrorCode::CliUsage, message)
+            .next(format!("Leave the / away if you mean {name} itself; --help tells what a path is.")));
+    }
+    Ok((name, path))
 }
 
 /// An object that can be called now.

@@ -269,12 +269,10 @@ pub(super) fn share(context: &Context, target: &str, terms: &Terms, with_hints: 
                 request.get().set_label(&terms.label);
                 request.get().set_parent(terms.under.unwrap_or(0));
                 request.get().set_expires(expires.unwrap_or(0));
-                if !path.is_empty() {
-                    // The capability itself says which object is meant.
-                    let root = within(LOCAL_DEADLINE, owner.root_request().send().promise).await?;
-                    let object = walk(root_of(root.get().map_err(failure)?)?, &path, LOCAL_DEADLINE).await?;
-                    request.get().init_object().set_as_capability(object.0);
-                }
+                // The capability itself says which object is meant, also if it is the root.
+                let root = within(LOCAL_DEADLINE, owner.root_request().send().promise).await?;
+                let object = walk(root_of(root.get().map_err(failure)?)?, &path, LOCAL_DEADLINE).await?;
+                request.get().init_object().set_as_capability(object.0);
                 let response = within(LOCAL_DEADLINE, request.send().promise).await?;
                 let secret = response.get().and_then(|results| results.get_secret()).map_err(failure)?;
                 let secret = Secret::from_slice(secret)?;
@@ -408,9 +406,14 @@ pub(super) fn revoke(context: &Context, name: &str, number: u64) -> Result<Exit,
             }
             Way::Asleep(vat) => {
                 vat.revoke(number)?;
+                // From here on the grant has ended, and whatever fails is no failure of this command.
+                vat.engine().store().wait_durable(vat.engine().newest_turn())?;
                 // What only this grant led to need not wait until the vat wakes.
-                vat.sweep()?;
-                put_back(vat)?;
+                let swept = vat.sweep().map_err(Failure::from).and_then(|_| put_back(vat));
+                if let Err(failure) = swept {
+                    let Failure { code, message, .. } = failure;
+                    context.output.notice(&format!("what only this grant led to was not removed: {message} [{code}]"));
+                }
             }
         }
         Ok(())

@@ -10,11 +10,14 @@
 //! object loses no row, since only rows of garbage are touched. And what is left of the garbage is found again by the
 //! next sweep, because the row that says that an object exists is the last of its rows to go.
 
-use std::{collections::HashSet, ops::Bound};
+use std::{
+    collections::HashSet,
+    ops::{AddAssign, Bound},
+};
 
 use super::{Vat, VatError};
 use crate::{
-    engine::Rows,
+    engine::{Rows, Turn},
     limits::SWEEP_TURN_BYTES,
     object::{ObjectError, ObjectId, decode_row},
     tables::{Outgoing, SPACE_OBJECTS, SPACE_REFERENCES, object_name},
@@ -23,16 +26,21 @@ use crate::{
 /// What a sweep has removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Objects.
+    /// Objects, counted when the last of their rows is gone.
     pub objects: u64,
-    /// Their rows.
+    /// Rows of them.
     pub rows: u64,
     /// The turns that it took; 0: there was no garbage, and nothing was written.
     pub turns: u64,
 }
 
-/// A row that a sweep removes.
-type Doomed = (u64, Vec<u8>);
+impl AddAssign for Swept {
+    fn add_assign(&mut self, part: Self) {
+        self.objects += part.objects;
+        self.rows += part.rows;
+        self.turns += part.turns;
+    }
+}
 
 /// How many bytes a removal takes in a turn besides the name, at most.
 const REMOVAL_BYTES: usize = 24;
@@ -42,19 +50,37 @@ impl Vat {
     ///
     /// It looks only if something has happened since the last sweep that can make garbage, or if there was none
     /// since the vat was opened; and without garbage it writes nothing. The time it takes grows with the number of
-    /// objects.
+    /// objects, and with the garbage: a vat that is awake does it in parts ([`Vat::sweep_part`]).
     ///
     /// # Errors
     /// What the turns refuse. What was removed until then was garbage; the rest is found again.
     pub fn sweep(&self) -> Result<Swept, VatError> {
+        let mut swept = Swept::default();
+        loop {
+            let part = self.sweep_part()?;
+            if part.turns == 0 {
+                return Ok(swept);
+            }
+            swept += part;
+        }
+    }
+
+    /// The same, but at most one turn of it. There is no garbage left that is known of when it took none.
+    ///
+    /// Each part finds the garbage anew, so whatever happens between two of them is heeded.
+    ///
+    /// # Errors
+    /// As [`Vat::sweep`].
+    pub fn sweep_part(&self) -> Result<Swept, VatError> {
         if !self.objects.take_litter() {
             return Ok(Swept::default());
         }
-        let swept = self.roots().and_then(|roots| self.sweep_from(roots, SWEEP_TURN_BYTES));
-        if swept.is_err() {
+        let part = self.roots().and_then(|roots| self.sweep_part_from(roots, SWEEP_TURN_BYTES));
+        // Only one that has found nothing more knows that there is nothing more.
+        if !matches!(part, Ok(Swept { turns: 0, .. })) {
             self.objects.litter();
         }
-        swept
+        part
     }
 
     /// Everything outside of the objects that can lead to one.
@@ -68,38 +94,82 @@ impl Vat {
         Ok(roots)
     }
 
-    fn sweep_from(&self, roots: Vec<ObjectId>, turn_bytes: usize) -> Result<Swept, VatError> {
+    fn sweep_part_from(&self, roots: Vec<ObjectId>, turn_bytes: usize) -> Result<Swept, VatError> {
         let objects: Vec<ObjectId> = self.objects.others()?.into_iter().map(|(object, _)| object).collect();
         if objects.is_empty() {
             return Ok(Swept::default());
         }
         let reached = self.engine.with_rows(SPACE_REFERENCES, |references| reach(references, roots))??;
-        let garbage: Vec<ObjectId> = objects.into_iter().filter(|object| !reached.contains(object)).collect();
-        let mut swept = Swept { objects: garbage.len() as u64, ..Swept::default() };
-        let mut doomed = Vec::new();
-        for object in &garbage {
-            doomed.extend(self.rows_of(*object)?);
+        let mut garbage = objects.into_iter().filter(|object| !reached.contains(object)).peekable();
+        if garbage.peek().is_none() {
+            return Ok(Swept::default());
         }
-        swept.rows = doomed.len() as u64;
-        for rows in parts(&doomed, turn_bytes) {
-            self.engine.turn(|turn| {
-                rows.iter().try_for_each(|(space, name)| turn.remove(*space, name)).map_err(ObjectError::from)
-            })?;
-            swept.turns += 1;
-        }
-        garbage.iter().for_each(|object| self.engine.forget(object.0));
-        Ok(swept)
+        let (mut room, mut swept) = (Room { left: turn_bytes, rows: 0 }, HashSet::new());
+        self.engine.turn(|turn| {
+            for object in garbage {
+                let whole = self.remove_rows(turn, object, &mut room);
+                // One object at a time is in memory, however much garbage there is; also if it could not be read.
+                self.engine.forget(object.0);
+                if !whole? {
+                    break;
+                }
+                swept.insert(object);
+            }
+            Ok::<(), ObjectError>(())
+        })?;
+        self.objects.forget_obtained(&swept);
+        Ok(Swept { objects: swept.len() as u64, rows: room.rows, turns: 1 })
     }
 
-    /// All rows of an object; last the one that says that it exists.
-    fn rows_of(&self, object: ObjectId) -> Result<Vec<Doomed>, VatError> {
-        let mut rows: Vec<Doomed> = self
+    /// Stages the removal of the rows of an object, as many as there is room for, and says whether these were all. The
+    /// last to go is the one that says that the object exists.
+    fn remove_rows(&self, turn: &mut Turn<'_>, object: ObjectId, room: &mut Room) -> Result<bool, ObjectError> {
+        let of_table = self
             .engine
-            .with_rows(SPACE_REFERENCES, |rows| references_of(rows, object).map(|(name, _)| name.clone()).collect())
-            .map(|names: Vec<_>| names.into_iter().map(|name| (SPACE_REFERENCES, name)).collect())?;
-        self.engine.with_rows(object.0, |own| rows.extend(own.keys().map(|name| (object.0, name.clone()))))?;
-        rows.push((SPACE_OBJECTS, object_name(object).to_vec()));
-        Ok(rows)
+            .with_rows(SPACE_REFERENCES, |rows| room.take(references_of(rows, object).map(|(name, _)| name)))?;
+        of_table.names.iter().try_for_each(|name| turn.remove(SPACE_REFERENCES, name))?;
+        if !of_table.all {
+            return Ok(false);
+        }
+        let own = self.engine.with_rows(object.0, |rows| room.take(rows.keys()))?;
+        own.names.iter().try_for_each(|name| turn.remove(object.0, name))?;
+        let name = object_name(object).to_vec();
+        if !own.all || !room.take([&name]).all {
+            return Ok(false);
+        }
+        turn.remove(SPACE_OBJECTS, &name)?;
+        Ok(true)
+    }
+}
+
+/// The room that is left in a turn.
+struct Room {
+    left: usize,
+    /// The removals that it has.
+    rows: u64,
+}
+
+/// The rows that a turn had room for.
+struct Taken {
+    names: Vec<Vec<u8>>,
+    all: bool,
+}
+
+impl Room {
+    /// Takes rows in their order. The first of a turn always finds room, so that a sweep comes to its end.
+    fn take<'a>(&mut self, names: impl IntoIterator<Item = &'a Vec<u8>>) -> Taken {
+        let mut taken = Taken { names: Vec::new(), all: true };
+        for name in names {
+            let bytes = name.len() + REMOVAL_BYTES;
+            if bytes > self.left && self.rows > 0 {
+                taken.all = false;
+                break;
+            }
+            self.left = self.left.saturating_sub(bytes);
+            self.rows += 1;
+            taken.names.push(name.clone());
+        }
+        taken
     }
 }
 
@@ -122,24 +192,6 @@ fn references_of(references: &Rows, object: ObjectId) -> impl Iterator<Item = (&
     references
         .range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded))
         .take_while(move |(name, _)| name.starts_with(&prefix))
-}
-
-/// Cuts removals into turns, in their order.
-fn parts(doomed: &[Doomed], turn_bytes: usize) -> Vec<&[Doomed]> {
-    let mut parts = Vec::new();
-    let (mut begin, mut bytes) = (0, 0);
-    for (index, (_, name)) in doomed.iter().enumerate() {
-        let more = name.len() + REMOVAL_BYTES;
-        if bytes + more > turn_bytes && index > begin {
-            parts.push(&doomed[begin..index]);
-            (begin, bytes) = (index, 0);
-        }
-        bytes += more;
-    }
-    if begin < doomed.len() {
-        parts.push(&doomed[begin..]);
-    }
-    parts
 }
 
 #[cfg(test)]

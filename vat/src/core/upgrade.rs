@@ -73,9 +73,13 @@ impl Vat {
     /// How many rows [`Vat::upgrade`] would change. It is tried, and undone.
     ///
     /// # Errors
-    /// As [`Vat::upgrade`], except for the size of the turn.
+    /// As [`Vat::upgrade`], also if the turn would be too large.
     pub fn try_upgrade(&self) -> Result<u64, VatError> {
-        let tried = self.engine.turn(|turn| -> Result<(), Undone> { Err(Undone::Tried(self.upgrade_in(turn)?)) });
+        let tried = self.engine.turn(|turn| -> Result<(), Undone> {
+            let rows = self.upgrade_in(turn)?;
+            turn.check_size().map_err(ObjectError::from)?;
+            Err(Undone::Tried(rows))
+        });
         match tried {
             Err(Undone::Tried(rows)) => Ok(rows),
             Err(Undone::Failed(error)) => Err(error.into()),

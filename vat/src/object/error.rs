@@ -61,8 +61,10 @@ pub enum ObjectError {
         name: String,
     },
     /// A reference leads to an object that is not there: it was removed when nothing led to it any more, or the
-    /// number was made up.
-    #[error("the vat has no object {object}; it was removed when nothing led to it any more, or was never there")]
+    /// number was made up. Also one that leads to an object which whoever uses it was never given.
+    #[error(
+        "the vat has no object {object}; it was removed when nothing led to it any more, or was never given to this one"
+    )]
     NoSuchObject {
         /// The object's number.
         object: ObjectId,

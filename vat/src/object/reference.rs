@@ -44,6 +44,9 @@ const OBJECT_ID: &str = "vat::ObjectId";
 /// [`ObjectTurn::create`](crate::ObjectTurn::create) gives one, [`Handle::open`](crate::Handle::open) makes it a live
 /// capability. What a stored reference leads to is not removed; what nothing leads to is garbage, and is.
 ///
+/// It is no right by itself, since it can be read from any bytes: it opens, and can be kept, only for an object that the
+/// vat knows to have it. One that is hidden in a byte string is not seen there, and does not count as kept.
+///
 /// Stored as serde stores an enum, by the position of its variant, which therefore is final.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -6,7 +6,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
+    ops::Bound,
     rc::Rc,
 };
 
@@ -22,7 +23,7 @@ use super::{
     row::{Encoded, State, StoredType, decode_row, encode_row, note_version, put_own, references_of},
 };
 use crate::{
-    engine::{Engine, Turn},
+    engine::{Engine, Rows, Turn},
     kinds::Kinds,
     limits::MAX_OBJECTS,
     tables::{
@@ -63,6 +64,9 @@ pub(crate) struct ObjectTable {
     next: Cell<u64>,
     /// How many handles there are of each object.
     held: RefCell<HashMap<ObjectId, usize>>,
+    /// The objects that each one that is in use may refer to, as far as that was asked: what it referred to since then,
+    /// and what it has made. For the root this lasts as long as the vat is awake.
+    obtained: RefCell<HashMap<ObjectId, HashSet<ObjectId>>>,
     /// Which object the capability at an address stands for.
     capabilities: RefCell<HashMap<usize, ObjectId>>,
     /// Whether anything has happened since the last sweep that can make garbage.
@@ -78,6 +82,7 @@ impl ObjectTable {
             root_kind: description.root_kind.clone(),
             next: Cell::new(description.next_object),
             held: RefCell::default(),
+            obtained: RefCell::default(),
             capabilities: RefCell::default(),
             // Whoever held a capability before the vat slept holds it no more.
             littered: Cell::new(true),
@@ -158,6 +163,47 @@ impl ObjectTable {
         self.capabilities.borrow_mut().remove(&address);
     }
 
+    /// Notes that an object in use may refer to another one, because it was given it or has made it.
+    pub(crate) fn obtain(&self, by: ObjectId, object: ObjectId) -> Result<(), ObjectError> {
+        self.load_obtained(by)?;
+        if let Some(obtained) = self.obtained.borrow_mut().get_mut(&by) {
+            obtained.insert(object);
+        }
+        Ok(())
+    }
+
+    /// Refuses a reference that an object never was given: a number can be read from anybody's bytes, so it is no right
+    /// by itself. The answer is the same as for an object that is not there, so nobody learns which there are.
+    pub(crate) fn check(&self, by: ObjectId, object: ObjectId) -> Result<(), ObjectError> {
+        // Whoever runs has itself.
+        if by == object {
+            return Ok(());
+        }
+        self.load_obtained(by)?;
+        match self.obtained.borrow().get(&by).is_some_and(|obtained| obtained.contains(&object)) {
+            true => Ok(()),
+            false => Err(ObjectError::NoSuchObject { object }),
+        }
+    }
+
+    /// Makes sure that what an object in use refers to is noted, before a turn of it changes that.
+    fn load_obtained(&self, by: ObjectId) -> Result<(), ObjectError> {
+        let in_use = by == self.root || self.held.borrow().contains_key(&by);
+        if in_use && !self.obtained.borrow().contains_key(&by) {
+            let stored = self.engine.with_rows(SPACE_REFERENCES, |rows| targets_of(rows, by))??;
+            self.obtained.borrow_mut().insert(by, stored);
+        }
+        Ok(())
+    }
+
+    /// What was removed cannot be referred to.
+    pub(crate) fn forget_obtained(&self, removed: &HashSet<ObjectId>) {
+        self.obtained
+            .borrow_mut()
+            .values_mut()
+            .for_each(|obtained| obtained.retain(|object| !removed.contains(object)));
+    }
+
     /// The objects of which there are handles.
     pub(crate) fn held(&self) -> Vec<ObjectId> {
         self.held.borrow().keys().copied().collect()
@@ -173,8 +219,13 @@ impl ObjectTable {
         self.littered.replace(false)
     }
 
-    /// Makes an object of a kind that the program knows.
-    pub(crate) fn create(&self, turn: &mut Turn<'_>, kind: &str) -> Result<(ObjectId, &Kind), ObjectError> {
+    /// Has an object make another one, of a kind that the program knows.
+    pub(crate) fn create(
+        &self,
+        turn: &mut Turn<'_>,
+        by: ObjectId,
+        kind: &str,
+    ) -> Result<(ObjectId, &Kind), ObjectError> {
         let kind = self.kinds.find(kind)?;
         let objects = self.count_others()?;
         // Counting what is staged takes time, and is needed only near the limit.
@@ -182,6 +233,8 @@ impl ObjectTable {
             return Err(ObjectError::TooManyObjects);
         }
         let object = self.take_number(turn)?;
+        // Also if the turn is undone: then it leads nowhere for ever.
+        self.obtain(by, object)?;
         // Nothing refers to it yet.
         self.litter();
         put_own(turn, SPACE_OBJECTS, &object_name(object), &ObjectRecord { kind: kind.name().to_owned() })?;
@@ -192,14 +245,16 @@ impl ObjectTable {
     pub(crate) fn create_with<S: State>(
         &self,
         turn: &mut Turn<'_>,
+        by: ObjectId,
         kind: &str,
         state: &S,
     ) -> Result<ObjectId, ObjectError> {
-        let (object, kind) = self.create(turn, kind)?;
+        let (object, kind) = self.create(turn, by, kind)?;
         if !kind.has_state::<S>() {
             return Err(ObjectError::UndeclaredType { what: S::TYPE.to_owned() });
         }
-        self.put(turn, (kind.types(), object), STATE_ROW, state)?;
+        // Whoever makes it can give it what it has itself.
+        self.put(turn, (kind.types(), object), by, STATE_ROW, state)?;
         Ok(object)
     }
 
@@ -215,14 +270,16 @@ impl ObjectTable {
         Ok(ObjectId(number))
     }
 
-    /// Stages a row of an object, and what it refers to.
+    /// Stages a row of an object, and what it refers to, of which whoever runs the turn (`by`) must have been given all.
     ///
     /// # Errors
-    /// [`ObjectError::UndeclaredType`]; [`ObjectError::NoSuchObject`] if it refers to an object that is not there.
+    /// [`ObjectError::UndeclaredType`]; [`ObjectError::NoSuchObject`] if it refers to an object that is not there, or
+    /// that `by` was never given.
     pub(crate) fn put<S: State>(
         &self,
         turn: &mut Turn<'_>,
         (types, object): (&[StoredType], ObjectId),
+        by: ObjectId,
         name: &[u8],
         state: &S,
     ) -> Result<(), ObjectError> {
@@ -233,7 +290,11 @@ impl ObjectTable {
         }
         let stored = types.iter().find(|stored| stored.name == S::TYPE);
         let stored = *stored.ok_or_else(|| ObjectError::UndeclaredType { what: S::TYPE.to_owned() })?;
-        self.put_encoded(turn, object, name, stored, Encoded { row, references: references_of(state)? })
+        let references = references_of(state)?;
+        // Also if there are none: what the row refers to until now may be put elsewhere.
+        self.load_obtained(by)?;
+        references.iter().try_for_each(|reference| self.check(by, *reference))?;
+        self.put_encoded(turn, object, name, stored, Encoded { row, references })
     }
 
     /// The same for a row that is encoded already.
@@ -252,6 +313,8 @@ impl ObjectTable {
 
     /// Stages the removal of a row of an object.
     pub(crate) fn remove(&self, turn: &mut Turn<'_>, object: ObjectId, name: &[u8]) -> Result<(), ObjectError> {
+        // What the row refers to until now may be put elsewhere.
+        self.load_obtained(object)?;
         self.refer(turn, object, name, BTreeSet::new())?;
         Ok(turn.remove(object.0, name)?)
     }
@@ -283,6 +346,17 @@ impl ObjectTable {
     }
 }
 
+/// The objects that an object refers to, by the table of references.
+fn targets_of(references: &Rows, object: ObjectId) -> Result<HashSet<ObjectId>, ObjectError> {
+    let prefix = object_name(object);
+    let mut targets = HashSet::new();
+    let from_here = references.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
+    for (_, row) in from_here.take_while(|(name, _)| name.starts_with(&prefix)) {
+        targets.extend(decode_row::<Outgoing>(row)?.0);
+    }
+    Ok(targets)
+}
+
 /// Keeps an object from being swept while it lives.
 pub(crate) struct Hold {
     table: Rc<ObjectTable>,
@@ -307,6 +381,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.let_go() && self.object != self.table.root {
+            self.table.obtained.borrow_mut().remove(&self.object);
             // The root, which is held and let go all the time, stays awake, and is never garbage.
             self.table.litter();
             self.table.engine.forget(self.object.0);

@@ -155,6 +155,11 @@ impl directory::Server for Directory {
     ) -> capnp::Result<()> {
         let params = params.get()?;
         let name = bounded("name", params.get_name()?.to_str()?, MAX_KEY_BYTES)?;
+        // No path could lead to it. A sturdyref may have any name: it is looked up, and no path leads through it.
+        if name.is_empty() || name.contains('/') {
+            let reason = "the name of an object is not empty and has no / in it, or no path leads to it".to_owned();
+            return Err(ObjectError::Argument { what: "name", reason }.into());
+        }
         let kind = params.get_kind()?.to_str()?;
         let object = self.0.turn(|_, turn| {
             if turn.contains(name.as_bytes())? {

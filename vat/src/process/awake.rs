@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    core::Vat,
+    core::{Swept, Vat, VatError},
     home::{Home, Name, make_folder},
     limits::{ANNOUNCE_DEADLINE, DRAIN_DEADLINE, REVIEW_INTERVAL},
     object::wire_error,
@@ -123,11 +123,29 @@ impl Awake {
     async fn sweep_at_folds(self: Rc<Self>) {
         loop {
             self.folded.notified().await;
-            match self.vat.sweep() {
+            match self.sweep().await {
                 Ok(swept) if swept.turns == 0 => {}
                 Ok(swept) => tracing::info!(objects = swept.objects, rows = swept.rows, "garbage was removed"),
                 // A disk that failed stops the vat by itself; whatever else it is, the vat works on with its garbage.
                 Err(error) => tracing::warn!(%error, "garbage could not be removed"),
+            }
+        }
+    }
+
+    /// One turn at a time, so that no call waits for more than that.
+    async fn sweep(&self) -> Result<Swept, VatError> {
+        let mut swept = Swept::default();
+        loop {
+            let part = self.vat.sweep_part()?;
+            if part.turns == 0 {
+                return Ok(swept);
+            }
+            swept += part;
+            // What has come in meanwhile is carried out first, and what was removed is durable before more is: a sweep
+            // never fills the queue of the checkpoint, behind which every call would wait.
+            tokio::task::yield_now().await;
+            if self.gate.wait(self.vat.engine().newest_turn()).await.is_err() {
+                return Ok(swept);
             }
         }
     }
