@@ -264,8 +264,9 @@ pub(super) fn lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn LockGuar
 
 /// What the next one who wants the lock is told.
 pub(crate) fn lock_text() -> String {
-    let program = std::env::current_exe().ok();
-    let program = program.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    // As the program was called. Where it really is would cost a system call, in every request to a small store.
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
     let program: String = program.chars().filter(|c| !c.is_control()).take(MAX_PROGRAM_CHARACTERS).collect();
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     format!("process {}\nprogram {program}\nsince {since}\n", std::process::id())
