@@ -69,4 +69,4 @@ pub use store::{
     Adoption, Change, Durable, HostStore, LastFold, OnDurable, OnFold, Position, ReviseRow, RowKey, ScannedRow, Sizes,
     Store, StoreLock, StoreOptions, TurnDelta,
 };
-pub use store_keys::{SlotInfo, add_holder, remove_holder, rotate_key_file, slots};
+pub use store_keys::{KeyslotsHold, SlotInfo, add_holder, hold_keyslots, remove_holder, rotate_key_file, slots};

@@ -28,7 +28,7 @@
 
 use std::{
     ffi::OsString,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -127,6 +127,27 @@ pub fn rotate_key_file(disk: &dyn Disk, directory: &Path, key_file: &Path) -> Re
     Edit::begin(disk, directory, &Protection::KeyFile(key_file.to_owned()))?.make(|change| change.rotate(key_file))
 }
 
+/// Held by whoever relies on the keyslots of a store, and on the key files that open it, staying as they are. Every
+/// change of them is refused ([`StoreError::KeysBusy`]) until it is dropped, and ends with the process at the latest.
+pub struct KeyslotsHold {
+    _lock: Box<dyn LockGuard>,
+}
+
+/// Keeps everybody from changing who can open the store in `directory`: for a store that is about to give way to one
+/// which the same key file opens. The keyslots themselves are not read, and may be damaged.
+///
+/// # Errors
+/// [`StoreError::KeysBusy`] while somebody changes them; errors of the disk.
+pub fn hold_keyslots(disk: &dyn Disk, directory: &Path) -> Result<KeyslotsHold, StoreError> {
+    lock(disk, directory).map(|lock| KeyslotsHold { _lock: lock })
+}
+
+impl fmt::Debug for KeyslotsHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyslotsHold").finish_non_exhaustive()
+    }
+}
+
 /// The id and the root key of a store, for opening it.
 pub(crate) fn unlock(
     disk: &dyn Disk,
@@ -135,6 +156,14 @@ pub(crate) fn unlock(
 ) -> Result<([u8; 16], Root), StoreError> {
     let (keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
     Ok((keyslots.store, unlocked.root))
+}
+
+fn lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn LockGuard>, StoreError> {
+    let path = directory.join(KEYSLOTS_LOCK);
+    match disk.try_lock(&path, &lock_text()).map_err(|error| StoreError::disk("lock", &path, error))? {
+        LockAttempt::Acquired(lock) => Ok(lock),
+        LockAttempt::Held(_) => Err(StoreError::KeysBusy { directory: directory.to_owned() }),
+    }
 }
 
 /// Keyslots and key cannot be read at the same moment: if the key does not fit and the keyslots have changed
@@ -185,12 +214,7 @@ impl<'a> Edit<'a> {
     fn begin(disk: &'a dyn Disk, directory: &'a Path, protection: &Protection) -> Result<Self, StoreError> {
         // Before locking, which would leave a lock file in whatever folder somebody names by mistake.
         drop(read(disk, directory)?);
-        let lock_path = directory.join(KEYSLOTS_LOCK);
-        let attempt = disk.try_lock(&lock_path, &lock_text());
-        let lock = match attempt.map_err(|error| StoreError::disk("lock", &lock_path, error))? {
-            LockAttempt::Acquired(lock) => lock,
-            LockAttempt::Held(_) => return Err(StoreError::KeysBusy { directory: directory.to_owned() }),
-        };
+        let lock = lock(disk, directory)?;
         let (keyslots, unlocked) = read_and_unlock(disk, directory, protection)?;
         let Unlocked { root: Root::Sealed(root), slot: Some(slot) } = unlocked else {
             return Err(StoreError::Protection { path: directory.to_owned(), sealed: false });

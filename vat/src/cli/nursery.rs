@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use checkpoint::Protection;
+use checkpoint::{FileDisk, KeyslotsHold, Protection, hold_keyslots};
 use console::Failure;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use schemas::{ErrorCode, VatId};
@@ -78,6 +78,9 @@ pub(super) fn replace<T>(
             .filter(|path| path.exists())
             .map(|path| path.with_file_name(format!("{kept_as}.key"))),
     };
+    // The new one is sealed under the key file that the old one has. `vat key rotate` must not replace that file in the
+    // minutes before they change places: nothing would open the new one then.
+    let _hold = hold(&places)?;
     let made = in_nursery(context, name, &places, make, |nursery, id| {
         let _lock = context.home.lock_vats()?;
         if context.home.name_of(id)?.as_ref() != Some(name) {
@@ -87,6 +90,14 @@ pub(super) fn replace<T>(
         Step::take_all(&Step::all(nursery, &places, &kept))
     })?;
     Ok((made, kept))
+}
+
+/// Keeps the key file of the vat that is there as it is. `None`: there is no store whose keys could be changed.
+fn hold(places: &Places) -> Result<Option<KeyslotsHold>, Failure> {
+    if !places.store.is_dir() {
+        return Ok(None);
+    }
+    Ok(Some(hold_keyslots(&FileDisk, &places.store)?))
 }
 
 /// One step of a vat into the place of another.
@@ -190,10 +201,13 @@ fn in_nursery<T>(
 
 #[cfg(test)]
 mod tests {
-    use schemas::IdentityKey;
+    use std::sync::Arc;
+
+    use checkpoint::{Store, StoreError, StoreOptions, rotate_key_file};
+    use schemas::{Coded, IdentityKey};
 
     use super::*;
-    use crate::home::Home;
+    use crate::{config::Config, home::Home, kinds::Kinds};
 
     const OLD: &str = "the old one";
     const NEW: &str = "the new one";
@@ -271,6 +285,45 @@ mod tests {
             }
         }
         assert!(old_ones > 4 && new_ones > 1, "{old_ones} {new_ones}");
+    }
+
+    /// The key that the new vat is sealed under must still be in its place when the two have changed places.
+    #[test]
+    fn while_a_vat_gives_way_to_another_its_key_file_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::open(&root.path().join("home")).unwrap();
+        let config = Config::load(&home).unwrap();
+        let context = Context { home, config, kinds: Kinds::built_in(), output: console::Output::new(true) };
+        let name: Name = "tally".parse().unwrap();
+        let places = context.home.places(&name);
+        let id = IdentityKey::from_seed(&[1; 32]).id();
+        let make = |store: &Path, protection: &Protection| {
+            let made = Store::create(Arc::new(FileDisk), store, id.as_bytes(), protection, StoreOptions::default());
+            drop(made.map_err(Failure::from)?);
+            Ok((id, ()))
+        };
+        let rotate = || rotate_key_file(&FileDisk, &places.store, &places.key_file);
+        grow(&context, &name, make).unwrap();
+        replace(&context, &name, |store, protection| {
+            let made = make(store, protection);
+            // Minutes later, of an import.
+            assert!(matches!(rotate(), Err(StoreError::KeysBusy { .. })));
+            made
+        })
+        .unwrap();
+        let protection = Protection::KeyFile(places.key_file.clone());
+        drop(
+            Store::open(Arc::new(FileDisk), &places.store, id.as_bytes(), &protection, StoreOptions::default())
+                .unwrap(),
+        );
+        rotate().unwrap();
+
+        // And while somebody replaces it, no other vat is made that would be sealed under it.
+        let held = hold_keyslots(&FileDisk, &places.store).unwrap();
+        let refused = replace(&context, &name, make).map(drop).unwrap_err();
+        assert_eq!(refused.code, StoreError::KeysBusy { directory: places.store.clone() }.code());
+        drop(held);
+        rotate().unwrap();
     }
 
     #[test]
