@@ -30,6 +30,7 @@ mod peer_connection;
 mod session;
 mod text;
 
+pub use connection::with_call_deadline;
 pub use endpoint::{AcceptError, BindError, DialError, Endpoint, EndpointConfig, Incoming};
 pub use hello::{Greeting, HelloError, Peer};
 pub use limits::SessionLimits;

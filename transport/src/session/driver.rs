@@ -18,7 +18,7 @@ use schemas::{Coded, ErrorCode};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::watch,
-    time::{Sleep, sleep, timeout},
+    time::{Sleep, sleep, sleep_until, timeout},
 };
 
 use super::{SessionEnd, Violation, steps::StepWaker};
@@ -69,6 +69,8 @@ pub(super) struct Progress {
     unflushed: bool,
     /// Runs while released bytes wait and the peer takes none.
     stall: Option<Pin<Box<Sleep>>>,
+    /// Runs until the next deadline of the session, or an earlier one that has become moot.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Driver {
@@ -105,7 +107,23 @@ impl Driver {
                 break;
             }
         }
+        self.poll_deadline(context);
         Poll::Pending
+    }
+
+    /// Has the wire see to what is due. Once per visit: every message that sets an earlier deadline wakes the driver.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) {
+        let next = self.wire.next_deadline();
+        let timer = self.progress.deadline.get_or_insert_with(|| Box::pin(sleep_until(next)));
+        if next < timer.deadline() {
+            timer.as_mut().reset(next);
+        }
+        if timer.as_mut().poll(context).is_ready() {
+            self.progress.deadline = None;
+            self.wire.pass_deadlines();
+            // To do what is due, and to look at the next deadline.
+            self.steps.wake_by_ref();
+        }
     }
 
     /// Polls capnp-rpc, and with it the code of every object that this session calls.

@@ -102,7 +102,7 @@ fn calls_that_are_given_up_over_and_over() {
         }
         let end = session.closed().await;
         assert!(matches!(end, SessionEnd::Violation(Violation::GivenUp { limit: 5 })), "{end}");
-        assert_eq!(peer.told().await.code, ErrorCode::SessionTooManyCalls);
+        assert_eq!(peer.told().await.code, ErrorCode::SessionTooManyGivenUp);
         scene.honest_peer_is_served().await;
     });
 }

@@ -43,7 +43,7 @@ fn a_message_of_four_thousand_million_segments() {
     run(async {
         let (end, told) = ended_by(&[0xff; 8]).await;
         assert!(matches!(end, SessionEnd::Violation(Violation::Frame(FrameError::Segments { .. }))), "{end}");
-        assert_eq!(told.code, ErrorCode::SessionProtocol);
+        assert_eq!(told.code, ErrorCode::SessionTooManySegments);
     });
 }
 
@@ -127,7 +127,7 @@ fn a_message_with_more_capabilities_than_anyone_needs() {
         let end = session.closed().await;
         let SessionEnd::Violation(Violation::Capabilities { found, limit }) = end else { panic!("{end}") };
         assert_eq!((found, limit), (100_000, 256));
-        assert_eq!(peer.told().await.code, ErrorCode::SessionMessageTooLarge);
+        assert_eq!(peer.told().await.code, ErrorCode::SessionTooManyCapabilities);
         scene.honest_peer_is_served().await;
     });
 }
