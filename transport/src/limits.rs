@@ -157,6 +157,19 @@ pub(crate) const FIRST_OTHER_NUMBER: u32 = 1 << 31;
 /// Places for calls of ours that a session keeps when none is under way.
 pub(crate) const KEPT_QUESTIONS: usize = 64;
 
+// ---- one thread
+
+/// How often another thread looks whether a thread of sessions goes on. The watched one wakes twice as often, which
+/// costs an idle program a hundred thousandth of a core.
+pub const WATCHDOG_LOOK: Duration = Duration::from_secs(2);
+
+/// A thread hangs if so many looks in a row find no sign of it: six seconds, sixty times what a peer may wait, and
+/// more than a machine under load keeps a thread from running.
+pub const LOOKS_UNTIL_HUNG: u32 = 3;
+
+/// After so many, a minute, there is no hope for it.
+pub const LOOKS_UNTIL_HOPELESS: u32 = 30;
+
 // ---- one connection
 
 /// Bidirectional streams that a peer may have open: one for the session, the rest for bulk content. quinn
