@@ -225,6 +225,45 @@ error_codes! {
     SessionTooManyCalls "session.too_many_calls" Limit:
         "More calls are under way between the two sides, or more bytes wait for one of them, than it accepts; this call was not carried out.";
         "Wait for some of the answers, then call again.";
+    SessionTooManyBytes "session.too_many_bytes" Limit:
+        "The calls that are under way are larger together than the peer accepts; this one was not carried out.";
+        "Wait for some of the answers, then call again; large content belongs on a stream of its own.";
+    SessionTooManyQuestions "session.too_many_questions" Limit:
+        "More answers are kept open than the peer accepts; this call was not carried out.";
+        "Let go of answers and of capabilities that are not needed any more.";
+    SessionTooManyGivenUp "session.too_many_given_up" Limit:
+        "One side gave up more calls before their answers than the other accepts; the session was ended.";
+        "Connect again, and wait longer for answers.";
+    SessionTooManySegments "session.too_many_segments" Limit:
+        "A message in more pieces than this side accepts was announced; the session was ended before any of it was read.";
+        "The other program builds its messages badly; tell its author.";
+    SessionTooManyCapabilities "session.too_many_capabilities" Limit:
+        "One message carried more capabilities than the peer accepts; the session was ended.";
+        "Pass fewer capabilities in one call.";
+    SessionTooManyExports "session.too_many_exports" Limit:
+        "One side keeps more capabilities of the other than that allows; the answer that would have brought another was not given.";
+        "Let go of capabilities that are not needed any more, then call again.";
+    SessionTooManyImports "session.too_many_imports" Limit:
+        "One side would have to keep more capabilities of the other than it accepts; the message that brought them was not taken.";
+        "Have the other side let go of some, then call again.";
+    SessionTooDeep "session.too_deep" Limit:
+        "A call was made on the result of a call that was made on the result of another, and so on, further than the peer follows while none of them is answered; it was not carried out.";
+        "Wait for one of the answers in between.";
+    SessionTooComplex "session.too_complex" Limit:
+        "A message nests deeper, or leads to more than it contains, than this side is willing to read; the session was ended.";
+        "Send plainer data.";
+    SessionSlowMessage "session.slow_message" Timeout:
+        "A message was begun and not ended in time; the session was ended.";
+        "Check the network between the two, or send less in one call.";
+    SessionIdle "session.idle" Timeout:
+        "Nothing was said for a long time, and neither side held anything of the other; the session was ended.";
+        "Nothing; the next call connects again.";
+    SessionUnanswered "session.unanswered" Timeout:
+        "The peer did not answer in time; whether the call was carried out is not known.";
+        "Look at the state before you repeat the call.";
+    SessionUnsupported "session.unsupported" Failed:
+        "One side asked for a part of the protocol that the other does not have: introductions of third parties, or tail calls.";
+        "Use what both have: pass capabilities through, and wait for answers.";
     SessionStalled "session.stalled" Timeout:
         "The peer took nothing of what was sent to it for a long time; the session was ended.";
         "Check the peer and the network between; then connect again.";

@@ -6,9 +6,12 @@
 //! another `VatNetwork`. Between it and the stream stands [`Wire`]:
 //!
 //! * **out**: every message is tagged with the newest turn and waits in the [`Outbox`] until the gate has
-//!   released that turn (R3). A message that the peer would refuse is answered here instead of being sent;
+//!   released that turn (R3). A message that the peer would refuse is answered here instead of being sent
+//!   ([`sending`]);
 //! * **in**: bytes become messages under limits ([`FrameDecoder`]), and each message is screened
 //!   ([`screen`]) before capnp-rpc sees it. While many answers wait for the peer, nothing more is read from it;
+//! * **held**: what each side holds of the other is counted as the messages pass: the peer's questions ([`calls`]),
+//!   ours and their deadlines ([`questions`]), and the capabilities of both ([`capabilities`]);
 //! * **end**: the first reason wins, and everything that waits fails with that reason.
 //!
 //! Who polls it all is the driver in [`session`](crate::session).
@@ -19,6 +22,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use capnp::{
@@ -27,14 +31,17 @@ use capnp::{
 };
 use capnp_rpc::{
     IncomingMessage, OutgoingMessage, VatNetwork,
-    rpc_capnp::{exception, message, return_},
+    rpc_capnp::{exception, message},
 };
 use schemas::ErrorCode;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
     OutputGate, SessionLimits,
-    frames::{self, Frame, FrameDecoder, FrameError, FrameLimits},
+    frames::{Frame, FrameDecoder, FrameLimits},
     limits,
     session::{SessionEnd, Violation, steps::StepWaker},
 };
@@ -42,8 +49,13 @@ use crate::{
 pub(crate) use outbox::Outbox;
 
 mod calls;
+mod capabilities;
 mod outbox;
+mod questions;
 mod screen;
+mod sending;
+
+pub use questions::with_call_deadline;
 
 /// How a failed read or write is explained: a QUIC connection knows more than the error says.
 pub(crate) type Explain = Box<dyn Fn(std::io::Error) -> SessionEnd>;
@@ -55,6 +67,9 @@ pub(crate) struct Wire {
     pub(crate) outbox: RefCell<Outbox>,
     inbound: RefCell<Inbound>,
     calls: RefCell<calls::CallLedger>,
+    questions: RefCell<questions::Questions>,
+    capabilities: RefCell<capabilities::Capabilities>,
+    quiet: Cell<Quiet>,
     /// Why the session ended; the first reason stays.
     end: RefCell<Option<SessionEnd>>,
     /// Whether capnp-rpc has let go of the connection.
@@ -66,13 +81,27 @@ pub(crate) struct Wire {
     explain: Explain,
 }
 
+/// Whether anything was said lately.
+#[derive(Clone, Copy)]
+struct Quiet {
+    /// When to ask that again.
+    look: Instant,
+    /// Whether something was, since it was last asked.
+    was_broken: bool,
+}
+
 struct Inbound {
     input: Box<dyn AsyncRead + Unpin>,
     decoder: FrameDecoder,
     /// Complete messages that capnp-rpc has not asked for yet.
     frames: VecDeque<Frame>,
-    /// Messages of our own making for capnp-rpc: answers to calls that were not sent.
+    /// Messages of our own making for capnp-rpc: answers to calls that were not sent, and what goes with answers
+    /// that the peer or we could not give.
     local: VecDeque<Builder<HeapAllocator>>,
+    /// Calls that were not sent and whose callers do not know it yet.
+    refused: Vec<u32>,
+    /// When the first byte of the message that is not complete came. Not counted while we do not read.
+    begun: Option<Instant>,
     /// The stream cannot be read further; comes to light behind `frames`.
     failure: Option<SessionEnd>,
 }
@@ -93,9 +122,14 @@ impl Wire {
                 decoder,
                 frames: VecDeque::new(),
                 local: VecDeque::new(),
+                refused: Vec::new(),
+                begun: None,
                 failure: None,
             }),
-            calls: RefCell::new(calls::CallLedger::default()),
+            calls: RefCell::default(),
+            questions: RefCell::default(),
+            capabilities: RefCell::default(),
+            quiet: Cell::new(Quiet { look: far_in(limits.idle_deadline), was_broken: false }),
             end: RefCell::new(None),
             released_by_rpc: Cell::new(false),
             receiver: RefCell::new(None),
@@ -138,72 +172,43 @@ impl Wire {
         (self.explain)(error)
     }
 
-    // ---- out
+    // ---- time
 
-    /// Queues what capnp-rpc sends, or what stands for it.
-    fn send(&self, message: &Builder<HeapAllocator>) {
-        let kind = message.get_root_as_reader::<message::Reader<'_>>().map(message::Reader::which);
-        match kind {
-            Ok(Ok(message::Abort(reason))) => {
-                // capnp-rpc gave up by itself: the reason is in the message. If we ended the session, what the
-                // peer is told comes from us.
-                self.finish(SessionEnd::Violation(Violation::Rpc(exception_text(reason))));
-                if let Some((code, text)) = self.end().and_then(|end| end.told()) {
-                    self.queue(&abort(code, &text), false);
-                }
+    /// When [`pass_deadlines`](Self::pass_deadlines) has something to do.
+    pub(crate) fn next_deadline(&self) -> Instant {
+        let quiet = self.quiet.get().look;
+        let message = self.inbound.borrow().message_deadline(&self.limits).unwrap_or(quiet);
+        let answer = self.questions.borrow().next_look().unwrap_or(quiet);
+        quiet.min(message).min(answer)
+    }
+
+    /// Answers our own calls whose deadlines have passed, and ends a session that nobody needs or that waits for
+    /// the end of a message in vain.
+    pub(crate) fn pass_deadlines(&self) {
+        let now = Instant::now();
+        let passed = self.questions.borrow_mut().pass_deadlines(now, &self.limits);
+        match passed {
+            Ok(questions) => questions.into_iter().for_each(|question| self.answer_overdue(question)),
+            Err(()) => {
+                let limit = self.limits.unanswered_calls;
+                self.finish(SessionEnd::Violation(Violation::Unanswered { limit }));
             }
-            // capnp-rpc sends nothing but the Abort once a connection has ended; this is for ours.
-            _ if self.has_ended() => {}
-            Ok(Ok(message::Call(Ok(call)))) => match self.check_outgoing_call(message) {
-                Ok(()) => self.queue(message, false),
-                Err((code, text)) => self.deliver_locally(refusal(call.get_question_id(), code, &text)),
-            },
-            Ok(Ok(message::Return(Ok(answer)))) => {
-                let id = answer.get_answer_id();
-                self.calls.borrow_mut().answer(id, !answer.get_no_finish_needed());
-                match self.check_size(message) {
-                    Ok(()) => self.queue(message, true),
-                    Err((code, text)) => self.queue(&refusal(id, code, &text), true),
-                }
+        }
+        if self.inbound.borrow().message_deadline(&self.limits).is_some_and(|deadline| deadline <= now) {
+            // The rest of it may have come meanwhile: who reads it decides.
+            self.wake_receiver();
+        }
+        let quiet = self.quiet.get();
+        if quiet.look <= now {
+            let nothing_held = self.calls.borrow().is_empty()
+                && self.questions.borrow().is_empty()
+                && self.capabilities.borrow().is_empty()
+                && self.outbox.borrow().waiting_bytes() == 0;
+            if nothing_held && !quiet.was_broken {
+                self.finish(SessionEnd::Idle { after: self.limits.idle_deadline });
             }
-            Ok(Ok(message::Bootstrap(_) | message::Finish(_) | message::Release(_))) => self.queue(message, false),
-            _ => self.queue(message, true),
+            self.quiet.set(Quiet { look: far_in(self.limits.idle_deadline), was_broken: false });
         }
-    }
-
-    fn queue(&self, message: &Builder<HeapAllocator>, is_answer: bool) {
-        self.outbox.borrow_mut().push(&message.get_segments_for_output(), is_answer);
-        self.driver.wake_by_ref();
-    }
-
-    fn check_size(&self, message: &Builder<HeapAllocator>) -> Result<(), (ErrorCode, String)> {
-        let bytes = frames::encoded_len(&message.get_segments_for_output());
-        if bytes <= self.limits.message_bytes {
-            return Ok(());
-        }
-        let error = FrameError::TooLarge { announced: bytes as u64, limit: self.limits.message_bytes };
-        Err((ErrorCode::SessionMessageTooLarge, format!("not sent: {error}")))
-    }
-
-    fn check_outgoing_call(&self, message: &Builder<HeapAllocator>) -> Result<(), (ErrorCode, String)> {
-        if self.gate.is_in_turn() {
-            return Err((
-                ErrorCode::ObjectCallInTurn,
-                "not sent: the turn that makes this call may be undone".to_owned(),
-            ));
-        }
-        let waiting = self.outbox.borrow().waiting_bytes();
-        if waiting >= self.limits.waiting_bytes {
-            return Err((ErrorCode::SessionTooManyCalls, format!("not sent: {waiting} bytes wait for the peer")));
-        }
-        self.check_size(message)
-    }
-
-    /// Has capnp-rpc receive a message that no peer sent.
-    fn deliver_locally(&self, message: Builder<HeapAllocator>) {
-        self.inbound.borrow_mut().local.push_back(message);
-        self.wake_receiver();
-        self.driver.wake_by_ref();
     }
 
     // ---- in
@@ -226,16 +231,22 @@ impl Wire {
             if let Some(end) = &*self.end.borrow() {
                 return Poll::Ready(Err(end.to_exception()));
             }
-            let local = self.inbound.borrow_mut().local.pop_front();
-            if let Some(message) = local {
+            if let Some(message) = self.inbound.borrow_mut().next_local() {
                 return Poll::Ready(Ok(Box::new(Incoming::Local(message))));
             }
             // Bound to this poll: whoever changes one of the conditions wakes it.
             self.receiver.borrow_mut().replace(context.waker().clone());
             if self.is_reading_paused() {
+                self.inbound.borrow_mut().begun = None;
                 return Poll::Pending;
             }
-            let Some(frame) = self.next_frame(context)? else { return Poll::Pending };
+            let Some(frame) = self.next_frame(context)? else {
+                match self.inbound.borrow_mut().slowness(&self.limits) {
+                    None => return Poll::Pending,
+                    Some(violation) => self.finish(SessionEnd::Violation(violation)),
+                }
+                continue;
+            };
             if let Some(message) = self.screen(frame) {
                 return Poll::Ready(Ok(Box::new(message)));
             }
@@ -264,6 +275,29 @@ impl Wire {
 }
 
 impl Inbound {
+    fn next_local(&mut self) -> Option<Builder<HeapAllocator>> {
+        let message = self.local.pop_front();
+        if self.local.is_empty() {
+            // Whoever was refused knows it now, or will before it can say anything more.
+            self.refused = Vec::new();
+        }
+        message
+    }
+
+    /// By when the message that was begun has to be complete.
+    fn message_deadline(&self, limits: &SessionLimits) -> Option<Instant> {
+        let for_size = Duration::from_secs((self.decoder.received() / limits::MESSAGE_BYTES_PER_SECOND) as u64);
+        self.begun?.checked_add(limits.message_deadline.saturating_add(for_size))
+    }
+
+    /// All that has come was read, and a message is not complete: is it late?
+    fn slowness(&self, limits: &SessionLimits) -> Option<Violation> {
+        let deadline = self.message_deadline(limits)?;
+        let received = self.decoder.received();
+        (Instant::now() >= deadline)
+            .then(|| Violation::SlowMessage { received, after: self.begun.map_or(Duration::ZERO, |at| at.elapsed()) })
+    }
+
     /// Reads once, and takes apart what came.
     fn read(&mut self, context: &mut Context<'_>, explain: &Explain) -> Poll<()> {
         // On the stack and never cleared, so an idle session holds nothing and a busy one wastes nothing.
@@ -283,13 +317,19 @@ impl Inbound {
                 let mut bytes = buffer.filled();
                 while !bytes.is_empty() {
                     match self.decoder.push(&mut bytes) {
-                        Ok(Some(frame)) => self.frames.push_back(frame),
+                        Ok(Some(frame)) => {
+                            self.begun = None;
+                            self.frames.push_back(frame);
+                        }
                         Ok(None) => {}
                         Err(error) => {
                             self.failure = Some(SessionEnd::Violation(error.into()));
                             break;
                         }
                     }
+                }
+                if self.begun.is_none() && !self.decoder.is_between_messages() {
+                    self.begun = Some(Instant::now());
                 }
             }
         }
@@ -383,8 +423,8 @@ impl OutgoingMessage for Outgoing {
     }
 
     /// The promise is ready at once: capnp-rpc never looks at it, and order is kept by the queue.
-    fn send(self: Box<Self>) -> (Promise<(), capnp::Error>, Rc<Builder<HeapAllocator>>) {
-        self.wire.send(&self.message);
+    fn send(mut self: Box<Self>) -> (Promise<(), capnp::Error>, Rc<Builder<HeapAllocator>>) {
+        self.wire.send(&mut self.message);
         (Promise::ok(()), Rc::new(self.message))
     }
 
@@ -428,6 +468,21 @@ fn abort(code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
     message
 }
 
+/// In `after`, or in a year: a time that the clock can say.
+fn far_in(after: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + after.min(YEAR)
+}
+
+/// `Release` of `references` references to a capability of its receiver's.
+fn release(capability: u32, references: u32) -> Builder<HeapAllocator> {
+    let mut message = small_message();
+    let mut release = message.init_root::<message::Builder<'_>>().init_release();
+    release.set_id(capability);
+    release.set_reference_count(references);
+    message
+}
+
 /// The answer to a call that was not carried out. It asks for no Finish, since there is nothing to forget.
 fn refusal(question: u32, code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
     let mut message = small_message();
@@ -449,13 +504,13 @@ fn exception_text(exception: capnp::Result<exception::Reader<'_>>) -> String {
         .unwrap_or_default()
 }
 
-/// `Return` with nothing but an exception in place of one that capnp-rpc does not understand.
-fn failed_return(question: &return_::Reader<'_>, code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
+/// `Return` with nothing but an exception in place of one that capnp-rpc must not see, or that never came.
+fn failed_return(question: u32, no_finish_needed: bool, code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
     let mut message = small_message();
     let mut answer = message.init_root::<message::Builder<'_>>().init_return();
-    answer.set_answer_id(question.get_answer_id());
-    answer.set_release_param_caps(question.get_release_param_caps());
-    answer.set_no_finish_needed(question.get_no_finish_needed());
+    answer.set_answer_id(question);
+    answer.set_release_param_caps(false);
+    answer.set_no_finish_needed(no_finish_needed);
     refuse(answer.init_exception(), exception::Type::Failed, code, text);
     message
 }

@@ -49,7 +49,7 @@ pub enum FrameError {
 impl Coded for FrameError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Segments { .. } => ErrorCode::SessionProtocol,
+            Self::Segments { .. } => ErrorCode::SessionTooManySegments,
             Self::TooLarge { .. } => ErrorCode::SessionMessageTooLarge,
         }
     }
@@ -136,6 +136,15 @@ impl FrameDecoder {
             State::Head { filled, .. } => WORD - filled,
             State::Table { table, wanted } => wanted - table.len(),
             State::Body { filled, total, .. } => total * WORD - filled,
+        }
+    }
+
+    /// How many bytes of the current message have arrived.
+    #[must_use]
+    pub fn received(&self) -> usize {
+        match &self.state {
+            State::Head { filled, .. } | State::Body { filled, .. } => *filled,
+            State::Table { table, .. } => table.len(),
         }
     }
 

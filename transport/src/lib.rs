@@ -13,14 +13,18 @@
 //! * [`Session`]: one task on a tokio `LocalSet`, with our own connection below capnp-rpc;
 //! * [`OutputGate`]: rules R3 and R5, in one type;
 //! * [`LocalListener`], [`dial_local`]: the same sessions between processes of one user;
+//! * [`watchdog`]: notices a thread that hangs, and whose session it was busy with;
 //! * [`limits`]: every bound, with its reason.
 //!
 //! Nothing in this crate keeps a log of what is said, and no secret passes through it that it could print.
+
+#![forbid(unsafe_code)]
 
 pub mod frames;
 pub mod hello;
 pub mod limits;
 pub mod tls;
+pub mod watchdog;
 
 mod connection;
 mod endpoint;
@@ -30,6 +34,7 @@ mod peer_connection;
 mod session;
 mod text;
 
+pub use connection::with_call_deadline;
 pub use endpoint::{AcceptError, BindError, DialError, Endpoint, EndpointConfig, Incoming};
 pub use hello::{Greeting, HelloError, Peer};
 pub use limits::SessionLimits;

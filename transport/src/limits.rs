@@ -39,6 +39,15 @@ pub const TRAVERSAL_FLOOR_WORDS: usize = 1 << 20;
 /// were seen to block the loop for seconds.
 pub const CAPABILITIES_PER_MESSAGE: usize = 256;
 
+/// Most steps from an answer to a capability within it, one per pointer: as deep as messages nest. A list of a
+/// million steps in one message may be pointed at by every capability of it, and each would be kept as a copy.
+pub const PIPELINE_STEPS: u32 = 64;
+
+/// Largest message of a kind that this side does not have that is still sent back whole, as the protocol asks
+/// (`unimplemented`), in words as it would be copied: an honest introduction has some twenty. Overlapping
+/// pointers make a copy larger than the message.
+pub const ECHO_WORDS: u64 = 128;
+
 /// First segment of an outgoing message, in words: 512 bytes hold almost every call and return. The RPC layer
 /// asks for 8 KiB, to be zeroed for each call.
 pub const FIRST_SEGMENT_WORDS: u32 = 64;
@@ -63,6 +72,39 @@ pub const OPEN_QUESTIONS: usize = 4 * CALLS_IN_FLIGHT;
 /// bytes for each until the session ends. A peer that waits with a deadline gives up a few; one call a minute
 /// for a month and a half is this many.
 pub const CALLS_GIVEN_UP: usize = 1 << 16;
+
+/// Most calls in a chain of which each is made on the result of the one before while none is answered. The RPC
+/// layer resolves such a chain by recursion: a thousand calls overflow a stack of 2 MiB, and with it end the
+/// process. An honest program chains a handful.
+pub const PIPELINE_DEPTH: u16 = 64;
+
+/// Most capabilities of ours that one peer may keep. Each holds an object alive here, of some hundred bytes at
+/// least. Enough for a peer that lists ten thousand objects and keeps each of them.
+pub const EXPORTS: usize = 16 << 10;
+
+/// Most capabilities of one peer that it can make us keep, each a table entry and a heap object here.
+pub const IMPORTS: usize = 16 << 10;
+
+/// How long a call of ours waits for its answer unless its caller says otherwise
+/// ([`with_call_deadline`](crate::with_call_deadline)). Longer than any interactive call takes and than people
+/// wait; it is there so that nobody waits for ever.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Most calls of ours that one peer may leave unanswered beyond their deadlines in a session that goes on. We
+/// remember each, for its number cannot be used again before the peer has answered.
+pub const UNANSWERED_CALLS: usize = 1024;
+
+/// How long a message may take from its first byte to its last, not counting [`MESSAGE_BYTES_PER_SECOND`].
+/// Longer than a lost packet and its retransmissions.
+pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Each time that so many bytes of a message have arrived, it may take a second longer: a poor line is no
+/// attack, one byte a minute is. The largest message then has some five minutes.
+pub const MESSAGE_BYTES_PER_SECOND: usize = 32 << 10;
+
+/// How long a session of which neither side holds or awaits anything goes on without a message. Between one and
+/// two of these pass before it ends. A session that somebody may still use is never ended for being quiet.
+pub const IDLE_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// Bytes of answers that may wait for the peer to take them, or for their turn to be durable, before we stop
 /// reading from it. Our own calls do not count: two peers that both call a lot would then wait for each other.
@@ -107,6 +149,26 @@ pub(crate) const STEPS_PER_POLL: usize = 128;
 
 /// Steps granted to the RPC layer to tell all waiting callers that the session has ended.
 pub(crate) const STEPS_TO_END: usize = 10_000;
+
+/// Numbers from here on are given to calls whose own number the peer still owes an answer for. The RPC layer
+/// numbers calls from 0 and takes the smallest that is free, so it never comes near.
+pub(crate) const FIRST_OTHER_NUMBER: u32 = 1 << 31;
+
+/// Places for calls of ours that a session keeps when none is under way.
+pub(crate) const KEPT_QUESTIONS: usize = 64;
+
+// ---- one thread
+
+/// How often another thread looks whether a thread of sessions goes on. The watched one wakes twice as often, which
+/// costs an idle program a hundred thousandth of a core.
+pub const WATCHDOG_LOOK: Duration = Duration::from_secs(2);
+
+/// A thread hangs if so many looks in a row find no sign of it: six seconds, sixty times what a peer may wait, and
+/// more than a machine under load keeps a thread from running.
+pub const LOOKS_UNTIL_HUNG: u32 = 3;
+
+/// After so many, a minute, there is no hope for it.
+pub const LOOKS_UNTIL_HOPELESS: u32 = 30;
 
 // ---- one connection
 
@@ -184,6 +246,21 @@ pub struct SessionLimits {
     pub open_questions: usize,
     /// Most calls that the peer may give up, in all ([`CALLS_GIVEN_UP`]).
     pub calls_given_up: usize,
+    /// Most calls of the peer in a chain of unanswered ones ([`PIPELINE_DEPTH`]).
+    pub pipeline_depth: u16,
+    /// Most capabilities of ours that the peer may keep ([`EXPORTS`]).
+    pub exports: usize,
+    /// Most capabilities of the peer that we keep ([`IMPORTS`]).
+    pub imports: usize,
+    /// How long our calls wait for their answers unless their callers say otherwise; `None`: for ever
+    /// ([`CALL_DEADLINE`]).
+    pub call_deadline: Option<Duration>,
+    /// Most calls of ours that the peer may leave unanswered beyond their deadlines ([`UNANSWERED_CALLS`]).
+    pub unanswered_calls: usize,
+    /// How long a message may take, beside what its size allows ([`MESSAGE_DEADLINE`]).
+    pub message_deadline: Duration,
+    /// How long a session that nobody holds anything of may be quiet ([`IDLE_DEADLINE`]).
+    pub idle_deadline: Duration,
     /// Answers waiting, in bytes, before we stop reading ([`WAITING_ANSWER_BYTES`]).
     pub waiting_answer_bytes: usize,
     /// Bytes waiting, of all kinds, before our own calls fail ([`WAITING_BYTES`]).
@@ -206,6 +283,13 @@ impl Default for SessionLimits {
             call_bytes_in_flight: CALL_BYTES_IN_FLIGHT,
             open_questions: OPEN_QUESTIONS,
             calls_given_up: CALLS_GIVEN_UP,
+            pipeline_depth: PIPELINE_DEPTH,
+            exports: EXPORTS,
+            imports: IMPORTS,
+            call_deadline: Some(CALL_DEADLINE),
+            unanswered_calls: UNANSWERED_CALLS,
+            message_deadline: MESSAGE_DEADLINE,
+            idle_deadline: IDLE_DEADLINE,
             waiting_answer_bytes: WAITING_ANSWER_BYTES,
             waiting_bytes: WAITING_BYTES,
             write_stall: WRITE_STALL,

@@ -24,6 +24,7 @@ use crate::{
     hello::{self, Greeting, HelloError, Peer},
     local::{LocalStream, dial_local},
     peer_connection::PeerConnection,
+    watchdog::Watched,
 };
 use driver::{Carrier, Driver, Progress, Rpc};
 use steps::StepWaker;
@@ -164,6 +165,8 @@ impl Session {
             steps,
             ended: sender,
             progress: Progress::default(),
+            watched: Watched::new(peer.id),
+            peer: peer.id,
         };
         tokio::task::spawn_local(driver.run());
         Self { wire, rpc, peer, ended }

@@ -14,6 +14,7 @@ use console::{Failure, Output};
 use schemas::{ErrorCode, Exit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use transport::watchdog::Watchdog;
 
 use crate::{
     clock::SystemClock,
@@ -101,6 +102,8 @@ fn run(arguments: RunArguments, output: Output) -> Result<(), Failure> {
         // Before the line is printed that says that it serves: whoever reads it may send a signal.
         let mut signals = Signals::listen()?;
         let server = Server::start(config, Rc::new(SystemClock)).await?;
+        // Not before the records are read, which blocks for as long as it takes.
+        let _watchdog = Watchdog::of_a_program();
         let entry = server.entry(&advertise::host(arguments.advertise, server.local_address().ip()));
         let listen = server.local_address().to_string();
         let data = json!({"entry": entry.to_string(), "id": server.id().to_string(), "listen": listen});

@@ -10,66 +10,101 @@
 
 use std::collections::HashMap;
 
+use schemas::ErrorCode;
+
 use crate::SessionLimits;
 
 /// The open questions of one peer.
 #[derive(Debug, Default)]
 pub(super) struct CallLedger {
-    /// By question: the size of a call that runs, or `None` for one that was answered and not finished.
-    open: HashMap<u32, Option<usize>>,
+    open: HashMap<u32, Open>,
     running: usize,
     running_bytes: usize,
     given_up: usize,
 }
 
+/// One question.
+#[derive(Debug)]
+struct Open {
+    /// The size of a call that runs, or `None` for one that was answered and not finished.
+    running: Option<usize>,
+    /// How many calls, itself included, are in the longest chain of running calls that it waits for.
+    depth: u16,
+    /// Capabilities of ours that were lent with the answer: released if the peer's `Finish` says so.
+    lent: Vec<u32>,
+}
+
 impl CallLedger {
-    /// Counts a call of `bytes` bytes; `false`, and not counted, if it would be one too many. A single call
-    /// always fits, whatever its size: the message limit has judged that.
-    pub(super) fn ask(&mut self, question: u32, bytes: usize, limits: &SessionLimits) -> bool {
-        if self.open.contains_key(&question) {
-            // A question number that is in use: the RPC layer ends the session over it.
-            return true;
+    /// Counts a call of `bytes` bytes that uses results of the questions `uses`; the error, and not counted, if it
+    /// would be one too many. A single call always fits, whatever its size: the message limit has judged that.
+    pub(super) fn ask(
+        &mut self,
+        question: u32,
+        bytes: usize,
+        uses: impl Iterator<Item = u32>,
+        limits: &SessionLimits,
+    ) -> Result<(), ErrorCode> {
+        let below = uses.filter_map(|question| self.open.get(&question)).filter(|open| open.running.is_some());
+        let depth = below.map(|open| open.depth).max().unwrap_or(0) + 1;
+        if self.running >= limits.calls_in_flight {
+            return Err(ErrorCode::SessionTooManyCalls);
         }
-        let fits = self.running < limits.calls_in_flight
-            && self.open.len() < limits.open_questions
-            && (self.running == 0 || self.running_bytes.saturating_add(bytes) <= limits.call_bytes_in_flight);
-        if fits {
-            self.open.insert(question, Some(bytes));
-            self.running += 1;
-            self.running_bytes += bytes;
+        if self.open.len() >= limits.open_questions {
+            return Err(ErrorCode::SessionTooManyQuestions);
         }
-        fits
+        if self.running > 0 && self.running_bytes.saturating_add(bytes) > limits.call_bytes_in_flight {
+            return Err(ErrorCode::SessionTooManyBytes);
+        }
+        if depth > limits.pipeline_depth {
+            return Err(ErrorCode::SessionTooDeep);
+        }
+        self.open.insert(question, Open { running: Some(bytes), depth, lent: Vec::new() });
+        self.running += 1;
+        self.running_bytes += bytes;
+        Ok(())
     }
 
-    /// Our answer was sent.
-    pub(super) fn answer(&mut self, question: u32, needs_finish: bool) {
-        if let Some(state) = self.open.get_mut(&question) {
-            if let Some(bytes) = state.take() {
+    /// Whether the question has not been answered, or not been finished.
+    pub(super) fn is_open(&self, question: u32) -> bool {
+        self.open.contains_key(&question)
+    }
+
+    /// Our answer was sent, with capabilities of ours.
+    pub(super) fn answer(&mut self, question: u32, needs_finish: bool, lent: Vec<u32>) {
+        if let Some(open) = self.open.get_mut(&question) {
+            if let Some(bytes) = open.running.take() {
                 self.running -= 1;
                 self.running_bytes -= bytes;
             }
+            open.lent = lent;
             if !needs_finish {
                 self.remove(question);
             }
         }
     }
 
-    /// The peer needs the answer no more. `false` if it has given up more calls than one session may.
-    pub(super) fn finish(&mut self, question: u32, limits: &SessionLimits) -> bool {
-        if let Some(Some(_)) = self.open.get(&question) {
-            self.answer(question, true);
+    /// The peer needs the answer no more. Returns what was lent with it. `Err` if the peer has given up more calls
+    /// than one session may.
+    pub(super) fn finish(&mut self, question: u32, limits: &SessionLimits) -> Result<Vec<u32>, ()> {
+        if self.open.get(&question).is_some_and(|open| open.running.is_some()) {
+            self.answer(question, true, Vec::new());
             self.given_up += 1;
         }
-        self.remove(question);
-        self.given_up <= limits.calls_given_up
+        let lent = self.remove(question);
+        if self.given_up <= limits.calls_given_up { Ok(lent) } else { Err(()) }
     }
 
-    fn remove(&mut self, question: u32) {
-        self.open.remove(&question);
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn remove(&mut self, question: u32) -> Vec<u32> {
+        let lent = self.open.remove(&question).map(|open| open.lent).unwrap_or_default();
         if self.open.is_empty() {
             // Idle sessions hold no table.
             self.open = HashMap::new();
         }
+        lent
     }
 }
 
@@ -83,48 +118,68 @@ mod tests {
             call_bytes_in_flight: 100,
             open_questions: 5,
             calls_given_up: 2,
+            pipeline_depth: 3,
             ..SessionLimits::default()
         }
     }
 
+    fn ask(ledger: &mut CallLedger, question: u32, bytes: usize) -> Result<(), ErrorCode> {
+        ledger.ask(question, bytes, std::iter::empty(), &limits())
+    }
+
     #[test]
     fn calls_are_admitted_up_to_both_limits_and_again_after_an_answer() {
-        let (mut ledger, limits) = (CallLedger::default(), limits());
-        assert!(ledger.ask(1, 500, &limits), "one call alone always fits");
-        assert!(!ledger.ask(2, 1, &limits));
-        ledger.answer(1, false);
+        let mut ledger = CallLedger::default();
+        assert_eq!(ask(&mut ledger, 1, 500), Ok(()), "one call alone always fits");
+        assert_eq!(ask(&mut ledger, 2, 1), Err(ErrorCode::SessionTooManyBytes));
+        ledger.answer(1, false, Vec::new());
         for question in 1..=3 {
-            assert!(ledger.ask(question, 10, &limits));
+            assert_eq!(ask(&mut ledger, question, 10), Ok(()));
         }
-        assert!(!ledger.ask(4, 10, &limits), "the fourth at once");
-        ledger.answer(2, false);
-        ledger.answer(2, false);
-        assert!(!ledger.ask(4, 81, &limits), "too many bytes at once");
-        assert!(ledger.ask(4, 80, &limits));
+        assert_eq!(ask(&mut ledger, 4, 10), Err(ErrorCode::SessionTooManyCalls), "the fourth at once");
+        ledger.answer(2, false, Vec::new());
+        ledger.answer(2, false, Vec::new());
+        assert_eq!(ask(&mut ledger, 4, 81), Err(ErrorCode::SessionTooManyBytes));
+        assert_eq!(ask(&mut ledger, 4, 80), Ok(()));
         assert_eq!((ledger.running, ledger.running_bytes), (3, 100));
     }
 
     #[test]
-    fn an_answered_question_counts_until_the_peer_lets_go_of_it() {
-        let (mut ledger, limits) = (CallLedger::default(), limits());
+    fn an_answered_question_counts_until_the_peer_lets_go_of_it_and_what_was_lent_with_it() {
+        let mut ledger = CallLedger::default();
         for question in 0..5 {
-            assert!(ledger.ask(question, 1, &limits));
-            ledger.answer(question, true);
+            assert_eq!(ask(&mut ledger, question, 1), Ok(()));
+            ledger.answer(question, true, vec![question, 9]);
         }
-        assert!(!ledger.ask(5, 1, &limits));
-        assert!(ledger.finish(3, &limits));
-        assert!(ledger.ask(5, 1, &limits));
+        assert_eq!(ask(&mut ledger, 5, 1), Err(ErrorCode::SessionTooManyQuestions));
+        assert_eq!(ledger.finish(3, &limits()), Ok(vec![3, 9]));
+        assert_eq!(ask(&mut ledger, 5, 1), Ok(()));
         assert_eq!(ledger.given_up, 0);
     }
 
     #[test]
     fn calls_that_are_given_up_are_counted_for_good() {
-        let (mut ledger, limits) = (CallLedger::default(), limits());
+        let mut ledger = CallLedger::default();
         for round in 0..3 {
-            assert!(ledger.ask(round, 1, &limits));
-            assert_eq!(ledger.finish(round, &limits), round < 2);
+            assert_eq!(ask(&mut ledger, round, 1), Ok(()));
+            assert_eq!(ledger.finish(round, &limits()).is_ok(), round < 2);
         }
         assert_eq!((ledger.running, ledger.running_bytes, ledger.open.len()), (0, 0, 0));
-        assert!(!ledger.finish(77, &limits), "it stays so");
+        assert_eq!(ledger.finish(77, &limits()), Err(()), "it stays so");
+    }
+
+    #[test]
+    fn a_chain_of_unanswered_calls_is_followed_so_far_and_no_further() {
+        let mut ledger = CallLedger::default();
+        let limits = SessionLimits { calls_in_flight: 100, open_questions: 100, ..limits() };
+        let ask =
+            |ledger: &mut CallLedger, question, uses: &[u32]| ledger.ask(question, 1, uses.iter().copied(), &limits);
+        assert_eq!(ask(&mut ledger, 1, &[77]), Ok(()), "nothing is known of 77, so nothing waits for it");
+        assert_eq!(ask(&mut ledger, 2, &[1]), Ok(()));
+        assert_eq!(ask(&mut ledger, 3, &[1, 2]), Ok(()));
+        assert_eq!(ask(&mut ledger, 4, &[3]), Err(ErrorCode::SessionTooDeep));
+        assert_eq!(ask(&mut ledger, 4, &[1]), Ok(()), "broad is not deep");
+        ledger.answer(3, true, Vec::new());
+        assert_eq!(ask(&mut ledger, 5, &[3]), Ok(()), "what is answered waits for nothing");
     }
 }

@@ -7,17 +7,23 @@
 //!   goes on to host what it promised, calls go through it in order, and no chain of promises can be built
 //!   here that leads to itself and hangs the thread. Cap'n Proto allows a receiver to know nothing of promises;
 //! * `thirdPartyHosted` becomes its vine: the capability that the peer itself hosts as a stand-in;
-//! * `Return.canceled`, which would leave the caller waiting for ever, becomes an exception.
+//! * `Return.canceled`, which would leave the caller waiting for ever, becomes an exception, and so does every
+//!   other outcome that capnp-rpc does not have, and results that are no struct, on which it would panic;
+//! * `Return.releaseParamCaps`, which it ignores, is followed by the releases that it stands for;
+//! * what it does not have (introductions of third parties, tail calls) is refused before it sees it, in the way
+//!   that the protocol has for each.
 //!
 //! The two changes of capability descriptors are made in place. A hostile message may have overlapping
 //! pointers, so that one change undoes another; therefore the result is looked at again and refused if
 //! anything is left to change.
 
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
-use capnp_rpc::rpc_capnp::{cap_descriptor, message, payload, resolve, return_};
+use capnp_rpc::rpc_capnp::{
+    call, cap_descriptor, disembargo, message, message_target, payload, promised_answer, resolve, return_,
+};
 use schemas::ErrorCode;
 
-use super::{Incoming, Wire, exception_text, failed_return, refusal, small_message};
+use super::{Incoming, Wire, exception_text, failed_return, refusal, release, small_message};
 use crate::{
     frames::Frame,
     limits,
@@ -29,16 +35,44 @@ use crate::{
 enum Verdict {
     /// Give it to capnp-rpc.
     Deliver,
-    /// The same, and count it.
-    Ask { question: u32 },
-    /// The same, and stop counting it.
-    Finish { question: u32 },
-    /// Give this one to capnp-rpc instead.
-    Replace(Builder<HeapAllocator>),
+    /// The same, and count it. A call may be made on the result of a question.
+    Ask { question: u32, on: Option<u32> },
+    /// Answer the question with this, and do not carry it out.
+    Refuse { question: u32, text: &'static str },
+    /// Give it to whoever asked.
+    Answered { question: u32, is_releasing: bool, no_finish_needed: bool, outcome: Outcome },
+    /// Give it to capnp-rpc, and stop counting the question.
+    Finish { question: u32, is_releasing: bool },
+    /// The same, and stop counting the references to a capability of ours.
+    TakeBack { export: u32, references: u32 },
     /// Answer the peer with this one; capnp-rpc does not see it.
     Answer(Builder<HeapAllocator>),
     /// The session ends.
     End(SessionEnd),
+}
+
+/// How the peer says that a call of ours went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The results are a struct, as those of every method are.
+    Results,
+    /// They are something else. capnp-rpc panics when somebody pipelines on them later.
+    Other,
+    Exception,
+    Canceled,
+    /// In a way that capnp-rpc does not have.
+    Elsewhere,
+}
+
+/// What was found in the capability table of a message.
+#[derive(Default)]
+struct Found {
+    /// What must be changed before capnp-rpc may see it.
+    changes: Vec<Change>,
+    /// The peer's own capabilities, once for each reference.
+    imports: Vec<u32>,
+    /// Questions of the peer whose results are passed.
+    answers: Vec<u32>,
 }
 
 /// A capability descriptor to change, by the position of its bytes in the frame.
@@ -52,60 +86,177 @@ struct Change {
 /// second 32; `senderHosted` has tag 1.
 const SENDER_HOSTED: [u8; 2] = 1_u16.to_le_bytes();
 const EXPORT_ID: std::ops::Range<usize> = 4..8;
+/// `Return` in `rpc.capnp`: the number of the question is the first 32 bits.
+const ANSWER_ID: std::ops::Range<usize> = 0..4;
 
 impl Wire {
     /// Judges a message of the peer; returns what capnp-rpc shall see of it, if anything.
     pub(super) fn screen(&self, frame: Frame) -> Option<Incoming> {
+        self.break_the_quiet();
         let bytes = frame.bytes();
-        let (message, verdict) = judge(frame, self.limits.capabilities_per_message);
+        let (message, verdict, found) = judge(frame, self.limits.capabilities_per_message);
         match verdict {
-            Verdict::Deliver => Some(Incoming::Remote(message)),
-            Verdict::Ask { question } => {
-                if self.calls.borrow_mut().ask(question, bytes, &self.limits) {
-                    return Some(Incoming::Remote(message));
-                }
-                let text = "not carried out: too many questions of yours are open";
-                self.queue(&refusal(question, ErrorCode::SessionTooManyCalls, text), true);
-                None
+            Verdict::Deliver => {}
+            Verdict::Ask { question, on } => self.admit(question, bytes, on, &found)?,
+            Verdict::Refuse { question, text } => {
+                self.queue(&refusal(question, ErrorCode::SessionUnsupported, text), true);
+                return None;
             }
-            Verdict::Finish { question } => {
-                if !self.calls.borrow_mut().finish(question, &self.limits) {
+            Verdict::Answered { question, is_releasing, no_finish_needed, outcome } => {
+                return self.take_answer(message, question, is_releasing, no_finish_needed, outcome, &found.imports);
+            }
+            Verdict::Finish { question, is_releasing } => {
+                let Ok(lent) = self.calls.borrow_mut().finish(question, &self.limits) else {
                     let limit = self.limits.calls_given_up;
-                    self.finish(SessionEnd::Violation(Violation::GivenUp { limit }));
-                    return None;
+                    return self.violated(Violation::GivenUp { limit });
+                };
+                if is_releasing {
+                    let mut capabilities = self.capabilities.borrow_mut();
+                    lent.iter().for_each(|export| capabilities.take_back(*export, 1));
                 }
-                Some(Incoming::Remote(message))
             }
-            Verdict::Replace(message) => Some(Incoming::Local(message)),
+            Verdict::TakeBack { export, references } => self.capabilities.borrow_mut().take_back(export, references),
             Verdict::Answer(answer) => {
                 self.queue(&answer, true);
-                None
+                return None;
             }
             Verdict::End(end) => {
                 self.finish(end);
-                None
+                return None;
             }
+        }
+        Some(Incoming::Remote(message))
+    }
+
+    fn violated(&self, violation: Violation) -> Option<Incoming> {
+        self.finish(SessionEnd::Violation(violation));
+        None
+    }
+
+    /// Counts a call of the peer, or refuses it.
+    fn admit(&self, question: u32, bytes: usize, on: Option<u32>, found: &Found) -> Option<()> {
+        let mut calls = self.calls.borrow_mut();
+        if calls.is_open(question) {
+            // A question number that is in use: the RPC layer ends the session over it.
+            return Some(());
+        }
+        let uses = on.into_iter().chain(found.answers.iter().copied());
+        let refused = match calls.ask(question, bytes, uses, &self.limits) {
+            Ok(()) if self.capabilities.borrow_mut().receive(&found.imports, self.limits.imports) => return Some(()),
+            Ok(()) => {
+                calls.answer(question, false, Vec::new());
+                ErrorCode::SessionTooManyImports
+            }
+            Err(code) => code,
+        };
+        drop(calls);
+        let text = match refused {
+            ErrorCode::SessionTooManyImports => "not carried out: too many capabilities of yours are kept here",
+            ErrorCode::SessionTooDeep => "not carried out: it waits for too long a chain of calls",
+            ErrorCode::SessionTooManyBytes => "not carried out: your calls under way are too large together",
+            ErrorCode::SessionTooManyQuestions => "not carried out: you keep too many answers open",
+            _ => "not carried out: too many calls of yours are under way",
+        };
+        self.queue(&refusal(question, refused, text), true);
+        None
+    }
+
+    /// An answer to a question of ours: what capnp-rpc shall see of it.
+    fn take_answer(
+        &self,
+        message: Reader<Frame>,
+        sent_as: u32,
+        is_releasing: bool,
+        no_finish_needed: bool,
+        outcome: Outcome,
+        imports: &[u32],
+    ) -> Option<Incoming> {
+        let Some(question) = self.questions.borrow_mut().answered(sent_as) else {
+            return self.violated(Violation::Rpc("an answer to a question that was not asked".to_owned()));
+        };
+        if is_releasing {
+            // capnp-rpc knows nothing of this; what it hears instead comes right behind the answer.
+            let mut capabilities = self.capabilities.borrow_mut();
+            question.lent.iter().for_each(|export| capabilities.take_back(*export, 1));
+            question.lent.iter().for_each(|export| self.deliver_locally(release(*export, 1)));
+        }
+        let give_back = || {
+            // If the Finish was sent, what came after it is released by it.
+            let kept = if question.is_finished { &[] } else { imports };
+            kept.iter().for_each(|import| self.queue(&release(*import, 1), false));
+        };
+        if question.is_overdue {
+            // Whoever asked was answered long ago.
+            give_back();
+            return None;
+        }
+        let failed = match outcome {
+            Outcome::Exception => None,
+            Outcome::Results | Outcome::Other if question.is_finished => None,
+            Outcome::Other if !question.is_bootstrap => {
+                Some((ErrorCode::SessionProtocol, "the peer's results are none: they are no struct"))
+            }
+            Outcome::Results | Outcome::Other => {
+                let fits = self.capabilities.borrow_mut().receive(imports, self.limits.imports);
+                (!fits).then_some((ErrorCode::SessionTooManyImports, "too many capabilities of the peer are kept here"))
+            }
+            Outcome::Canceled => {
+                Some((ErrorCode::SessionClosed, "the peer gave the call up; whether it was carried out is not known"))
+            }
+            Outcome::Elsewhere => {
+                Some((ErrorCode::SessionUnsupported, "the peer answered elsewhere; tail calls are not understood here"))
+            }
+        };
+        if let Some((code, text)) = failed {
+            give_back();
+            return Some(Incoming::Local(failed_return(question.number, no_finish_needed, code, text)));
+        }
+        if sent_as == question.number {
+            return Some(Incoming::Remote(message));
+        }
+        match renumber(message, question.number, self.limits.capabilities_per_message) {
+            Some(message) => Some(Incoming::Remote(message)),
+            None => self.violated(overlapping()),
         }
     }
 }
 
+fn overlapping() -> Violation {
+    Violation::Rpc("parts of a message overlap with others".to_owned())
+}
+
 /// Reads a message under its limits, changes what must be changed, and says what to do with it.
-fn judge(frame: Frame, capabilities: usize) -> (Reader<Frame>, Verdict) {
+fn judge(frame: Frame, capabilities: usize) -> (Reader<Frame>, Verdict, Found) {
     let options = reader_options(frame.bytes());
     let message = Reader::new(frame, options);
-    let (verdict, changes) = inspect_or_end(&message, capabilities);
-    if changes.is_empty() {
-        return (message, verdict);
+    let (verdict, found) = inspect_or_end(&message, capabilities);
+    if found.changes.is_empty() {
+        return (message, verdict, found);
     }
     let mut frame = message.into_segments();
-    let changed = changes.iter().all(|change| change.apply(frame.as_bytes_mut()).is_some());
+    let changed = found.changes.iter().all(|change| change.apply(frame.as_bytes_mut()).is_some());
     let message = Reader::new(frame, options);
-    let (verdict, left) = inspect_or_end(&message, capabilities);
-    if changed && left.is_empty() {
-        return (message, verdict);
+    let (verdict, found) = inspect_or_end(&message, capabilities);
+    if changed && found.changes.is_empty() {
+        return (message, verdict, found);
     }
-    let violation = Violation::Rpc("the capabilities of a message overlap with something else".to_owned());
-    (message, Verdict::End(SessionEnd::Violation(violation)))
+    (message, Verdict::End(SessionEnd::Violation(overlapping())), Found::default())
+}
+
+/// Gives an answer the number that capnp-rpc knows the question by; `None` if something else changes with it.
+fn renumber(message: Reader<Frame>, number: u32, capabilities: usize) -> Option<Reader<Frame>> {
+    let position = match message.get_root::<message::Reader<'_>>().ok()?.which() {
+        Ok(message::Return(Ok(answer))) => position_in(&message, capnp::raw::get_struct_data_section(answer)),
+        _ => return None,
+    };
+    let mut frame = message.into_segments();
+    let bytes = frame.as_bytes_mut().get_mut(position..)?.get_mut(ANSWER_ID)?;
+    bytes.copy_from_slice(&number.to_le_bytes());
+    let options = reader_options(frame.bytes());
+    let message = Reader::new(frame, options);
+    let (verdict, found) = inspect_or_end(&message, capabilities);
+    let is_renumbered = matches!(verdict, Verdict::Answered { question, .. } if question == number);
+    (is_renumbered && found.changes.is_empty()).then_some(message)
 }
 
 fn reader_options(bytes: usize) -> ReaderOptions {
@@ -115,62 +266,176 @@ fn reader_options(bytes: usize) -> ReaderOptions {
     options
 }
 
-fn inspect_or_end(message: &Reader<Frame>, capabilities: usize) -> (Verdict, Vec<Change>) {
-    let mut changes = Vec::new();
-    let verdict = inspect(message, capabilities, &mut changes)
-        .unwrap_or_else(|error| Verdict::End(SessionEnd::Violation(Violation::Malformed(error))));
-    (verdict, changes)
+fn inspect_or_end(message: &Reader<Frame>, capabilities: usize) -> (Verdict, Found) {
+    let mut found = Found::default();
+    let verdict = inspect(message, capabilities, &mut found).unwrap_or_else(Verdict::End);
+    (verdict, found)
 }
 
-fn inspect(message: &Reader<Frame>, capabilities: usize, changes: &mut Vec<Change>) -> capnp::Result<Verdict> {
-    let mut table = |payload: payload::Reader<'_>| inspect_capabilities(message, payload, capabilities, changes);
-    Ok(match message.get_root::<message::Reader<'_>>()?.which() {
+impl From<capnp::Error> for SessionEnd {
+    fn from(error: capnp::Error) -> Self {
+        Self::Violation(Violation::Malformed(error))
+    }
+}
+
+impl From<capnp::NotInSchema> for SessionEnd {
+    fn from(error: capnp::NotInSchema) -> Self {
+        capnp::Error::from(error).into()
+    }
+}
+
+fn inspect(message: &Reader<Frame>, capabilities: usize, found: &mut Found) -> Result<Verdict, SessionEnd> {
+    let root: message::Reader<'_> = message.get_root()?;
+    let mut table = |payload: payload::Reader<'_>| inspect_capabilities(message, payload, capabilities, found);
+    Ok(match root.which() {
         Ok(message::Call(call)) => {
             let call = call?;
-            table(call.get_params()?)?.unwrap_or(Verdict::Ask { question: call.get_question_id() })
+            let question = call.get_question_id();
+            match call.get_send_results_to().which()? {
+                call::send_results_to::Caller(()) => {
+                    table(call.get_params()?)?;
+                    Verdict::Ask { question, on: target_of(call.get_target()?)? }
+                }
+                // The peer calls back instead of answering a call of ours, whose caller will be told that this is
+                // not understood. An exception would break a rule: the answer to this one must say that it is elsewhere.
+                call::send_results_to::Yourself(()) => Verdict::Answer(sent_elsewhere(question)),
+                call::send_results_to::ThirdParty(_) => {
+                    Verdict::Refuse { question, text: "not carried out: third parties are not known here" }
+                }
+            }
         }
         Ok(message::Return(answer)) => {
             let answer = answer?;
-            match answer.which() {
-                Ok(return_::Results(results)) => table(results?)?.unwrap_or(Verdict::Deliver),
-                Ok(return_::Canceled(())) => Verdict::Replace(failed_return(
-                    &answer,
-                    ErrorCode::SessionClosed,
-                    "the peer gave the call up; whether it was carried out is not known",
-                )),
-                _ => Verdict::Deliver,
+            let outcome = match answer.which()? {
+                return_::Results(results) => {
+                    let results = results?;
+                    table(results)?;
+                    // Any struct type does: what is asked is whether it is one.
+                    let is_struct = results.get_content().get_as::<payload::Reader<'_>>().is_ok();
+                    if is_struct { Outcome::Results } else { Outcome::Other }
+                }
+                return_::Exception(_) => Outcome::Exception,
+                return_::Canceled(()) => Outcome::Canceled,
+                return_::ResultsSentElsewhere(())
+                | return_::TakeFromOtherQuestion(_)
+                | return_::AcceptFromThirdParty(_) => Outcome::Elsewhere,
+            };
+            Verdict::Answered {
+                question: answer.get_answer_id(),
+                is_releasing: answer.get_release_param_caps(),
+                no_finish_needed: answer.get_no_finish_needed(),
+                outcome,
             }
         }
-        Ok(message::Bootstrap(bootstrap)) => Verdict::Ask { question: bootstrap?.get_question_id() },
-        Ok(message::Finish(finish)) => Verdict::Finish { question: finish?.get_question_id() },
+        Ok(message::Bootstrap(bootstrap)) => Verdict::Ask { question: bootstrap?.get_question_id(), on: None },
+        Ok(message::Finish(finish)) => {
+            let finish = finish?;
+            Verdict::Finish { question: finish.get_question_id(), is_releasing: finish.get_release_result_caps() }
+        }
+        Ok(message::Release(release)) => {
+            let release = release?;
+            Verdict::TakeBack { export: release.get_id(), references: release.get_reference_count() }
+        }
         Ok(message::Resolve(resolve)) => Verdict::Answer(unimplemented_resolve(resolve?)?),
         Ok(message::Abort(reason)) => Verdict::End(SessionEnd::Peer(remote_error_text(&exception_text(reason)))),
-        _ => Verdict::Deliver,
+        Ok(message::Unimplemented(echo)) => match echo?.which() {
+            Ok(message::Resolve(resolve)) => unwanted_resolve(resolve?)?,
+            _ => Verdict::Deliver,
+        },
+        Ok(message::Disembargo(disembargo)) => {
+            let disembargo = disembargo?;
+            match disembargo.get_context().which() {
+                Ok(disembargo::context::SenderLoopback(_) | disembargo::context::ReceiverLoopback(_)) => {
+                    target_of(disembargo.get_target()?)?;
+                    Verdict::Deliver
+                }
+                _ => echo(root)?,
+            }
+        }
+        _ => echo(root)?,
     })
 }
 
-/// Looks through the capability table of a call or of results. A verdict only if the session must end.
+/// The question whose result a call is made on, if any.
+fn target_of(target: message_target::Reader<'_>) -> Result<Option<u32>, SessionEnd> {
+    match target.which()? {
+        message_target::ImportedCap(_) => Ok(None),
+        message_target::PromisedAnswer(answer) => {
+            let answer = answer?;
+            check_steps(answer)?;
+            Ok(Some(answer.get_question_id()))
+        }
+    }
+}
+
+fn check_steps(answer: promised_answer::Reader<'_>) -> Result<(), SessionEnd> {
+    let found = answer.get_transform()?.len();
+    let limit = limits::PIPELINE_STEPS;
+    if found > limit { Err(SessionEnd::Violation(Violation::Steps { found, limit })) } else { Ok(()) }
+}
+
+/// Looks through the capability table of a call or of results.
 fn inspect_capabilities(
     message: &Reader<Frame>,
     payload: payload::Reader<'_>,
     capabilities: usize,
-    changes: &mut Vec<Change>,
-) -> capnp::Result<Option<Verdict>> {
+    found: &mut Found,
+) -> Result<(), SessionEnd> {
     let table = payload.get_cap_table()?;
     if table.len() as usize > capabilities {
         let violation = Violation::Capabilities { found: table.len(), limit: capabilities };
-        return Ok(Some(Verdict::End(SessionEnd::Violation(violation))));
+        return Err(SessionEnd::Violation(violation));
     }
     for descriptor in table {
         let vine = match descriptor.which() {
             Ok(cap_descriptor::SenderPromise(_)) => None,
             Ok(cap_descriptor::ThirdPartyHosted(third_party)) => Some(third_party?.get_vine_id()),
+            Ok(cap_descriptor::SenderHosted(id)) => {
+                found.imports.push(id);
+                continue;
+            }
+            Ok(cap_descriptor::ReceiverAnswer(answer)) => {
+                let answer = answer?;
+                check_steps(answer)?;
+                found.answers.push(answer.get_question_id());
+                continue;
+            }
             _ => continue,
         };
         let position = position_in(message, capnp::raw::get_struct_data_section(descriptor));
-        changes.push(Change { position, vine });
+        found.changes.push(Change { position, vine });
     }
-    Ok(None)
+    Ok(())
+}
+
+/// Sends back, as the protocol asks, a message of a kind that this side does not have.
+fn echo(root: message::Reader<'_>) -> Result<Verdict, SessionEnd> {
+    if root.total_size()?.word_count > limits::ECHO_WORDS {
+        return Err(SessionEnd::Violation(Violation::Unknown));
+    }
+    let mut message = small_message();
+    message.init_root::<message::Builder<'_>>().set_unimplemented(root)?;
+    Ok(Verdict::Answer(message))
+}
+
+/// The peer does not understand that a promise of ours was kept: it keeps the promise and gives back the rest.
+fn unwanted_resolve(resolve: resolve::Reader<'_>) -> Result<Verdict, SessionEnd> {
+    if let Ok(resolve::Cap(descriptor)) = resolve.which()
+        && let Ok(cap_descriptor::SenderHosted(export) | cap_descriptor::SenderPromise(export)) = descriptor?.which()
+    {
+        return Ok(Verdict::TakeBack { export, references: 1 });
+    }
+    Ok(Verdict::Deliver)
+}
+
+/// `resultsSentElsewhere`: the only answer to a call whose caller wants to take the results from somewhere else.
+fn sent_elsewhere(question: u32) -> Builder<HeapAllocator> {
+    let mut message = small_message();
+    let mut answer = message.init_root::<message::Builder<'_>>().init_return();
+    answer.set_answer_id(question);
+    answer.set_no_finish_needed(true);
+    answer.set_results_sent_elsewhere(());
+    message
 }
 
 /// Where `part`, which was read from `message`, lies in the bytes of its frame.
@@ -291,10 +556,12 @@ mod tests {
             first_segment in 1_u32..60,
         ) {
             let bytes = message(&kinds, is_return, first_segment);
-            let (message, verdict) = judge(frame(&bytes).unwrap(), CAPABILITIES);
+            let (message, verdict, found) = judge(frame(&bytes).unwrap(), CAPABILITIES);
+            let hosted = (100..).zip(&kinds).filter(|(_, kind)| !matches!(kind, 0 | 3)).map(|(id, _)| id);
+            prop_assert_eq!(found.imports, hosted.collect::<Vec<u32>>());
             match verdict {
-                Verdict::Ask { question: 9 } => prop_assert!(!is_return),
-                Verdict::Deliver => prop_assert!(is_return),
+                Verdict::Ask { question: 9, on: None } => prop_assert!(!is_return),
+                Verdict::Answered { question: 0, .. } => prop_assert!(is_return),
                 _ => prop_assert!(false, "another verdict"),
             }
             let expected: Vec<(u8, u32)> = (100..)
@@ -319,10 +586,10 @@ mod tests {
                 bytes[position] = value;
             }
             let Some(frame) = frame(&bytes) else { return Ok(()) };
-            let (message, verdict) = judge(frame, CAPABILITIES);
-            if matches!(verdict, Verdict::Deliver | Verdict::Ask { .. } | Verdict::Finish { .. }) {
-                let (_, left) = inspect_or_end(&message, CAPABILITIES);
-                prop_assert!(left.is_empty());
+            let (message, verdict, _) = judge(frame, CAPABILITIES);
+            if !matches!(verdict, Verdict::End(_)) {
+                let (_, found) = inspect_or_end(&message, CAPABILITIES);
+                prop_assert!(found.changes.is_empty());
             }
         }
     }

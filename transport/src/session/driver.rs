@@ -14,11 +14,11 @@ use std::{
 
 use capnp_rpc::{Disconnector, RpcSystem};
 use futures::{channel::oneshot, future::LocalBoxFuture};
-use schemas::{Coded, ErrorCode};
+use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::watch,
-    time::{Sleep, sleep, timeout},
+    time::{Sleep, sleep, sleep_until, timeout},
 };
 
 use super::{SessionEnd, Violation, steps::StepWaker};
@@ -27,6 +27,7 @@ use crate::{
     connection::{OtherEnd, Wire},
     limits,
     peer_connection::PeerConnection,
+    watchdog::Watched,
 };
 
 /// What carries the stream of a session.
@@ -58,6 +59,8 @@ pub(super) struct Driver {
     pub(super) steps: Arc<StepWaker>,
     pub(super) ended: watch::Sender<Option<SessionEnd>>,
     pub(super) progress: Progress,
+    pub(super) watched: Watched,
+    pub(super) peer: Option<VatId>,
 }
 
 /// How far writing has come.
@@ -69,6 +72,8 @@ pub(super) struct Progress {
     unflushed: bool,
     /// Runs while released bytes wait and the peer takes none.
     stall: Option<Pin<Box<Sleep>>>,
+    /// Runs until the next deadline of the session, or an earlier one that has become moot.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Driver {
@@ -78,7 +83,7 @@ impl Driver {
         let waker = Waker::from(steps.clone());
         std::future::poll_fn(|context| {
             steps.begin(context.waker());
-            let done = self.visit(&mut Context::from_waker(&waker));
+            let done = self.visit_watched(&mut Context::from_waker(&waker));
             steps.end();
             done
         })
@@ -87,6 +92,11 @@ impl Driver {
         self.end_carrier(&end).await;
         // Nobody may be waiting to hear it.
         let _ = self.ended.send(Some(end));
+    }
+
+    fn visit_watched(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let watched = self.watched.clone();
+        watched.busy(|| self.visit(context))
     }
 
     /// Takes steps while there is something to do; ready when the session has ended for capnp-rpc too.
@@ -105,7 +115,23 @@ impl Driver {
                 break;
             }
         }
+        self.poll_deadline(context);
         Poll::Pending
+    }
+
+    /// Has the wire see to what is due. Once per visit: every message that sets an earlier deadline wakes the driver.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) {
+        let next = self.wire.next_deadline();
+        let timer = self.progress.deadline.get_or_insert_with(|| Box::pin(sleep_until(next)));
+        if next < timer.deadline() {
+            timer.as_mut().reset(next);
+        }
+        if timer.as_mut().poll(context).is_ready() {
+            self.progress.deadline = None;
+            self.wire.pass_deadlines();
+            // To do what is due, and to look at the next deadline.
+            self.steps.wake_by_ref();
+        }
     }
 
     /// Polls capnp-rpc, and with it the code of every object that this session calls.
@@ -127,7 +153,10 @@ impl Driver {
             // Does not happen: our network never shuts down by itself.
             Ok(Poll::Ready(_)) => self.wire.finish(SessionEnd::Local),
             Err(panic) => {
-                self.wire.finish(SessionEnd::Panicked { message: panic_message(panic.as_ref()) });
+                let message = panic_message(panic.as_ref());
+                let peer = self.peer.map_or_else(|| "a local socket".to_owned(), |peer| peer.to_string());
+                tracing::error!(peer, message, "a panic while this peer was served; its session ends, no other does");
+                self.wire.finish(SessionEnd::Panicked { message });
                 self.drop_system();
             }
         }

@@ -31,6 +31,12 @@ pub enum SessionEnd {
         /// For how long.
         after: Duration,
     },
+    /// Nothing was said for long, and neither side held anything of the other.
+    #[error("the session was ended: nothing was said for {}, and nothing was held", seconds(after))]
+    Idle {
+        /// For how long at least.
+        after: Duration,
+    },
     /// This vat's storage failed, so it says nothing more (R5).
     #[error("the session was ended: this vat's storage failed")]
     Poisoned,
@@ -49,6 +55,7 @@ impl Coded for SessionEnd {
             Self::Peer(remote) => remote.code,
             Self::Violation(violation) => violation.code(),
             Self::Stalled { .. } => ErrorCode::SessionStalled,
+            Self::Idle { .. } => ErrorCode::SessionIdle,
             Self::Panicked { .. } => ErrorCode::Internal,
         }
     }
@@ -69,6 +76,7 @@ impl SessionEnd {
             Self::Panicked { .. } => Some((self.code(), "the other side failed".to_owned())),
             Self::Violation(violation) => Some((violation.code(), violation.to_string())),
             Self::Stalled { .. } => Some((self.code(), "what was sent was not taken in time".to_owned())),
+            Self::Idle { .. } => Some((self.code(), "nothing was said, and nothing held, for long".to_owned())),
             Self::Peer(_) | Self::Lost(_) => None,
         }
     }
@@ -98,6 +106,37 @@ pub enum Violation {
         /// How many may be.
         limit: usize,
     },
+    /// A message leads from an answer to a capability by more steps than are followed.
+    #[error("a message leads from an answer to a capability by {found} steps; at most {limit} are followed")]
+    Steps {
+        /// How many it has.
+        found: u32,
+        /// How many are followed.
+        limit: u32,
+    },
+    /// It keeps more capabilities of this side than it may.
+    #[error("more than {limit} capabilities of this side are kept")]
+    Exports {
+        /// How many may be.
+        limit: usize,
+    },
+    /// It left more calls unanswered than one session bears.
+    #[error("more than {limit} calls were not answered in time")]
+    Unanswered {
+        /// How many may be.
+        limit: usize,
+    },
+    /// It began a message and did not end it in time.
+    #[error("of a message that was begun {received} bytes arrived within {}, and not its end", seconds(after))]
+    SlowMessage {
+        /// How much of it arrived.
+        received: usize,
+        /// How long it had.
+        after: Duration,
+    },
+    /// It sent something large of a kind that this side does not have.
+    #[error("a message of a kind that this side does not have is too large to be sent back")]
+    Unknown,
     /// It broke a rule of the RPC protocol.
     #[error("the RPC protocol was broken: {0}")]
     Rpc(String),
@@ -113,9 +152,20 @@ impl Coded for Violation {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Frame(error) => error.code(),
-            Self::Capabilities { .. } => ErrorCode::SessionMessageTooLarge,
-            Self::GivenUp { .. } => ErrorCode::SessionTooManyCalls,
-            Self::Malformed(_) | Self::Rpc(_) | Self::Truncated | Self::SecondStream => ErrorCode::SessionProtocol,
+            Self::Capabilities { .. } => ErrorCode::SessionTooManyCapabilities,
+            Self::GivenUp { .. } => ErrorCode::SessionTooManyGivenUp,
+            Self::Steps { .. } => ErrorCode::SessionTooDeep,
+            Self::Exports { .. } => ErrorCode::SessionTooManyExports,
+            Self::Unanswered { .. } => ErrorCode::SessionUnanswered,
+            Self::SlowMessage { .. } => ErrorCode::SessionSlowMessage,
+            Self::Unknown => ErrorCode::SessionUnsupported,
+            Self::Malformed(error) => match error.kind {
+                capnp::ErrorKind::ReadLimitExceeded | capnp::ErrorKind::NestingLimitExceeded => {
+                    ErrorCode::SessionTooComplex
+                }
+                _ => ErrorCode::SessionProtocol,
+            },
+            Self::Rpc(_) | Self::Truncated | Self::SecondStream => ErrorCode::SessionProtocol,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Peers that pile up work, memory or time here. After each, an honest session of the same thread works.
+//! Peers that pile up work, memory or time here.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -11,8 +11,8 @@ use transport::{SessionEnd, Violation, limits};
 
 use crate::{
     raw::{COUNTER, NOTES, RawPeer, SHORT},
-    scene::Scene,
-    support::{Counter, counter, new_counter, run},
+    scene::attack,
+    support::{Counter, counter, new_counter},
 };
 
 /// Counts calls and answers none.
@@ -31,8 +31,7 @@ impl counter::Server for Hoard {
 
 #[test]
 fn calls_without_end_are_refused_beyond_the_limit_and_accepted_again_when_others_are_given_up() {
-    run(async {
-        let scene = Scene::new().await;
+    attack(async |scene| {
         let hoard = Rc::new(Hoard::default());
         let object: counter::Client = capnp_rpc::new_client_from_rc(hoard.clone());
         let (mut peer, session) = scene.attack_within(object.client, |limits| limits.calls_in_flight = 3).await;
@@ -63,14 +62,13 @@ fn calls_without_end_are_refused_beyond_the_limit_and_accepted_again_when_others
             tokio::task::yield_now().await;
         }
         assert!(session.end().is_none());
-        scene.honest_peer_is_served().await;
+        (peer, session)
     });
 }
 
 #[test]
 fn questions_that_are_never_let_go_of_are_refused_beyond_the_limit() {
-    run(async {
-        let scene = Scene::new().await;
+    attack(async |scene| {
         let (mut peer, session) = scene.attack_within(new_counter(), |limits| limits.open_questions = 10).await;
         for question in 0..12 {
             peer.bootstrap(question).await;
@@ -85,14 +83,13 @@ fn questions_that_are_never_let_go_of_are_refused_beyond_the_limit() {
             assert_eq!((answer.get_answer_id(), answered), (question, question < 10));
         }
         assert!(session.end().is_none());
-        scene.honest_peer_is_served().await;
+        (peer, session)
     });
 }
 
 #[test]
 fn calls_that_are_given_up_over_and_over() {
-    run(async {
-        let scene = Scene::new().await;
+    attack(async |scene| {
         let object: counter::Client = capnp_rpc::new_client(Hoard::default());
         let (mut peer, session) = scene.attack_within(object.client, |limits| limits.calls_given_up = 5).await;
         peer.bootstrap(0).await;
@@ -102,8 +99,8 @@ fn calls_that_are_given_up_over_and_over() {
         }
         let end = session.closed().await;
         assert!(matches!(end, SessionEnd::Violation(Violation::GivenUp { limit: 5 })), "{end}");
-        assert_eq!(peer.told().await.code, ErrorCode::SessionTooManyCalls);
-        scene.honest_peer_is_served().await;
+        assert_eq!(peer.told().await.code, ErrorCode::SessionTooManyGivenUp);
+        (peer, session)
     });
 }
 
@@ -136,8 +133,7 @@ async fn call_without_reading(peer: &mut RawPeer) {
 
 #[test]
 fn a_peer_that_calls_and_never_reads_is_not_read_from_until_it_does() {
-    run(async {
-        let scene = Scene::new().await;
+    attack(async |scene| {
         let verbose = Rc::new(Verbose::default());
         let object: notes::Client = capnp_rpc::new_client_from_rc(verbose.clone());
         let (mut peer, session) = scene.attack(object.client).await;
@@ -162,29 +158,27 @@ fn a_peer_that_calls_and_never_reads_is_not_read_from_until_it_does() {
             assert_eq!(answer.unwrap().get_answer_id(), question);
         }
         assert!(session.end().is_none());
-        scene.honest_peer_is_served().await;
+        (peer, session)
     });
 }
 
 #[test]
 fn a_peer_that_never_reads_is_given_up() {
-    run(async {
-        let scene = Scene::new().await;
+    attack(async |scene| {
         let object: notes::Client = capnp_rpc::new_client(Verbose::default());
         let (mut peer, session) = scene.attack_within(object.client, |limits| limits.write_stall = SHORT).await;
         call_without_reading(&mut peer).await;
         let end = session.closed().await;
         assert!(matches!(end, SessionEnd::Stalled { after: SHORT }), "{end}");
         assert_eq!(peer.told().await.code, ErrorCode::SessionStalled);
-        scene.honest_peer_is_served().await;
+        (peer, session)
     });
 }
 
 #[test]
 fn a_peer_that_takes_nothing_cannot_make_our_own_calls_pile_up() {
-    run(async {
-        let scene = Scene::new().await;
-        let (_peer, session) = scene.attack_within(new_counter(), |limits| limits.waiting_bytes = 100_000).await;
+    attack(async |scene| {
+        let (peer, session) = scene.attack_within(new_counter(), |limits| limits.waiting_bytes = 100_000).await;
         let theirs: notes::Client = session.bootstrap();
         let call = || {
             let mut request = theirs.put_request();
@@ -205,14 +199,13 @@ fn a_peer_that_takes_nothing_cannot_make_our_own_calls_pile_up() {
         };
         assert_eq!(RemoteError::parse(&error.extra).unwrap().code, ErrorCode::SessionTooManyCalls);
         assert!(session.end().is_none());
-        scene.honest_peer_is_served().await;
+        (peer, session)
     });
 }
 
 #[test]
 fn a_flood_of_small_calls_does_not_keep_an_honest_peer_waiting() {
-    run(async {
-        let scene = Scene::new().await;
+    attack(async |scene| {
         let object = Rc::new(Counter::default());
         let (mut peer, session) = scene.attack(counter(object.clone())).await;
         peer.bootstrap(0).await;
@@ -232,5 +225,6 @@ fn a_flood_of_small_calls_does_not_keep_an_honest_peer_waiting() {
             }
         });
         assert!(session.end().is_none());
+        (peer, session)
     });
 }

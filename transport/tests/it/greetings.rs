@@ -1,31 +1,28 @@
-//! Hostile greetings: each test is an attack before the session has begun. After each, an honest session of the
-//! same thread works.
+//! Hostile greetings: each test is an attack before the session has begun.
 
 use schemas::{Coded, ErrorCode, RemoteError};
 use transport::{Endpoint, HelloError, Session, SessionEnd, SessionError, frames::FrameError};
 
 use crate::{
     raw::{RawPeer, SHORT, announce, hello_bytes, preface},
-    scene::Scene,
+    scene::{Scene, attack},
     support::{connect, key, new_counter, options, run, server, serving},
 };
 
 /// What is sent instead of a greeting, and what comes of it.
-async fn greeted_with(bytes: &[u8]) -> (SessionError, RemoteError) {
-    let scene = Scene::new().await;
+async fn greeted_with(scene: &Scene, bytes: &[u8]) -> (SessionError, RemoteError) {
     let (mut peer, accepted) = RawPeer::dial(&scene.server).await;
     peer.write(bytes).await;
     let error = Session::accept(accepted, serving(new_counter())).await.unwrap_err();
     let told = peer.told().await;
     assert_eq!(told.code, error.code(), "the peer is told what we saw");
-    scene.honest_peer_is_served().await;
     (error, told)
 }
 
 #[test]
 fn garbage_instead_of_a_preface() {
-    run(async {
-        let (error, told) = greeted_with(b"GET / HTTP/1.1\r\n\r\n").await;
+    attack(async |scene| {
+        let (error, told) = greeted_with(scene, b"GET / HTTP/1.1\r\n\r\n").await;
         assert!(matches!(error, SessionError::Hello(HelloError::NotOurs)), "{error}");
         assert_eq!(told.code, ErrorCode::SessionVersion);
     });
@@ -33,9 +30,9 @@ fn garbage_instead_of_a_preface() {
 
 #[test]
 fn a_stream_of_an_unknown_kind_or_version() {
-    run(async {
+    attack(async |scene| {
         for (kind, version) in [(2, 1), (1, 2)] {
-            let (error, told) = greeted_with(&preface(kind, version)).await;
+            let (error, told) = greeted_with(scene, &preface(kind, version)).await;
             assert!(matches!(error, SessionError::Hello(HelloError::Stream { .. })), "{error}");
             assert!(told.message.contains(&format!("kind {kind}, version {version}")), "{told}");
         }
@@ -44,8 +41,8 @@ fn a_stream_of_an_unknown_kind_or_version() {
 
 #[test]
 fn a_greeting_of_another_version() {
-    run(async {
-        let (error, told) = greeted_with(&[preface(1, 1), hello_bytes(9, &[0; 16])].concat()).await;
+    attack(async |scene| {
+        let (error, told) = greeted_with(scene, &[preface(1, 1), hello_bytes(9, &[0; 16])].concat()).await;
         assert!(matches!(error, SessionError::Hello(HelloError::Version { found: 9 })), "{error}");
         assert!(told.message.contains("version 9"), "{told}");
     });
@@ -53,25 +50,24 @@ fn a_greeting_of_another_version() {
 
 #[test]
 fn a_greeting_with_a_wrong_incarnation() {
-    run(async {
-        let (error, _) = greeted_with(&[preface(1, 1), hello_bytes(1, &[0; 17])].concat()).await;
+    attack(async |scene| {
+        let (error, _) = greeted_with(scene, &[preface(1, 1), hello_bytes(1, &[0; 17])].concat()).await;
         assert!(matches!(error, SessionError::Hello(HelloError::Incarnation { found: 17 })), "{error}");
     });
 }
 
 #[test]
 fn a_greeting_that_announces_a_gigabyte() {
-    run(async {
-        let (error, _) = greeted_with(&[preface(1, 1), announce(1 << 27)].concat()).await;
+    attack(async |scene| {
+        let (error, _) = greeted_with(scene, &[preface(1, 1), announce(1 << 27)].concat()).await;
         assert!(matches!(error, SessionError::Hello(HelloError::Frame(FrameError::TooLarge { .. }))), "{error}");
     });
 }
 
 #[test]
 fn a_peer_that_never_greets_or_stops_in_the_middle() {
-    run(async {
+    attack(async |scene| {
         for bytes in [&[][..], &preface(1, 1)[..5], &preface(1, 1)[..]] {
-            let scene = Scene::new().await;
             let (mut peer, accepted) = RawPeer::dial(&scene.server).await;
             peer.write(bytes).await;
             let mut options = serving(new_counter());
@@ -79,7 +75,6 @@ fn a_peer_that_never_greets_or_stops_in_the_middle() {
             let error = Session::accept(accepted, options).await.unwrap_err();
             assert!(matches!(error, SessionError::Hello(HelloError::Timeout { after: SHORT })), "{error}");
             assert_eq!(peer.told().await.code, ErrorCode::NetTimeout);
-            scene.honest_peer_is_served().await;
         }
     });
 }

@@ -2,14 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod calls;
+mod capabilities;
+mod deadlines;
 mod endpoints;
 mod exhaustion;
 mod gate;
 mod greetings;
 mod hostile;
 mod local_sockets;
+mod memory;
+mod pipelines;
 mod raw;
 mod refused;
 mod scene;
 mod standard_output;
 mod support;
+mod unsupported;
+mod watched;

@@ -2,14 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use capnp::message::{Builder, Reader, ReaderOptions};
-use capnp_rpc::rpc_capnp::message;
+use capnp::{
+    message::{Builder, Reader, ReaderOptions},
+    traits::ImbueMut,
+};
+use capnp_rpc::rpc_capnp::{call, exception, message, payload, return_};
 use quinn::{ApplicationClose, ConnectionError, RecvStream, SendStream};
 use schemas::{
-    RemoteError,
+    ErrorCode, RemoteError,
     objects_capnp::{counter, notes},
     session_capnp::hello,
-    vat_capnp::vat,
+    vat_capnp::{owner, vat},
 };
 use transport::{
     Endpoint, PeerConnection, Session, SessionOptions,
@@ -20,6 +23,7 @@ use crate::support::{connect, key};
 
 pub(crate) const COUNTER: u64 = <counter::Client as capnp::traits::HasTypeId>::TYPE_ID;
 pub(crate) const NOTES: u64 = <notes::Client as capnp::traits::HasTypeId>::TYPE_ID;
+pub(crate) const OWNER: u64 = <owner::Client as capnp::traits::HasTypeId>::TYPE_ID;
 pub(crate) const VAT: u64 = <vat::Client as capnp::traits::HasTypeId>::TYPE_ID;
 
 /// A peer with a key of its own, on a stream of its own, and no manners.
@@ -114,6 +118,18 @@ impl RawPeer {
 
     /// Calls method `method` of the capability that question `target` is answered with, before it is.
     pub(crate) async fn call(&mut self, question: u32, target: u32, interface: u64, method: u16) {
+        self.call_with(question, target, interface, method, |_| {}).await;
+    }
+
+    /// The same, with something else about it.
+    pub(crate) async fn call_with(
+        &mut self,
+        question: u32,
+        target: u32,
+        interface: u64,
+        method: u16,
+        alter: impl FnOnce(call::Builder<'_>),
+    ) {
         self.send(|message| {
             let mut call = message.init_call();
             call.set_question_id(question);
@@ -121,10 +137,115 @@ impl RawPeer {
             call.set_method_id(method);
             call.reborrow().init_target().init_promised_answer().set_question_id(target);
             // The parameters of every method here are a struct, and an empty one has all defaults.
-            call.init_params().init_content().init_as::<hello::Builder<'_>>();
+            call.reborrow().init_params().init_content().init_as::<hello::Builder<'_>>();
+            alter(call);
         })
         .await;
     }
+
+    /// Calls `verify` of the owner's interface, which takes a capability: the peer's own number `hosted`.
+    pub(crate) async fn lend(&mut self, question: u32, target: u32, hosted: u32) {
+        self.call_with(question, target, OWNER, VERIFY, |call| {
+            let mut payload = call.init_params();
+            set_capability(payload.reborrow(), 0);
+            payload.get_cap_table().unwrap().get(0).set_sender_hosted(hosted);
+        })
+        .await;
+    }
+
+    /// Lets go of an answer, and with it of the capabilities in it or not.
+    pub(crate) async fn finish(&mut self, question: u32, release: bool) {
+        self.send(|message| {
+            let mut finish = message.init_finish();
+            finish.set_question_id(question);
+            finish.set_release_result_caps(release);
+        })
+        .await;
+    }
+
+    /// Reads on until the answer to `question`, and returns what it is.
+    pub(crate) async fn answer_to(&mut self, question: u32) -> Answer {
+        loop {
+            let message = self.receive().await.expect("an answer");
+            if let Ok(message::Return(answer)) = message.get_root::<message::Reader<'_>>().unwrap().which() {
+                let answer = answer.unwrap();
+                if answer.get_answer_id() == question {
+                    return Answer::of(answer);
+                }
+            }
+        }
+    }
+
+    /// Reads on until we are called, and returns the number of the question.
+    pub(crate) async fn called(&mut self) -> u32 {
+        loop {
+            let message = self.receive().await.expect("a call");
+            if let Ok(message::Call(call)) = message.get_root::<message::Reader<'_>>().unwrap().which() {
+                return call.unwrap().get_question_id();
+            }
+        }
+    }
+
+    /// Answers a question of the other side.
+    pub(crate) async fn answer(&mut self, question: u32, fill: impl FnOnce(return_::Builder<'_>)) {
+        self.send(|message| {
+            let mut answer = message.init_return();
+            answer.set_answer_id(question);
+            answer.set_release_param_caps(false);
+            fill(answer);
+        })
+        .await;
+    }
+}
+
+/// What a question was answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Results, with so many capabilities.
+    Results(u32),
+    /// An exception of this kind and code.
+    Exception(exception::Type, ErrorCode),
+    Canceled,
+    Elsewhere,
+}
+
+impl Answer {
+    fn of(answer: return_::Reader<'_>) -> Self {
+        match answer.which().unwrap() {
+            return_::Results(results) => Self::Results(results.unwrap().get_cap_table().unwrap().len()),
+            return_::Exception(error) => {
+                let error = error.unwrap();
+                let reason = error.get_reason().unwrap().to_string().unwrap();
+                let code = RemoteError::parse(&reason).map_or(ErrorCode::Internal, |remote| remote.code);
+                Self::Exception(error.get_type().unwrap(), code)
+            }
+            return_::Canceled(()) => Self::Canceled,
+            return_::ResultsSentElsewhere(()) => Self::Elsewhere,
+            _ => panic!("an answer that this side never gives"),
+        }
+    }
+
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Exception(_, code) => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// `verify` of the owner's interface: its parameters are a struct with a capability in its first pointer.
+pub(crate) const VERIFY: u16 = 8;
+
+/// Makes the content a struct whose first pointer is the capability `index` of the table, which gets so many entries
+/// and one more, each of them none at first.
+pub(crate) fn set_capability(mut payload: payload::Builder<'_>, index: u32) {
+    let stand_in = || capnp_rpc::new_broken_cap(capnp::Error::failed("a stand-in".to_owned())).hook;
+    // Writes a capability pointer to the last entry of the table; the stand-ins themselves are not sent.
+    let mut stand_ins = (0..index).map(|_| Some(stand_in())).collect();
+    let mut content = payload.reborrow().init_content();
+    content.imbue_mut(&mut stand_ins);
+    content.init_as::<vat::restore_results::Builder<'_>>().init_capability().set_as_capability(stand_in());
+    payload.init_cap_table(index + 1);
 }
 
 /// A quinn endpoint without any of our code, on a free port of the loopback.

@@ -6,12 +6,18 @@
 fn nothing_of_the_rpc_layer_reaches_standard_output() {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
-            "hostile::",
-            "greetings::",
-            "exhaustion::",
+            "capabilities::",
             "calls::",
+            "deadlines::",
+            "exhaustion::",
             "gate::",
+            "greetings::",
+            "hostile::",
+            "pipelines::",
+            "unsupported::",
             "--nocapture",
+            // They wait more than they work.
+            "--test-threads=16",
             "--skip",
             "standard_output",
         ])

@@ -261,12 +261,15 @@ pub(super) fn resolver(context: &Context, endpoint: &Endpoint, deadline: Duratio
 }
 
 pub(super) fn session_options() -> SessionOptions {
+    let mut limits = SessionLimits::default();
+    // Every command waits with a deadline of its own, some of them as long as there is progress.
+    limits.call_deadline = None;
     SessionOptions {
         // Epoch 0: not a vat. Nothing that runs for one command has to be told from its next start.
         greeting: Greeting { epoch: 0, incarnation: [0; 16], program: crate::PROGRAM.to_owned() },
         bootstrap: None,
         gate: OutputGate::always_open(),
-        limits: SessionLimits::default(),
+        limits,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 use checkpoint::{Durable, Position, StoreMetrics};
 use schemas::{Address, State, Timestamp, vat_capnp};
 use tokio::sync::{Notify, mpsc};
-use transport::{Endpoint, LocalListener, OutputGate};
+use transport::{Endpoint, LocalListener, OutputGate, watchdog::Watchdog};
 use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver};
 
 use super::{
@@ -167,6 +167,8 @@ impl Awake {
         let public: vat_capnp::vat::Client = capnp_rpc::new_client(VatService::new(self.vat.clone()));
         let owner: vat_capnp::owner::Client =
             capnp_rpc::new_client(OwnerService { public: public.clone(), awake: self.clone() });
+        // From here on strangers are served. What came before may block for as long as the disk takes.
+        let _watchdog = Watchdog::of_a_program();
         let accepting = tokio::task::spawn_local({
             let awake = self.clone();
             async move { awake.sessions.accept(&awake.endpoint, &public, listener, &owner).await }
