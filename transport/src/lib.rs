@@ -27,6 +27,7 @@ mod endpoint;
 mod local;
 mod output_gate;
 mod peer_connection;
+mod resume;
 mod session;
 mod text;
 
@@ -36,4 +37,5 @@ pub use limits::SessionLimits;
 pub use local::{LocalError, LocalListener, LocalStream, dial_local};
 pub use output_gate::{GatePoisoned, GateWait, OutputGate};
 pub use peer_connection::PeerConnection;
+pub use resume::ResumeToken;
 pub use session::{Session, SessionEnd, SessionError, SessionOptions, Violation};

@@ -24,6 +24,7 @@ use crate::{
     hello::{self, Greeting, HelloError, Peer},
     local::{LocalStream, dial_local},
     peer_connection::PeerConnection,
+    resume::ResumeToken,
 };
 use driver::{Carrier, Driver, Progress, Rpc};
 use steps::StepWaker;
@@ -60,6 +61,8 @@ pub struct Session {
     wire: Rc<Wire>,
     rpc: Rc<Rpc>,
     peer: Peer,
+    /// What names this session to its peer when it is lost; `None` on a local socket.
+    token: Option<ResumeToken>,
     ended: watch::Receiver<Option<SessionEnd>>,
 }
 
@@ -71,8 +74,25 @@ impl Session {
     /// # Errors
     /// [`SessionError`]. The connection is closed then, and the peer told why.
     pub async fn open(connection: PeerConnection, options: SessionOptions) -> Result<Self, SessionError> {
+        Self::open_again(connection, options, None).await
+    }
+
+    /// Begins a session in place of one with the same peer that was lost: `lost` is that session's
+    /// [`resume_token`](Self::resume_token).
+    ///
+    /// The peer ends its half of the lost one at once, instead of keeping it until it times out. Nothing else
+    /// comes back: capabilities are restored anew. If the peer does not know the token, this is a session like
+    /// any other.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_again(
+        connection: PeerConnection,
+        options: SessionOptions,
+        lost: Option<ResumeToken>,
+    ) -> Result<Self, SessionError> {
         let stream = connection.clone();
-        Self::over_quic(connection, options, async move { stream.quinn().open_bi().await }).await
+        Self::over_quic(connection, options, lost, async move { stream.quinn().open_bi().await }).await
     }
 
     /// Begins the session of a connection that this side accepted.
@@ -81,7 +101,7 @@ impl Session {
     /// As [`open`](Self::open).
     pub async fn accept(connection: PeerConnection, options: SessionOptions) -> Result<Self, SessionError> {
         let stream = connection.clone();
-        Self::over_quic(connection, options, async move { stream.quinn().accept_bi().await }).await
+        Self::over_quic(connection, options, None, async move { stream.quinn().accept_bi().await }).await
     }
 
     /// Begins a session with the process that listens on the local socket `path`, which must belong to the
@@ -105,6 +125,7 @@ impl Session {
     async fn over_quic(
         connection: PeerConnection,
         options: SessionOptions,
+        lost: Option<ResumeToken>,
         stream: impl Future<Output = Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>>,
     ) -> Result<Self, SessionError> {
         if !connection.claim_session() {
@@ -112,7 +133,7 @@ impl Session {
         }
         let greeted = async {
             let (mut output, mut input) = stream.await.map_err(|error| HelloError::Broken(Arc::new(error.into())))?;
-            let peer = greet(&mut input, &mut output, &options.greeting, Some(connection.peer())).await?;
+            let peer = greet(&mut input, &mut output, (&options.greeting, lost), Some(connection.peer())).await?;
             Ok((input, output, peer))
         };
         match within(options.limits.hello_deadline, greeted).await {
@@ -135,7 +156,7 @@ impl Session {
 
     async fn over_local(stream: LocalStream, options: SessionOptions) -> Result<Self, SessionError> {
         let (mut input, mut output) = stream.into_split();
-        let greeted = greet(&mut input, &mut output, &options.greeting, None);
+        let greeted = greet(&mut input, &mut output, (&options.greeting, None), None);
         let peer = within(options.limits.hello_deadline, greeted).await?;
         let explain: Explain = Box::new(|error| SessionEnd::Lost(Arc::new(error)));
         Ok(Self::start(Box::new(input), Box::new(output), Carrier::Local, explain, peer, options))
@@ -149,6 +170,10 @@ impl Session {
         peer: Peer,
         options: SessionOptions,
     ) -> Self {
+        let token = match &carrier {
+            Carrier::Quic { connection, .. } => ResumeToken::of(connection.quinn()),
+            Carrier::Local => None,
+        };
         let steps = Arc::new(StepWaker::default());
         let wire = Wire::new(input, options.gate, options.limits, steps.clone(), explain);
         let system = RpcSystem::new(Box::new(Network::new(wire.clone())), options.bootstrap);
@@ -166,7 +191,7 @@ impl Session {
             progress: Progress::default(),
         };
         tokio::task::spawn_local(driver.run());
-        Self { wire, rpc, peer, ended }
+        Self { wire, rpc, peer, token, ended }
     }
 
     /// The peer's bootstrap capability. Calls on it may be made at once; they fail if the peer offers none, and
@@ -202,6 +227,13 @@ impl Session {
     #[must_use]
     pub fn peer_id(&self) -> Option<VatId> {
         self.peer.id
+    }
+
+    /// What this session is called when it was lost and another takes its place ([`open_again`](Self::open_again)).
+    /// Both ends have the same one. `None` on a local socket.
+    #[must_use]
+    pub fn resume_token(&self) -> Option<ResumeToken> {
+        self.token
     }
 
     /// Why the session has ended, if it has.
@@ -258,10 +290,10 @@ impl fmt::Debug for Session {
 async fn greet(
     input: &mut (impl AsyncRead + Unpin),
     output: &mut (impl AsyncWrite + Unpin),
-    greeting: &Greeting,
+    (greeting, lost): (&Greeting, Option<ResumeToken>),
     id: Option<VatId>,
 ) -> Result<Peer, HelloError> {
-    let (peer, ()) = tokio::try_join!(hello::receive(input, id), hello::send(output, greeting))?;
+    let (peer, ()) = tokio::try_join!(hello::receive(input, id), hello::send(output, greeting, lost))?;
     Ok(peer)
 }
 
