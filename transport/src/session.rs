@@ -9,7 +9,7 @@ use std::{cell::RefCell, fmt, future::Future, path::Path, rc::Rc, sync::Arc};
 use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::RpcSystem;
 use futures::channel::oneshot;
-use schemas::{Coded, VatId};
+use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -245,10 +245,17 @@ impl Session {
     /// Waits until the session has ended, with everything that was released delivered if that was possible, and
     /// the connection closed.
     pub async fn closed(&self) -> SessionEnd {
-        let mut ended = self.ended.clone();
-        let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-        // Without a last word the thread's tasks were dropped, and the session with them.
-        end.or_else(|| self.wire.end()).unwrap_or(SessionEnd::Local)
+        self.when_closed().await
+    }
+
+    /// The same, for who does not want to hold the session meanwhile.
+    pub fn when_closed(&self) -> impl Future<Output = SessionEnd> + 'static {
+        let (mut ended, wire) = (self.ended.clone(), self.wire.clone());
+        async move {
+            let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+            // Without a last word the thread's tasks were dropped, and the session with them.
+            end.or_else(|| wire.end()).unwrap_or(SessionEnd::Local)
+        }
     }
 
     /// Does `work`, unless the session ends before it is done.
@@ -271,6 +278,12 @@ impl Session {
     /// [`closed`](Self::closed) waits until that is done.
     pub fn close(&self) {
         self.wire.finish(SessionEnd::Local);
+    }
+
+    /// Ends the session at once and tells the peer why: what has not reached it is lost. For sessions whose peer is
+    /// not expected to answer, or has no claim to be waited for.
+    pub fn dismiss(&self, code: ErrorCode) {
+        self.wire.finish(SessionEnd::Dismissed { code });
     }
 }
 
