@@ -219,6 +219,12 @@ error_codes! {
     SessionSuperseded "session.superseded" Conflict:
         "A newer start of the same identity has taken over the session.";
         "Nothing, if you restarted that vat.";
+    SessionEvicted "session.evicted" Limit:
+        "The session was idle for longer than any other when the peer needed room for a new one.";
+        "Connect again when there is something to do.";
+    SessionDraining "session.draining" Unreachable:
+        "The peer is about to end the session: it answers what it was asked before, and takes no more calls. This call was not carried out.";
+        "Call again over a new session.";
     SessionLimit "session.limit" Limit:
         "The peer accepts no more sessions now.";
         "Try again later.";
