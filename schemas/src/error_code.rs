@@ -222,9 +222,9 @@ error_codes! {
     SessionEvicted "session.evicted" Limit:
         "The session was idle for longer than any other when the peer needed room for a new one.";
         "Connect again when there is something to do.";
-    SessionDraining "session.draining" Unreachable:
-        "The peer is about to end the session: it answers what it was asked before, and takes no more calls. This call was not carried out.";
-        "Call again over a new session.";
+    SessionCrossed "session.crossed" Conflict:
+        "Both sides dialled each other at the same moment; the other one of the two sessions is kept.";
+        "Use that one: it is open already.";
     SessionLimit "session.limit" Limit:
         "The peer accepts no more sessions now.";
         "Try again later.";

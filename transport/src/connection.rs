@@ -30,7 +30,10 @@ use capnp_rpc::{
     rpc_capnp::{exception, message, return_},
 };
 use schemas::ErrorCode;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
     OutputGate, SessionLimits,
@@ -59,6 +62,10 @@ pub(crate) struct Wire {
     end: RefCell<Option<SessionEnd>>,
     /// Whether capnp-rpc has let go of the connection.
     released_by_rpc: Cell<bool>,
+    /// Since when the peer waits for nothing; `None` while it does.
+    idle_since: Cell<Option<Instant>>,
+    /// Set when no more calls are taken: what their callers are told.
+    draining: Cell<Option<ErrorCode>>,
     /// Woken when `receive` may have something: capnp-rpc polls it only then.
     receiver: RefCell<Option<Waker>>,
     /// Woken when there is something to write, or the session ended.
@@ -98,6 +105,8 @@ impl Wire {
             calls: RefCell::new(calls::CallLedger::default()),
             end: RefCell::new(None),
             released_by_rpc: Cell::new(false),
+            idle_since: Cell::new(Some(Instant::now())),
+            draining: Cell::new(None),
             receiver: RefCell::new(None),
             limits,
             gate,
@@ -134,6 +143,35 @@ impl Wire {
         self.released_by_rpc.get()
     }
 
+    // ---- calls under way
+
+    /// Since when the peer waits for no answer of ours.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.idle_since.get()
+    }
+
+    fn note_idle(&self) {
+        if self.idle_since.get().is_none() && self.calls.borrow().is_idle() {
+            self.idle_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// Takes no more calls, and ends the session once all that were taken are answered and the answers on their way.
+    pub(crate) fn drain(&self, code: ErrorCode) {
+        self.draining.set(Some(code));
+        self.driver.wake_by_ref();
+    }
+
+    /// Ends a session that is drained. Called when everything that could be written was.
+    pub(crate) fn end_if_drained(&self) {
+        if let Some(code) = self.draining.get()
+            && self.calls.borrow().is_idle()
+            && self.outbox.borrow().waiting_bytes() == 0
+        {
+            self.finish(SessionEnd::Drained { code });
+        }
+    }
+
     pub(crate) fn explain(&self, error: std::io::Error) -> SessionEnd {
         (self.explain)(error)
     }
@@ -161,6 +199,7 @@ impl Wire {
             Ok(Ok(message::Return(Ok(answer)))) => {
                 let id = answer.get_answer_id();
                 self.calls.borrow_mut().answer(id, !answer.get_no_finish_needed());
+                self.note_idle();
                 match self.check_size(message) {
                     Ok(()) => self.queue(message, true),
                     Err((code, text)) => self.queue(&refusal(id, code, &text), true),

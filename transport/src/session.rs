@@ -13,7 +13,7 @@ use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 pub use end::{SessionEnd, SessionError, Violation};
@@ -63,6 +63,8 @@ pub struct Session {
     peer: Peer,
     /// What names this session to its peer when it is lost; `None` on a local socket.
     token: Option<ResumeToken>,
+    /// The session that the dialler said it had lost.
+    resumes: Option<ResumeToken>,
     ended: watch::Receiver<Option<SessionEnd>>,
 }
 
@@ -140,7 +142,9 @@ impl Session {
             Ok((input, output, peer)) => {
                 let explain = explain_quic(connection.clone());
                 let carrier = quic_carrier(connection, &output);
-                Ok(Self::start(Box::new(input), Box::new(output), carrier, explain, peer, options))
+                let mut session = Self::start(Box::new(input), Box::new(output), carrier, explain, peer, options);
+                session.resumes = lost.or(session.peer.resumes);
+                Ok(session)
             }
             Err(error) => {
                 // What the peer said explains more than what became of the stream.
@@ -191,7 +195,7 @@ impl Session {
             progress: Progress::default(),
         };
         tokio::task::spawn_local(driver.run());
-        Self { wire, rpc, peer, token, ended }
+        Self { wire, rpc, peer, token, resumes: None, ended }
     }
 
     /// The peer's bootstrap capability. Calls on it may be made at once; they fail if the peer offers none, and
@@ -236,6 +240,12 @@ impl Session {
         self.token
     }
 
+    /// The session with the same peer that this one takes the place of, if whoever dialled said so.
+    #[must_use]
+    pub fn resumes(&self) -> Option<ResumeToken> {
+        self.resumes
+    }
+
     /// Why the session has ended, if it has.
     #[must_use]
     pub fn end(&self) -> Option<SessionEnd> {
@@ -278,6 +288,18 @@ impl Session {
     /// [`closed`](Self::closed) waits until that is done.
     pub fn close(&self) {
         self.wire.finish(SessionEnd::Local);
+    }
+
+    /// Takes no more calls, which are answered with `code`, and ends the session when all that were taken are answered
+    /// and their answers on their way. How long that may take is up to the caller.
+    pub fn drain(&self, code: ErrorCode) {
+        self.wire.drain(code);
+    }
+
+    /// Since when nothing that the peer has asked for is under way; `None` while something is.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.wire.idle_since()
     }
 
     /// Ends the session at once and tells the peer why: what has not reached it is lost. For sessions whose peer is

@@ -41,6 +41,11 @@ impl CallLedger {
         fits
     }
 
+    /// Whether the peer waits for no answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running == 0
+    }
+
     /// Our answer was sent.
     pub(super) fn answer(&mut self, question: u32, needs_finish: bool) {
         if let Some(state) = self.open.get_mut(&question) {

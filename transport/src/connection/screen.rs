@@ -61,7 +61,15 @@ impl Wire {
         match verdict {
             Verdict::Deliver => Some(Incoming::Remote(message)),
             Verdict::Ask { question } => {
+                if let Some(code) = self.draining.get() {
+                    self.queue(
+                        &refusal(question, code, "not carried out: this side is about to end the session"),
+                        true,
+                    );
+                    return None;
+                }
                 if self.calls.borrow_mut().ask(question, bytes, &self.limits) {
+                    self.idle_since.set(None);
                     return Some(Incoming::Remote(message));
                 }
                 let text = "not carried out: too many questions of yours are open";
@@ -74,6 +82,7 @@ impl Wire {
                     self.finish(SessionEnd::Violation(Violation::GivenUp { limit }));
                     return None;
                 }
+                self.note_idle();
                 Some(Incoming::Remote(message))
             }
             Verdict::Replace(message) => Some(Incoming::Local(message)),

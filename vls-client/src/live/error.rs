@@ -23,6 +23,14 @@ pub enum LiveError {
         /// Why not.
         source: Arc<SessionError>,
     },
+    /// A session began, and was not let into the table of sessions of this process.
+    #[error("a session with vat://{id} began and was not kept: {}", .code.meaning())]
+    NotAdmitted {
+        /// The vat.
+        id: VatId,
+        /// Why not.
+        code: ErrorCode,
+    },
     /// Whoever answered has the key of the vat and an older epoch than it is known to have come to.
     #[error(
         "whoever answers as vat://{id} is an old copy of it: epoch {found}, while epoch {known} has been seen already"
@@ -56,6 +64,7 @@ impl Coded for LiveError {
         match self {
             Self::Resolve(error) => error.code(),
             Self::Session { source, .. } => source.code(),
+            Self::NotAdmitted { code, .. } => *code,
             Self::Stale { .. } => ErrorCode::SessionSuperseded,
             Self::Timeout { .. } => ErrorCode::NetTimeout,
             Self::Ended(end) => end.code(),

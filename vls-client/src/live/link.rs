@@ -33,7 +33,7 @@ pub(super) struct World {
 
 /// A session that counts.
 pub(super) struct Up {
-    pub(super) session: Session,
+    pub(super) session: Rc<Session>,
     pub(super) vat: vat_capnp::vat::Client,
     pub(super) generation: u64,
 }
@@ -171,12 +171,13 @@ impl Link {
         });
     }
 
-    fn connected(&self, session: Session) {
+    fn connected(&self, session: Rc<Session>) {
         let found = session.peer().epoch;
         for action in self.judge(ReconnectEvent::Connected { epoch: found }) {
             match action {
                 ReconnectAction::Keep { generation } => return self.keep(session, generation),
                 ReconnectAction::Discard { known } => {
+                    session.dismiss(ErrorCode::SessionSuperseded);
                     self.failed_with(LiveError::Stale { id: self.id, found, known });
                 }
                 ReconnectAction::Connect => self.connect(),
@@ -186,7 +187,7 @@ impl Link {
         self.set_timer();
     }
 
-    fn keep(&self, session: Session, generation: u64) {
+    fn keep(&self, session: Rc<Session>, generation: u64) {
         self.lost.set(None);
         let up = Rc::new(Up { vat: session.bootstrap(), session, generation });
         let (closed, this) = (up.session.when_closed(), self.this.clone());

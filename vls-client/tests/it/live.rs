@@ -318,7 +318,7 @@ struct Flaky {
 }
 
 impl LiveNetwork for Flaky {
-    fn connect(&self, attempt: Attempted) -> LocalBoxFuture<'static, Result<Session, LiveError>> {
+    fn connect(&self, attempt: Attempted) -> LocalBoxFuture<'static, Result<Rc<Session>, LiveError>> {
         self.attempts.set(self.attempts.get() + 1);
         if self.attempts.get() <= self.failures.get() {
             return futures::future::ready(Err(LiveError::Ended(SessionEnd::Local))).boxed_local();
