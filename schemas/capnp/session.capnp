@@ -16,4 +16,9 @@ struct Hello {
 
   program @3 :Text;
   # Name and version of the program, for the peer's diagnostics only. At most 64 bytes.
+
+  resumes @4 :Data;
+  # The token of the session that this one takes the place of, 16 bytes; empty: of none. Both ends derive it
+  # from the keys of the connection that the old session ran over. It says "I have lost that one, end your
+  # half of it"; no capability comes back by it. One that the peer does not know is ignored.
 }

@@ -219,6 +219,12 @@ error_codes! {
     SessionSuperseded "session.superseded" Conflict:
         "A newer start of the same identity has taken over the session.";
         "Nothing, if you restarted that vat.";
+    SessionEvicted "session.evicted" Limit:
+        "The session was idle for longer than any other when the peer needed room for a new one.";
+        "Connect again when there is something to do.";
+    SessionCrossed "session.crossed" Conflict:
+        "Both sides dialled each other at the same moment; the other one of the two sessions is kept.";
+        "Use that one: it is open already.";
     SessionLimit "session.limit" Limit:
         "The peer accepts no more sessions now.";
         "Try again later.";

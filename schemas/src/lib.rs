@@ -7,6 +7,7 @@
 //! * [`SturdyRef`] and [`Secret`]: durable, secret references (DESIGN §3);
 //! * [`SignedRecord`] and [`LocationRecord`]: where a vat says it is (DESIGN §4);
 //! * [`SearchPathEntry`] and [`Address`]: where to ask and where to dial (DESIGN §5);
+//! * [`Network`]: whom quotas and caps take for one;
 //! * [`Recipient`]: a public key that checkpoints and images are sealed for (DESIGN §8);
 //! * the Cap'n Proto interfaces of sessions, the location service, vats and the built-in objects;
 //! * [`ErrorCode`]: the registry of every error that a user can meet (DESIGN §10).
@@ -16,6 +17,7 @@ mod error_code;
 mod host;
 mod identity;
 pub mod limits;
+mod network;
 mod recipient;
 mod record;
 mod search_path;
@@ -27,6 +29,7 @@ pub use error_code::{Coded, ErrorCode, Exit, RemoteError, UnknownErrorCode};
 pub use host::HostError;
 pub use identity::{IdentityError, IdentityKey, VatId};
 pub use limits::{MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE};
+pub use network::Network;
 pub use recipient::{Recipient, RecipientError};
 pub use record::{LocationRecord, Order, RecordError, SignedRecord, State, Timestamp, UnverifiedRecord};
 pub use search_path::{SearchPathEntry, SearchPathError};

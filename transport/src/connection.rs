@@ -74,6 +74,10 @@ pub(crate) struct Wire {
     end: RefCell<Option<SessionEnd>>,
     /// Whether capnp-rpc has let go of the connection.
     released_by_rpc: Cell<bool>,
+    /// Since when the peer waits for nothing; `None` while it does.
+    idle_since: Cell<Option<Instant>>,
+    /// Set when no more calls are taken: what their callers are told.
+    draining: Cell<Option<ErrorCode>>,
     /// Woken when `receive` may have something: capnp-rpc polls it only then.
     receiver: RefCell<Option<Waker>>,
     /// Woken when there is something to write, or the session ended.
@@ -132,6 +136,8 @@ impl Wire {
             quiet: Cell::new(Quiet { look: far_in(limits.idle_deadline), was_broken: false }),
             end: RefCell::new(None),
             released_by_rpc: Cell::new(false),
+            idle_since: Cell::new(Some(Instant::now())),
+            draining: Cell::new(None),
             receiver: RefCell::new(None),
             limits,
             gate,
@@ -166,6 +172,35 @@ impl Wire {
     /// Whether capnp-rpc has failed everything that waited and let go of the connection.
     pub(crate) fn is_released_by_rpc(&self) -> bool {
         self.released_by_rpc.get()
+    }
+
+    // ---- calls under way
+
+    /// Since when the peer waits for no answer of ours.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.idle_since.get()
+    }
+
+    fn note_idle(&self) {
+        if self.idle_since.get().is_none() && self.calls.borrow().is_idle() {
+            self.idle_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// Takes no more calls, and ends the session once all that were taken are answered and the answers on their way.
+    pub(crate) fn drain(&self, code: ErrorCode) {
+        self.draining.set(Some(code));
+        self.driver.wake_by_ref();
+    }
+
+    /// Ends a session that is drained. Called when everything that could be written was.
+    pub(crate) fn end_if_drained(&self) {
+        if let Some(code) = self.draining.get()
+            && self.calls.borrow().is_idle()
+            && self.outbox.borrow().waiting_bytes() == 0
+        {
+            self.finish(SessionEnd::Drained { code });
+        }
     }
 
     pub(crate) fn explain(&self, error: std::io::Error) -> SessionEnd {

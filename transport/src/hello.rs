@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::{
     frames::{self, FrameDecoder, FrameError, FrameLimits},
     limits,
+    resume::ResumeToken,
     text::{printable, seconds},
 };
 
@@ -53,6 +54,8 @@ pub struct Peer {
     pub incarnation: [u8; 16],
     /// What it calls its program: at most [`limits::PROGRAM_BYTES`], printable, unproven.
     pub program: String,
+    /// Which session with this side it has lost, and takes up again with this one.
+    pub resumes: Option<ResumeToken>,
 }
 
 /// Why the greeting failed.
@@ -113,8 +116,12 @@ impl Coded for HelloError {
 }
 
 /// Sends our preface and greeting.
-pub(crate) async fn send(output: &mut (impl AsyncWrite + Unpin), greeting: &Greeting) -> Result<(), HelloError> {
-    let bytes = encode(greeting);
+pub(crate) async fn send(
+    output: &mut (impl AsyncWrite + Unpin),
+    greeting: &Greeting,
+    resumes: Option<ResumeToken>,
+) -> Result<(), HelloError> {
+    let bytes = encode(greeting, resumes);
     let sent = async {
         output.write_all(&bytes).await?;
         output.flush().await
@@ -163,13 +170,16 @@ fn check_preface([m0, m1, m2, m3, k0, k1, v0, v1]: [u8; 8]) -> Result<(), HelloE
     }
 }
 
-fn encode(greeting: &Greeting) -> Vec<u8> {
+fn encode(greeting: &Greeting, resumes: Option<ResumeToken>) -> Vec<u8> {
     let mut message = Builder::new_default();
     let mut hello: hello::Builder<'_> = message.init_root();
     hello.set_version(SESSION_VERSION);
     hello.set_epoch(greeting.epoch);
     hello.set_incarnation(&greeting.incarnation);
     hello.set_program(cut(&greeting.program, limits::PROGRAM_BYTES));
+    if let Some(token) = resumes {
+        hello.set_resumes(token.as_bytes());
+    }
     let mut bytes = preface().to_vec();
     frames::encode(&message.get_segments_for_output(), &mut bytes);
     bytes
@@ -187,6 +197,8 @@ fn read(message: &Reader<impl capnp::message::ReaderSegments>, id: Option<VatId>
         epoch: hello.get_epoch(),
         incarnation: incarnation.try_into().map_err(|_| HelloError::Incarnation { found: incarnation.len() })?,
         program: cut(&printable(&program, limits::PROGRAM_BYTES), limits::PROGRAM_BYTES).to_owned(),
+        // Of another length it is no token that we could know.
+        resumes: ResumeToken::from_slice(hello.get_resumes()?),
     })
 }
 
@@ -217,24 +229,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_greeting_is_read_back_and_what_follows_stays() {
-        let bytes = [&encode(&greeting("vat 0.1"))[..], b"next"].concat();
+        let token = ResumeToken::from_slice(&[5; 16]);
+        let bytes = [&encode(&greeting("vat 0.1"), token)[..], b"next"].concat();
         let (peer, rest) = receive_bytes(&bytes).await.unwrap();
-        assert_eq!(peer, Peer { id: None, epoch: 3, incarnation: [9; 16], program: "vat 0.1".to_owned() });
+        let program = "vat 0.1".to_owned();
+        assert_eq!(peer, Peer { id: None, epoch: 3, incarnation: [9; 16], program, resumes: token });
         assert_eq!(rest, 4);
     }
 
     #[tokio::test]
     async fn a_program_name_is_cut_at_a_character_and_has_no_control_characters() {
-        let (peer, _) = receive_bytes(&encode(&greeting(&"é".repeat(40)))).await.unwrap();
+        let (peer, _) = receive_bytes(&encode(&greeting(&"é".repeat(40)), None)).await.unwrap();
         assert_eq!(peer.program, "é".repeat(32));
-        let (peer, _) = receive_bytes(&encode(&greeting("a\u{1b}[2Jb\n"))).await.unwrap();
+        let (peer, _) = receive_bytes(&encode(&greeting("a\u{1b}[2Jb\n"), None)).await.unwrap();
         assert_eq!(peer.program, "a[2Jb");
     }
 
     #[tokio::test]
     async fn every_alteration_of_the_preface_is_refused_with_its_reason() {
         for position in 0..8 {
-            let mut bytes = encode(&greeting(""));
+            let mut bytes = encode(&greeting(""), None);
             bytes[position] ^= 1;
             let error = receive_bytes(&bytes).await.unwrap_err();
             match position {
@@ -247,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_at_any_byte_is_an_error_and_no_panic() {
-        let bytes = encode(&greeting("vat"));
+        let bytes = encode(&greeting("vat"), None);
         for length in 0..bytes.len() {
             assert!(matches!(receive_bytes(&bytes[..length]).await, Err(HelloError::Broken(_))));
         }
@@ -269,6 +283,20 @@ mod tests {
         bytes.truncate(8);
         frames::encode(&message.get_segments_for_output(), &mut bytes);
         assert!(matches!(receive_bytes(&bytes).await, Err(HelloError::Incarnation { found: 15 })));
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_length_is_taken_for_none() {
+        for length in [0, 15, 17, 200] {
+            let mut message = Builder::new_default();
+            let mut hello: hello::Builder<'_> = message.init_root();
+            hello.set_version(SESSION_VERSION);
+            hello.set_incarnation(&[1; 16]);
+            hello.set_resumes(&vec![1; length]);
+            let mut bytes = preface().to_vec();
+            frames::encode(&message.get_segments_for_output(), &mut bytes);
+            assert_eq!(receive_bytes(&bytes).await.unwrap().0.resumes, None);
+        }
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@
 //! * [`tls`]: TLS 1.3 with raw Ed25519 keys on both sides; [`Endpoint`]: QUIC with small bounds (DESIGN §6);
 //! * [`hello`]: the first bytes of a stream and the greeting; [`frames`]: messages read without trust;
 //! * [`Session`]: one task on a tokio `LocalSet`, with our own connection below capnp-rpc;
+//! * [`Sessions`]: all sessions of a process, one for each vat; below it [`peers`], which decides who stays, pure;
 //! * [`OutputGate`]: rules R3 and R5, in one type;
 //! * [`LocalListener`], [`dial_local`]: the same sessions between processes of one user;
 //! * [`watchdog`]: notices a thread that hangs, and whose session it was busy with;
@@ -23,6 +24,7 @@
 pub mod frames;
 pub mod hello;
 pub mod limits;
+pub mod peers;
 pub mod tls;
 pub mod watchdog;
 
@@ -31,7 +33,9 @@ mod endpoint;
 mod local;
 mod output_gate;
 mod peer_connection;
+mod resume;
 mod session;
+mod sessions;
 mod text;
 
 pub use connection::with_call_deadline;
@@ -41,4 +45,6 @@ pub use limits::SessionLimits;
 pub use local::{LocalError, LocalListener, LocalStream, dial_local};
 pub use output_gate::{GatePoisoned, GateWait, OutputGate};
 pub use peer_connection::PeerConnection;
+pub use resume::ResumeToken;
 pub use session::{Session, SessionEnd, SessionError, SessionOptions, Violation};
+pub use sessions::{AdmitError, Handshake, Sessions};

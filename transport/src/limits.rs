@@ -222,6 +222,35 @@ pub const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// seconds (RFC 9000 §10.2).
 pub const ENDPOINT_CLOSE_DEADLINE: Duration = Duration::from_millis(100);
 
+/// Sessions of one process with peers that have proven an id. At 30 kB each they take 30 MB.
+pub const SESSIONS: usize = 1024;
+
+/// Sessions at once of one peer that is no vat: some commands under one key, and one that is tried beside another
+/// that fell silent. A vat has one.
+pub const SESSIONS_PER_PEER: usize = 8;
+
+/// Sessions at once from one network (/24 of IPv4, /56 of IPv6): a quarter, so that no network can take all places,
+/// and an office behind one address has enough.
+pub const SESSIONS_PER_NETWORK: usize = SESSIONS / 4;
+
+/// Connections at once that have not proven their key. Each costs half a millisecond of CPU, and may be left
+/// unfinished for [`HANDSHAKE_DEADLINE`].
+pub const HANDSHAKES: usize = 256;
+
+/// The same from one network, so that no network can take all of them.
+pub const HANDSHAKES_PER_NETWORK: usize = 64;
+
+/// How long a session must have been idle before it makes room for somebody else. Without it a stranger with many
+/// keys could end every session that pauses between two calls.
+pub const EVICTABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// How long after a session began one that the other side dialled may have crossed it: as long as a dial that began
+/// before it can take, which is a handshake and a greeting.
+pub const CROSSING_WINDOW: Duration = HANDSHAKE_DEADLINE.saturating_add(HELLO_DEADLINE);
+
+/// Vats whose highest epoch is remembered when they have gone. At 80 bytes each they take 300 kB.
+pub const REMEMBERED_EPOCHS: usize = 4096;
+
 /// Length of our connection ids, in bytes: enough that random ones do not meet.
 pub const CONNECTION_ID_BYTES: usize = 8;
 

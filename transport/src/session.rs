@@ -9,11 +9,11 @@ use std::{cell::RefCell, fmt, future::Future, path::Path, rc::Rc, sync::Arc};
 use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::RpcSystem;
 use futures::channel::oneshot;
-use schemas::{Coded, VatId};
+use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 pub use end::{SessionEnd, SessionError, Violation};
@@ -24,6 +24,7 @@ use crate::{
     hello::{self, Greeting, HelloError, Peer},
     local::{LocalStream, dial_local},
     peer_connection::PeerConnection,
+    resume::ResumeToken,
     watchdog::Watched,
 };
 use driver::{Carrier, Driver, Progress, Rpc};
@@ -61,6 +62,10 @@ pub struct Session {
     wire: Rc<Wire>,
     rpc: Rc<Rpc>,
     peer: Peer,
+    /// What names this session to its peer when it is lost; `None` on a local socket.
+    token: Option<ResumeToken>,
+    /// The session that the dialler said it had lost.
+    resumes: Option<ResumeToken>,
     ended: watch::Receiver<Option<SessionEnd>>,
 }
 
@@ -72,8 +77,25 @@ impl Session {
     /// # Errors
     /// [`SessionError`]. The connection is closed then, and the peer told why.
     pub async fn open(connection: PeerConnection, options: SessionOptions) -> Result<Self, SessionError> {
+        Self::open_again(connection, options, None).await
+    }
+
+    /// Begins a session in place of one with the same peer that was lost: `lost` is that session's
+    /// [`resume_token`](Self::resume_token).
+    ///
+    /// The peer ends its half of the lost one at once, instead of keeping it until it times out. Nothing else
+    /// comes back: capabilities are restored anew. If the peer does not know the token, this is a session like
+    /// any other.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_again(
+        connection: PeerConnection,
+        options: SessionOptions,
+        lost: Option<ResumeToken>,
+    ) -> Result<Self, SessionError> {
         let stream = connection.clone();
-        Self::over_quic(connection, options, async move { stream.quinn().open_bi().await }).await
+        Self::over_quic(connection, options, lost, async move { stream.quinn().open_bi().await }).await
     }
 
     /// Begins the session of a connection that this side accepted.
@@ -82,7 +104,7 @@ impl Session {
     /// As [`open`](Self::open).
     pub async fn accept(connection: PeerConnection, options: SessionOptions) -> Result<Self, SessionError> {
         let stream = connection.clone();
-        Self::over_quic(connection, options, async move { stream.quinn().accept_bi().await }).await
+        Self::over_quic(connection, options, None, async move { stream.quinn().accept_bi().await }).await
     }
 
     /// Begins a session with the process that listens on the local socket `path`, which must belong to the
@@ -106,6 +128,7 @@ impl Session {
     async fn over_quic(
         connection: PeerConnection,
         options: SessionOptions,
+        lost: Option<ResumeToken>,
         stream: impl Future<Output = Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>>,
     ) -> Result<Self, SessionError> {
         if !connection.claim_session() {
@@ -113,14 +136,16 @@ impl Session {
         }
         let greeted = async {
             let (mut output, mut input) = stream.await.map_err(|error| HelloError::Broken(Arc::new(error.into())))?;
-            let peer = greet(&mut input, &mut output, &options.greeting, Some(connection.peer())).await?;
+            let peer = greet(&mut input, &mut output, (&options.greeting, lost), Some(connection.peer())).await?;
             Ok((input, output, peer))
         };
         match within(options.limits.hello_deadline, greeted).await {
             Ok((input, output, peer)) => {
                 let explain = explain_quic(connection.clone());
                 let carrier = quic_carrier(connection, &output);
-                Ok(Self::start(Box::new(input), Box::new(output), carrier, explain, peer, options))
+                let mut session = Self::start(Box::new(input), Box::new(output), carrier, explain, peer, options);
+                session.resumes = lost.or(session.peer.resumes);
+                Ok(session)
             }
             Err(error) => {
                 // What the peer said explains more than what became of the stream.
@@ -136,7 +161,7 @@ impl Session {
 
     async fn over_local(stream: LocalStream, options: SessionOptions) -> Result<Self, SessionError> {
         let (mut input, mut output) = stream.into_split();
-        let greeted = greet(&mut input, &mut output, &options.greeting, None);
+        let greeted = greet(&mut input, &mut output, (&options.greeting, None), None);
         let peer = within(options.limits.hello_deadline, greeted).await?;
         let explain: Explain = Box::new(|error| SessionEnd::Lost(Arc::new(error)));
         Ok(Self::start(Box::new(input), Box::new(output), Carrier::Local, explain, peer, options))
@@ -150,6 +175,10 @@ impl Session {
         peer: Peer,
         options: SessionOptions,
     ) -> Self {
+        let token = match &carrier {
+            Carrier::Quic { connection, .. } => ResumeToken::of(connection.quinn()),
+            Carrier::Local => None,
+        };
         let steps = Arc::new(StepWaker::default());
         let wire = Wire::new(input, options.gate, options.limits, steps.clone(), explain);
         let system = RpcSystem::new(Box::new(Network::new(wire.clone())), options.bootstrap);
@@ -169,7 +198,7 @@ impl Session {
             peer: peer.id,
         };
         tokio::task::spawn_local(driver.run());
-        Self { wire, rpc, peer, ended }
+        Self { wire, rpc, peer, token, resumes: None, ended }
     }
 
     /// The peer's bootstrap capability. Calls on it may be made at once; they fail if the peer offers none, and
@@ -207,6 +236,19 @@ impl Session {
         self.peer.id
     }
 
+    /// What this session is called when it was lost and another takes its place ([`open_again`](Self::open_again)).
+    /// Both ends have the same one. `None` on a local socket.
+    #[must_use]
+    pub fn resume_token(&self) -> Option<ResumeToken> {
+        self.token
+    }
+
+    /// The session with the same peer that this one takes the place of, if whoever dialled said so.
+    #[must_use]
+    pub fn resumes(&self) -> Option<ResumeToken> {
+        self.resumes
+    }
+
     /// Why the session has ended, if it has.
     #[must_use]
     pub fn end(&self) -> Option<SessionEnd> {
@@ -216,10 +258,17 @@ impl Session {
     /// Waits until the session has ended, with everything that was released delivered if that was possible, and
     /// the connection closed.
     pub async fn closed(&self) -> SessionEnd {
-        let mut ended = self.ended.clone();
-        let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-        // Without a last word the thread's tasks were dropped, and the session with them.
-        end.or_else(|| self.wire.end()).unwrap_or(SessionEnd::Local)
+        self.when_closed().await
+    }
+
+    /// The same, for who does not want to hold the session meanwhile.
+    pub fn when_closed(&self) -> impl Future<Output = SessionEnd> + 'static {
+        let (mut ended, wire) = (self.ended.clone(), self.wire.clone());
+        async move {
+            let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+            // Without a last word the thread's tasks were dropped, and the session with them.
+            end.or_else(|| wire.end()).unwrap_or(SessionEnd::Local)
+        }
     }
 
     /// Does `work`, unless the session ends before it is done.
@@ -243,6 +292,24 @@ impl Session {
     pub fn close(&self) {
         self.wire.finish(SessionEnd::Local);
     }
+
+    /// Takes no more calls, which are answered with `code`, and ends the session when all that were taken are answered
+    /// and their answers on their way. How long that may take is up to the caller.
+    pub fn drain(&self, code: ErrorCode) {
+        self.wire.drain(code);
+    }
+
+    /// Since when nothing that the peer has asked for is under way; `None` while something is.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.wire.idle_since()
+    }
+
+    /// Ends the session at once and tells the peer why: what has not reached it is lost. For sessions whose peer is
+    /// not expected to answer, or has no claim to be waited for.
+    pub fn dismiss(&self, code: ErrorCode) {
+        self.wire.finish(SessionEnd::Dismissed { code });
+    }
 }
 
 impl Drop for Session {
@@ -261,10 +328,10 @@ impl fmt::Debug for Session {
 async fn greet(
     input: &mut (impl AsyncRead + Unpin),
     output: &mut (impl AsyncWrite + Unpin),
-    greeting: &Greeting,
+    (greeting, lost): (&Greeting, Option<ResumeToken>),
     id: Option<VatId>,
 ) -> Result<Peer, HelloError> {
-    let (peer, ()) = tokio::try_join!(hello::receive(input, id), hello::send(output, greeting))?;
+    let (peer, ()) = tokio::try_join!(hello::receive(input, id), hello::send(output, greeting, lost))?;
     Ok(peer)
 }
 

@@ -34,9 +34,6 @@ pub const MAX_LIST_ENTRIES: usize = 1000;
 /// Most bytes of one listing: well under the size of a message, however long the entries are.
 pub const MAX_LIST_BYTES: usize = 2 << 20;
 
-/// Sessions that a vat keeps open at once. At about 30 kB each this is 30 MB.
-pub const MAX_SESSIONS: usize = 1024;
-
 /// How long `vat run` asks the search path for the vat's own record before it goes on without (R7).
 pub const WITNESS_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -55,7 +52,7 @@ pub const DORMANT_VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// that the witness should hear of it.
 pub const REVIEW_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a vat that goes to sleep waits for answers that are under way.
+/// How long a vat that goes to sleep waits for answers that are under way, and then for the disk.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long a command waits for the answer to a call, unless `--timeout` says otherwise.

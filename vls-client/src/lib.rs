@@ -8,6 +8,8 @@
 //!   [`schedule`] (whom to ask when, whom to believe) and [`dial_schedule`] (whom to dial when), both pure;
 //! * [`RecordCache`] keeps verified records on disk, so that a dead location server is not a dead system;
 //! * [`Publisher`] keeps a vat registered with every entry of its path. Underneath: [`publish_schedule`], pure;
+//! * [`LiveRef`] is a reference that outlives sessions: it finds its vat again for the next call. Underneath:
+//!   [`reconnect`], pure;
 //! * [`Attempt`] is the one line of reason that every candidate gets, whatever becomes of the search.
 //!
 //! Time and randomness are parameters ([`clock`]); every bound is in [`limits`]. The shells run on a tokio
@@ -17,6 +19,7 @@ pub mod clock;
 pub mod dial_schedule;
 pub mod limits;
 pub mod publish_schedule;
+pub mod reconnect;
 pub mod schedule;
 
 mod attempt;
@@ -27,6 +30,7 @@ mod error;
 mod failure;
 mod judge;
 mod known;
+mod live;
 mod lookup;
 mod pool;
 mod publisher;
@@ -44,8 +48,10 @@ pub use dial_schedule::DialTiming;
 pub use error::ResolveError;
 pub use failure::{Carrier, Failure};
 pub use judge::{Mark, Refusal};
+pub use live::{Attempted, Finder, Held, LiveConfig, LiveError, LiveEvent, LiveEvents, LiveNetwork, LiveRef, LiveRefs};
 pub use publish_schedule::PublishTiming;
 pub use publisher::{Publisher, PublisherConfig, RecordSource, Superseded};
+pub use reconnect::ReconnectTiming;
 pub use register::{Claim, Disproof, Expected, RegisterError, Registered};
 pub use report::EntryReport;
 pub use resolver::{Newest, Resolution, Resolver, ResolverConfig};

@@ -114,3 +114,19 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// The end of one registration, dialling included.
 pub const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Wait after a first failed attempt to connect to a vat again; the first attempt after a session has ended comes
+/// within it. Long enough to spread the peers of a server that restarts, and not seen by a person.
+pub const RECONNECT_BASE: Duration = Duration::from_millis(200);
+
+/// The longest wait between such attempts. With what an attempt itself may take it stays below one keep-alive
+/// period of a session (12 s), after which everybody is to be back once the network is.
+pub const RECONNECT_CAP: Duration = Duration::from_secs(4);
+
+/// A session that has lasted for this long was a good one: its end begins a new count of failures. Longer than
+/// the longest wait, so that a vat that accepts and drops its peers is not asked without end at once.
+pub const RECONNECT_STEADY: Duration = Duration::from_secs(5);
+
+/// The end of one attempt to reach a vat: lookup, dial and greeting. As [`CONNECT_DEADLINE`], since that is most of
+/// it.
+pub const RECONNECT_DEADLINE: Duration = CONNECT_DEADLINE;

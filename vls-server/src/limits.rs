@@ -68,14 +68,8 @@ pub const SESSIONS_PER_NETWORK: usize = 1_024;
 /// when it is asked to find; both dial again by themselves.
 pub const IDLE_SESSION: Duration = Duration::from_mins(10);
 
-/// Handshakes under way. Each costs half a millisecond of CPU, and may be left unfinished for ten seconds.
-pub(crate) const HANDSHAKES: usize = 256;
-
-/// Handshakes under way of one source prefix, so that no network can take all of them.
-pub(crate) const HANDSHAKES_PER_NETWORK: usize = 64;
-
 /// Connections beyond which a dialler must prove its address first, at the cost of one more round trip. Well
-/// below [`HANDSHAKES_PER_NETWORK`]: whoever lies about where it is cannot use up another network's handshakes.
+/// below [`transport::limits::HANDSHAKES_PER_NETWORK`]: whoever lies about where it is cannot use up another network's handshakes.
 pub(crate) const CONNECTIONS_BEFORE_RETRY: usize = 32;
 
 /// Longest message, in bytes: 256 answers with the longest packets are some 290 kB.

@@ -141,7 +141,7 @@ impl Server {
         // The records come before the address: their lock is what tells who else serves from this folder.
         let registry = open_records(&config, key.id(), clock)?;
         let mut endpoint = EndpointConfig::default();
-        endpoint.connections = config.sessions.saturating_add(limits::HANDSHAKES);
+        endpoint.connections = config.sessions.saturating_add(transport::limits::HANDSHAKES);
         endpoint.connections_before_retry = limits::CONNECTIONS_BEFORE_RETRY;
         let endpoint = Endpoint::bind(&key, config.listen, endpoint)?;
         Self::serve(endpoint, registry, &config)

@@ -64,6 +64,11 @@ impl CallLedger {
         Ok(())
     }
 
+    /// Whether the peer waits for no answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running == 0
+    }
+
     /// Whether the question has not been answered, or not been finished.
     pub(super) fn is_open(&self, question: u32) -> bool {
         self.open.contains_key(&question)

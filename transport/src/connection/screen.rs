@@ -114,6 +114,7 @@ impl Wire {
                     let mut capabilities = self.capabilities.borrow_mut();
                     lent.iter().for_each(|export| capabilities.take_back(*export, 1));
                 }
+                self.note_idle();
             }
             Verdict::TakeBack { export, references } => self.capabilities.borrow_mut().take_back(export, references),
             Verdict::Answer(answer) => {
@@ -140,9 +141,16 @@ impl Wire {
             // A question number that is in use: the RPC layer ends the session over it.
             return Some(());
         }
+        if let Some(code) = self.draining.get() {
+            self.queue(&refusal(question, code, "not carried out: this side is about to end the session"), true);
+            return None;
+        }
         let uses = on.into_iter().chain(found.answers.iter().copied());
         let refused = match calls.ask(question, bytes, uses, &self.limits) {
-            Ok(()) if self.capabilities.borrow_mut().receive(&found.imports, self.limits.imports) => return Some(()),
+            Ok(()) if self.capabilities.borrow_mut().receive(&found.imports, self.limits.imports) => {
+                self.idle_since.set(None);
+                return Some(());
+            }
             Ok(()) => {
                 calls.answer(question, false, Vec::new());
                 ErrorCode::SessionTooManyImports

@@ -147,6 +147,7 @@ impl Wire {
                 }
             }
         }
+        self.note_idle();
     }
 
     fn send_finish(&self, message: &mut Builder<HeapAllocator>, number: u32) {

@@ -107,6 +107,7 @@ impl Driver {
             self.poll_rpc(context);
             if !self.wire.has_ended() {
                 self.poll_output(context);
+                self.wire.end_if_drained();
             }
             if self.wire.has_ended() && (self.wire.is_released_by_rpc() || self.rpc.system.borrow().is_none()) {
                 return Poll::Ready(());
@@ -266,7 +267,7 @@ impl Driver {
 
     /// Delivers what was released, if the end leaves a way to, tells the peer why, and closes.
     async fn end_carrier(&mut self, end: &SessionEnd) {
-        let orderly = matches!(end, SessionEnd::Local | SessionEnd::Panicked { .. });
+        let orderly = matches!(end, SessionEnd::Local | SessionEnd::Drained { .. } | SessionEnd::Panicked { .. });
         // On a local socket the reason can only travel on the stream itself.
         let tells_on_stream = matches!((&self.carrier, end), (Carrier::Local, SessionEnd::Violation(_)));
         if orderly || tells_on_stream {

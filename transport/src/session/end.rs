@@ -16,6 +16,18 @@ pub enum SessionEnd {
     /// This side closed it.
     #[error("this side closed the session")]
     Local,
+    /// This side took no more calls, and ended it when all that it had taken were answered.
+    #[error("this side ended the session after its last answer: {}", .code.meaning())]
+    Drained {
+        /// Why, as the peer was told.
+        code: ErrorCode,
+    },
+    /// This side ended it without waiting for anything, and told the peer why.
+    #[error("this side ended the session: {}", .code.meaning())]
+    Dismissed {
+        /// Why, as the peer was told.
+        code: ErrorCode,
+    },
     /// The peer closed it and said why.
     #[error("the peer ended the session: {0}")]
     Peer(RemoteError),
@@ -52,6 +64,7 @@ impl Coded for SessionEnd {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Local | Self::Lost(_) | Self::Poisoned => ErrorCode::SessionClosed,
+            Self::Drained { code } | Self::Dismissed { code } => *code,
             Self::Peer(remote) => remote.code,
             Self::Violation(violation) => violation.code(),
             Self::Stalled { .. } => ErrorCode::SessionStalled,
@@ -72,6 +85,7 @@ impl SessionEnd {
     pub(crate) fn told(&self) -> Option<(ErrorCode, String)> {
         match self {
             Self::Local => Some((self.code(), "the other side closed the session".to_owned())),
+            Self::Drained { code } | Self::Dismissed { code } => Some((*code, code.meaning().to_owned())),
             Self::Poisoned => Some((self.code(), "the other side has stopped".to_owned())),
             Self::Panicked { .. } => Some((self.code(), "the other side failed".to_owned())),
             Self::Violation(violation) => Some((violation.code(), violation.to_string())),

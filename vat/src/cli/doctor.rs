@@ -14,7 +14,7 @@ use super::{block_on, connect::client_endpoint, probe::probe};
 use crate::{
     config::Config,
     home::{Home, make_folder},
-    limits::{MAX_SESSIONS, MIN_FREE_BYTES},
+    limits::MIN_FREE_BYTES,
     process::system_clock,
 };
 
@@ -149,9 +149,10 @@ fn open_files() -> Result<String, Failure> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     match limit {
         // Every session of a vat may need a descriptor of its own on the local socket.
-        Some(limit) if limit < MAX_SESSIONS as u64 => {
+        Some(limit) if limit < transport::limits::SESSIONS as u64 => {
             let message = format!("this process may open only {limit} files");
-            Err(Failure::new(ErrorCode::SystemIo, message).next(format!("ulimit -n {}", MAX_SESSIONS * 2)))
+            Err(Failure::new(ErrorCode::SystemIo, message)
+                .next(format!("ulimit -n {}", transport::limits::SESSIONS * 2)))
         }
         Some(limit) => Ok(format!("up to {limit}")),
         None => Ok("no limit".to_owned()),

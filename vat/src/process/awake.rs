@@ -71,7 +71,7 @@ impl Awake {
         let path = resolver.path().to_vec();
         let record = Rc::new(OwnRecord::new(vat.clone(), epoch, incarnation, addresses, path));
         let publisher = Publisher::sharing(&resolver, record.clone(), PublisherConfig::default());
-        let sessions = Sessions::new(gate.clone(), epoch, incarnation);
+        let sessions = Sessions::new(endpoint.id(), gate.clone(), epoch, incarnation);
         let started_at = vat.engine().now();
         Rc::new(Self {
             name,
@@ -235,11 +235,12 @@ impl Awake {
 
     /// Ends every session after its last answer, publishes that the vat sleeps, and closes the checkpoint.
     pub(super) async fn fall_asleep(&self) -> Result<(), RunError> {
+        self.sessions.drain().await;
+        // No session can begin another turn.
         let newest = self.vat.engine().newest_turn();
         // A disk that does not answer must not keep the process alive; the error below tells the rest.
-        let drained = tokio::time::timeout(DRAIN_DEADLINE, self.gate.wait(newest)).await;
-        self.sessions.close_all().await;
-        if !matches!(drained, Ok(Ok(()))) {
+        let durable = tokio::time::timeout(DRAIN_DEADLINE, self.gate.wait(newest)).await;
+        if !matches!(durable, Ok(Ok(()))) {
             return Err(self.disk_failure());
         }
         self.record.set_state(State::Dormant);

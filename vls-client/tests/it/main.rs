@@ -5,8 +5,10 @@
 mod cache;
 mod connect;
 mod dial_schedule;
+mod live;
 mod publish_schedule;
 mod publisher;
+mod reconnect;
 mod resolver;
 mod schedule;
 mod support;

@@ -5,10 +5,9 @@
 //! not in it has full buckets, and when a set is full the newcomer takes over the buckets that are nearest
 //! to full. Whoever floods the table with prefixes thereby gets other people's debts, never fresh tokens.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, time::Duration};
+
+use schemas::Network;
 
 use super::time::Moment;
 use crate::limits::{SOURCE_SETS, SOURCE_WAYS};
@@ -22,10 +21,8 @@ pub struct Rate {
     pub interval: Duration,
 }
 
-/// The network that a registration came from: /24 of IPv4, /56 of IPv6 (what one customer usually has).
-///
-/// 24 or 56 bits of the address above a byte that tells the families apart. Carriers without an address
-/// (a local socket, the same process) are [`SourcePrefix::LOCAL`] and have no quota.
+/// The [`Network`] that a registration came from. Carriers without an address (a local socket, the same process) are
+/// [`SourcePrefix::LOCAL`] and have no quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourcePrefix(u64);
 
@@ -33,22 +30,10 @@ impl SourcePrefix {
     /// No network at all.
     pub const LOCAL: Self = Self(0);
 
-    const IPV4: u64 = 4;
-    const IPV6: u64 = 6;
-
-    /// The prefix of an address. IPv4 addresses in IPv6 clothing (`::ffff:a.b.c.d`) are IPv4.
+    /// The prefix of an address.
     #[must_use]
     pub fn of(source: Option<IpAddr>) -> Self {
-        match source.map(|address| address.to_canonical()) {
-            None => Self::LOCAL,
-            Some(IpAddr::V4(address)) => Self(u64::from(u32::from(address) >> 8) << 8 | Self::IPV4),
-            Some(IpAddr::V6(address)) => {
-                // Proof: a 128-bit number shifted right by 64 has 64 bits.
-                #[allow(clippy::cast_possible_truncation)]
-                let upper = (u128::from(address) >> 64) as u64;
-                Self(upper & !0xff | Self::IPV6)
-            }
-        }
+        source.map_or(Self::LOCAL, |address| Self(Network::of(address).to_bits()))
     }
 
     /// For the record table's rows.
@@ -64,15 +49,11 @@ impl SourcePrefix {
     }
 }
 
-impl std::fmt::Display for SourcePrefix {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 & 0xff {
-            Self::IPV4 => {
-                let bits = u32::try_from(self.0 & 0xffff_ff00).unwrap_or(0);
-                write!(f, "{}/24", Ipv4Addr::from(bits))
-            }
-            Self::IPV6 => write!(f, "{}/56", Ipv6Addr::from(u128::from(self.0 & !0xff) << 64)),
-            _ => f.write_str("local"),
+impl fmt::Display for SourcePrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Network::from_bits(self.0) {
+            Some(network) => network.fmt(f),
+            None => f.write_str("local"),
         }
     }
 }
@@ -213,7 +194,10 @@ mod tests {
         // Twenty times as many prefixes as slots, three rounds: each grant is paid for by some slot.
         for _ in 0..3 {
             for network in 0..20 * (SOURCE_SETS * SOURCE_WAYS) as u64 {
-                let buckets = table.buckets(SourcePrefix(network << 8 | SourcePrefix::IPV4), at(0));
+                let buckets = table.buckets(
+                    SourcePrefix::of(Some(IpAddr::from((u32::try_from(network).unwrap() << 8).to_be_bytes()))),
+                    at(0),
+                );
                 if buckets.new_ids.wait(rate, at(0)).is_none() {
                     buckets.new_ids.take(rate, at(0));
                     granted += 1;

@@ -1,27 +1,21 @@
 //! Who is connected, how many may be, and how it ends (DESIGN §6: limits are counted per peer).
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    net::IpAddr,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
-use schemas::{Coded, ErrorCode, location_capnp::location_service};
+use schemas::{Coded, location_capnp::location_service};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
     time::sleep_until,
 };
 use transport::{
-    Endpoint, Greeting, Incoming, OutputGate, PeerConnection, Session, SessionError, SessionLimits, SessionOptions,
+    Endpoint, Greeting, Handshake, OutputGate, PeerConnection, SessionLimits, SessionOptions, Sessions,
+    peers::PeerLimits,
 };
 
 use crate::{
     durable::DurableRegistry,
     limits,
-    registry::SourcePrefix,
     server::ServerConfig,
     service::{Caller, Service},
 };
@@ -43,7 +37,7 @@ pub(super) struct Carrier {
     pub(super) registry: Rc<DurableRegistry>,
     pub(super) calls: Rc<Calls>,
     incarnation: [u8; 16],
-    places: Rc<Places>,
+    table: Sessions,
     idle_session: Duration,
 }
 
@@ -54,14 +48,16 @@ impl Carrier {
         incarnation: [u8; 16],
         config: &ServerConfig,
     ) -> Self {
-        let places = Places::new(config.sessions, config.sessions_per_network);
+        let mut places = PeerLimits::default();
+        places.sessions = config.sessions;
+        places.sessions_per_network = config.sessions_per_network;
+        let table = Sessions::new(endpoint.id(), places);
         let (registry, calls) = (Rc::new(registry), Rc::new(Calls::default()));
-        Self { endpoint, registry, calls, incarnation, places, idle_session: config.idle_session }
+        Self { endpoint, registry, calls, incarnation, table, idle_session: config.idle_session }
     }
 
     /// Accepts until the server stops, then waits until every session has ended.
     pub(super) async fn accept(self: Rc<Self>, mut stage: watch::Receiver<Stage>) {
-        let handshakes = Places::new(limits::HANDSHAKES, limits::HANDSHAKES_PER_NETWORK);
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
@@ -69,19 +65,8 @@ impl Carrier {
                 Some(_) = sessions.join_next() => {}
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
-                    // Dropping the attempt refuses it.
-                    let Some(shaking) = handshakes.take(incoming.remote_address().ip()) else { continue };
-                    let (carrier, mut stage) = (Rc::clone(&self), stage.clone());
-                    sessions.spawn_local(async move {
-                        let connection = tokio::select! {
-                            _ = reached(&mut stage, Stage::Closing) => return,
-                            connection = shake_hands(incoming) => connection,
-                        };
-                        drop(shaking);
-                        if let Some(connection) = connection {
-                            carrier.serve(connection, stage).await;
-                        }
-                    });
+                    let Some(handshake) = self.table.begin(incoming) else { continue };
+                    sessions.spawn_local(Rc::clone(&self).serve(handshake, stage.clone()));
                 }
             }
         }
@@ -89,11 +74,39 @@ impl Carrier {
         while sessions.join_next().await.is_some() {}
     }
 
-    async fn serve(&self, connection: PeerConnection, mut stage: watch::Receiver<Stage>) {
-        let Some(_place) = self.places.take(connection.remote_address().ip()) else {
-            connection.close(ErrorCode::SessionLimit);
-            return;
+    async fn serve(self: Rc<Self>, handshake: Handshake, mut stage: watch::Receiver<Stage>) {
+        let mut caller = None;
+        let begun = handshake.finish(|connection| {
+            let (options, known) = self.options(connection);
+            caller = Some(known);
+            options
+        });
+        let session = tokio::select! {
+            _ = reached(&mut stage, Stage::Closing) => return,
+            begun = begun => begun,
         };
+        let (session, caller) = match (session, caller) {
+            (Ok(session), Some(caller)) => (session, caller),
+            (Err(error), _) => {
+                tracing::debug!(target: "vls_server::clients", code = %error.code(), %error, "no session");
+                return;
+            }
+            // A session began, so its options were asked for.
+            (Ok(_), None) => return,
+        };
+        tracing::debug!(target: "vls_server::clients", id = ?session.peer_id(), "session");
+        let end = tokio::select! {
+            end = session.closed() => Some(end),
+            () = idle(&caller, self.idle_session) => None,
+            _ = reached(&mut stage, Stage::Closing) => None,
+        };
+        if end.is_none() {
+            session.close();
+            session.closed().await;
+        }
+    }
+
+    fn options(&self, connection: &PeerConnection) -> (SessionOptions, Rc<Caller>) {
         let caller = {
             let connection = connection.clone();
             Rc::new(Caller::new(move || connection.remote_address()))
@@ -107,25 +120,7 @@ impl Carrier {
             gate: OutputGate::always_open(),
             limits: session_limits(),
         };
-        let session = tokio::select! {
-            _ = reached(&mut stage, Stage::Closing) => return,
-            session = Session::accept(connection.clone(), options) => session,
-        };
-        let session = match session {
-            Ok(session) => session,
-            Err(error) => return log_refused(&connection, &error),
-        };
-        let address = connection.remote_address();
-        tracing::debug!(target: "vls_server::clients", %address, id = %connection.peer(), "session");
-        let end = tokio::select! {
-            end = session.closed() => Some(end),
-            () = idle(&caller, self.idle_session) => None,
-            _ = reached(&mut stage, Stage::Closing) => None,
-        };
-        if end.is_none() {
-            session.close();
-            session.closed().await;
-        }
+        (options, caller)
     }
 
     fn greeting(&self) -> Greeting {
@@ -138,19 +133,6 @@ impl Carrier {
 /// Waits until the server has come that far; also if it was dropped.
 async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
     let _ = stage.wait_for(|stage| *stage >= wanted).await;
-}
-
-async fn shake_hands(incoming: Incoming) -> Option<PeerConnection> {
-    let address = incoming.remote_address();
-    let connection = incoming.accept().await;
-    connection
-        .inspect_err(|error| tracing::debug!(target: "vls_server::clients", %address, %error, "no handshake"))
-        .ok()
-}
-
-fn log_refused(connection: &PeerConnection, error: &SessionError) {
-    let address = connection.remote_address();
-    tracing::debug!(target: "vls_server::clients", %address, code = %error.code(), %error, "no session");
 }
 
 fn session_limits() -> SessionLimits {
@@ -171,48 +153,6 @@ async fn idle(caller: &Caller, limit: Duration) {
             return;
         }
         sleep_until(end).await;
-    }
-}
-
-/// The places of all sessions, or of all handshakes.
-struct Places {
-    taken: RefCell<HashMap<SourcePrefix, usize>>,
-    limit: usize,
-    limit_per_network: usize,
-}
-
-impl Places {
-    fn new(limit: usize, limit_per_network: usize) -> Rc<Self> {
-        Rc::new(Self { taken: RefCell::default(), limit, limit_per_network })
-    }
-
-    fn take(self: &Rc<Self>, address: IpAddr) -> Option<Place> {
-        let network = SourcePrefix::of(Some(address));
-        let mut taken = self.taken.borrow_mut();
-        let own = taken.get(&network).copied().unwrap_or(0);
-        if own >= self.limit_per_network || taken.values().sum::<usize>() >= self.limit {
-            return None;
-        }
-        taken.insert(network, own + 1);
-        Some(Place { places: Rc::clone(self), network })
-    }
-}
-
-/// A place, until it is dropped.
-struct Place {
-    places: Rc<Places>,
-    network: SourcePrefix,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.taken.borrow_mut();
-        if let Some(own) = taken.get_mut(&self.network) {
-            *own -= 1;
-            if *own == 0 {
-                taken.remove(&self.network);
-            }
-        }
     }
 }
 
@@ -261,26 +201,5 @@ impl Drop for Call {
         if self.calls.under_way.get() == 0 {
             self.calls.finished.notify_one();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_bounded_for_each_network_and_for_all_and_come_back() {
-        let address = |network: u8, host: u8| IpAddr::from([192, 0, network, host]);
-        let places = Places::new(3, 2);
-        let first = places.take(address(1, 1)).unwrap();
-        let second = places.take(address(1, 2)).unwrap();
-        assert!(places.take(address(1, 3)).is_none(), "network 1 has its two");
-        let third = places.take(address(2, 1)).unwrap();
-        assert!(places.take(address(3, 1)).is_none(), "all three are taken");
-        drop(first);
-        assert!(places.take(address(1, 3)).is_some_and(|_| places.take(address(3, 1)).is_none()));
-        let other = places.take(address(3, 1)).unwrap();
-        drop((second, third, other));
-        assert!(places.taken.borrow().is_empty(), "networks without a place take no memory");
     }
 }

@@ -1,0 +1,414 @@
+//! Who stays and who goes: the pure core, and two of them against each other.
+
+use std::{collections::HashMap, time::Duration};
+
+use proptest::prelude::*;
+use schemas::{ErrorCode, IdentityKey, VatId};
+use transport::{
+    ResumeToken,
+    peers::{Admission, Arrival, Direction, PeerLimits, Peers},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn id(seed: u8) -> VatId {
+    IdentityKey::from_seed(&[seed; 32]).id()
+}
+
+/// Two ids, the smaller one first.
+fn smaller_and_larger() -> (VatId, VatId) {
+    let (one, other) = (id(1), id(2));
+    if one.as_bytes() < other.as_bytes() { (one, other) } else { (other, one) }
+}
+
+fn token(number: u64) -> Option<ResumeToken> {
+    let bytes = [number.to_le_bytes(), number.to_le_bytes()].concat();
+    ResumeToken::from_slice(&bytes)
+}
+
+fn vat(peer: VatId, epoch: u64, direction: Direction) -> Arrival<u8> {
+    Arrival { peer, network: 0, direction, epoch, incarnation: [1; 16], token: None, resumes: None }
+}
+
+fn tool(peer: VatId) -> Arrival<u8> {
+    vat(peer, 0, Direction::Accepted)
+}
+
+fn never_idle(_: u64) -> Option<Duration> {
+    None
+}
+
+/// Every session is idle since the second of its number.
+fn by_number(number: u64) -> Option<Duration> {
+    Some(SECOND * u32::try_from(number).unwrap())
+}
+
+fn kept(number: u64) -> Result<Admission, ErrorCode> {
+    Ok(Admission { number, ends: vec![] })
+}
+
+fn instead_of(number: u64, old: u64, code: ErrorCode) -> Result<Admission, ErrorCode> {
+    Ok(Admission { number, ends: vec![(old, code)] })
+}
+
+#[test]
+fn a_vat_that_dials_again_replaces_its_dead_session_at_once() {
+    let mut peers = Peers::new(id(9), PeerLimits::default());
+    assert_eq!(peers.admit(SECOND, vat(id(1), 5, Direction::Accepted), never_idle), kept(0));
+    let again = peers.admit(SECOND, vat(id(1), 5, Direction::Accepted), never_idle);
+    assert_eq!(again, instead_of(1, 0, ErrorCode::SessionSuperseded));
+    assert_eq!((peers.len(), peers.newest(&id(1))), (1, Some(1)));
+}
+
+#[test]
+fn a_vat_that_was_started_again_replaces_its_old_session_and_the_old_one_does_not_come_back() {
+    let mut peers = Peers::new(id(9), PeerLimits::default());
+    peers.admit(SECOND, vat(id(1), 5, Direction::Accepted), never_idle).unwrap();
+    let newer = peers.admit(SECOND, vat(id(1), 6, Direction::Dialled), never_idle);
+    assert_eq!(newer, instead_of(1, 0, ErrorCode::SessionSuperseded));
+    let old = peers.admit(SECOND, vat(id(1), 5, Direction::Accepted), never_idle);
+    assert_eq!(old, Err(ErrorCode::SessionSuperseded));
+    peers.ended(1);
+    assert!(peers.is_empty());
+    let old = peers.admit(SECOND, vat(id(1), 5, Direction::Accepted), never_idle);
+    assert_eq!(old, Err(ErrorCode::SessionSuperseded), "remembered when the newer one has gone");
+}
+
+#[test]
+fn of_two_that_crossed_both_sides_keep_the_one_that_the_smaller_id_dialled() {
+    let (smaller, larger) = smaller_and_larger();
+    for first in [Direction::Dialled, Direction::Accepted] {
+        let second = if first == Direction::Dialled { Direction::Accepted } else { Direction::Dialled };
+        for (ours, peer, keeps) in [(smaller, larger, Direction::Dialled), (larger, smaller, Direction::Accepted)] {
+            let mut peers = Peers::new(ours, PeerLimits::default());
+            assert_eq!(peers.admit(SECOND, vat(peer, 5, first), never_idle), kept(0));
+            let outcome = peers.admit(2 * SECOND, vat(peer, 5, second), never_idle);
+            if keeps == first {
+                assert_eq!(outcome, Err(ErrorCode::SessionCrossed));
+            } else {
+                assert_eq!(outcome, instead_of(1, 0, ErrorCode::SessionCrossed));
+            }
+            assert_eq!(peers.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_dial_from_the_other_side_that_cannot_have_crossed_replaces_the_session() {
+    let (smaller, larger) = smaller_and_larger();
+    let limits = PeerLimits::default();
+    let begin = || {
+        let mut peers = Peers::new(smaller, limits.clone());
+        let dialled = Arrival { token: token(1), ..vat(larger, 5, Direction::Dialled) };
+        peers.admit(SECOND, dialled, never_idle).unwrap();
+        peers
+    };
+    let accepted = |resumes| Arrival { resumes, token: token(2), ..vat(larger, 5, Direction::Accepted) };
+    let replaced = instead_of(1, 0, ErrorCode::SessionSuperseded);
+    // Its peer says that it lost it.
+    assert_eq!(begin().admit(SECOND, accepted(token(1)), never_idle), replaced);
+    // It is too old to have crossed anything, whatever token is shown.
+    let late = 2 * SECOND + limits.crossing_window;
+    for resumes in [None, token(1), token(77)] {
+        assert_eq!(begin().admit(late, accepted(resumes), never_idle), replaced);
+    }
+    // Another process of the vat knows nothing of it.
+    let restarted = Arrival { incarnation: [2; 16], ..accepted(None) };
+    assert_eq!(begin().admit(SECOND, restarted, never_idle), replaced);
+    // It lost to this one, was told so, and dials again: then it does not have this one.
+    let mut peers = begin();
+    assert_eq!(peers.admit(SECOND, accepted(None), never_idle), Err(ErrorCode::SessionCrossed));
+    assert_eq!(peers.admit(SECOND, accepted(token(77)), never_idle), Err(ErrorCode::SessionCrossed));
+    assert_eq!(peers.admit(SECOND, accepted(token(2)), never_idle), replaced);
+}
+
+#[test]
+fn who_is_no_vat_may_have_a_few_sessions_and_then_loses_its_oldest() {
+    let mut limits = PeerLimits::default();
+    limits.sessions_per_peer = 2;
+    let mut peers = Peers::new(id(9), limits);
+    assert_eq!(peers.admit(SECOND, tool(id(1)), never_idle), kept(0));
+    assert_eq!(peers.admit(SECOND, tool(id(1)), never_idle), kept(1));
+    assert_eq!(peers.admit(SECOND, tool(id(1)), never_idle), Err(ErrorCode::SessionLimit), "both are busy");
+    assert_eq!(peers.admit(SECOND, tool(id(1)), by_number), instead_of(2, 0, ErrorCode::SessionEvicted));
+    // One that it says it lost makes the room itself.
+    let shows = Arrival { token: token(3), ..tool(id(2)) };
+    peers.admit(SECOND, shows, never_idle).unwrap();
+    peers.admit(SECOND, tool(id(2)), never_idle).unwrap();
+    let resumes = Arrival { resumes: token(3), ..tool(id(2)) };
+    assert_eq!(peers.admit(SECOND, resumes, never_idle), instead_of(5, 3, ErrorCode::SessionSuperseded));
+}
+
+#[test]
+fn a_full_table_evicts_who_was_idle_for_the_longest_and_nobody_who_was_not() {
+    let mut limits = PeerLimits::default();
+    (limits.sessions, limits.sessions_per_network) = (3, 3);
+    let late = limits.evictable_after + 10 * SECOND;
+    let mut peers = Peers::new(id(9), limits);
+    // Our own, idle for ever, and two strangers.
+    peers.admit(SECOND, vat(id(1), 1, Direction::Dialled), by_number).unwrap();
+    peers.admit(SECOND, tool(id(2)), by_number).unwrap();
+    peers.admit(SECOND, tool(id(3)), by_number).unwrap();
+    assert_eq!(
+        peers.admit(5 * SECOND, tool(id(4)), by_number),
+        Err(ErrorCode::SessionLimit),
+        "a pause is not idleness"
+    );
+    assert_eq!(peers.admit(late, tool(id(4)), never_idle), Err(ErrorCode::SessionLimit));
+    assert_eq!(peers.admit(late, tool(id(4)), by_number), instead_of(3, 1, ErrorCode::SessionEvicted));
+    assert_eq!(peers.len(), 3);
+    assert!(peers.newest(&id(1)).is_some(), "what this side dialled is never evicted");
+    // What this side dials is let in all the same.
+    assert_eq!(peers.admit(late, vat(id(5), 1, Direction::Dialled), never_idle), kept(4));
+}
+
+#[test]
+fn a_network_that_has_its_share_makes_room_among_its_own() {
+    let mut limits = PeerLimits::default();
+    (limits.sessions, limits.sessions_per_network) = (4, 2);
+    let late = limits.evictable_after + 10 * SECOND;
+    let mut peers = Peers::new(id(9), limits);
+    let of = |network, seed| Arrival { network, ..tool(id(seed)) };
+    peers.admit(SECOND, of(7, 1), by_number).unwrap();
+    peers.admit(SECOND, of(8, 2), by_number).unwrap();
+    peers.admit(SECOND, of(8, 3), by_number).unwrap();
+    // The oldest of all is number 0, of another network.
+    assert_eq!(peers.admit(late, of(8, 4), by_number), instead_of(3, 1, ErrorCode::SessionEvicted));
+    assert_eq!(peers.admit(late, of(8, 5), never_idle), Err(ErrorCode::SessionLimit));
+    assert_eq!(peers.admit(late, of(7, 5), never_idle), kept(4), "the other has a place of its own");
+}
+
+#[test]
+fn handshakes_have_places_of_their_own_for_all_and_for_each_network() {
+    let mut limits = PeerLimits::default();
+    (limits.handshakes, limits.handshakes_per_network) = (3, 2);
+    let mut peers = Peers::new(id(9), limits);
+    assert!(peers.begin_handshake(&1) && peers.begin_handshake(&1));
+    assert!(!peers.begin_handshake(&1), "network 1 has its two");
+    assert!(peers.begin_handshake(&2));
+    assert!(!peers.begin_handshake(&3), "all three are taken");
+    peers.end_handshake(&1);
+    assert!(peers.begin_handshake(&3));
+    assert_eq!(peers.admit(SECOND, tool(id(1)), never_idle), kept(0), "and take none from sessions");
+}
+
+// ---- two sides against each other
+
+/// One connection between the two sides, and what each has of it.
+#[derive(Debug, Clone, Default)]
+struct Line {
+    /// Side 0 or 1.
+    dialler: usize,
+    resumes: Option<u64>,
+    /// The number at each side, while it holds its half.
+    halves: [Option<u64>; 2],
+    begun: [bool; 2],
+    /// Whether a side was told that the other has ended it.
+    told: [bool; 2],
+    /// Nothing passes any more, and nobody says so.
+    broken: bool,
+}
+
+struct World {
+    sides: [Peers<u8>; 2],
+    ids: [VatId; 2],
+    lines: Vec<Line>,
+    /// The line that a side has lost, and not named yet.
+    lost: [Option<u64>; 2],
+    now: Duration,
+}
+
+impl World {
+    fn new() -> Self {
+        let ids = [id(1), id(2)];
+        let side = |ours| Peers::new(ours, PeerLimits::default());
+        Self { sides: ids.map(side), ids, lines: vec![], lost: [None; 2], now: Duration::ZERO }
+    }
+
+    /// Begins a dial, if the side has no session.
+    fn dial(&mut self, side: usize) {
+        if self.sides[side].is_empty() {
+            let resumes = self.lost[side].take();
+            self.lines.push(Line { dialler: side, resumes, ..Line::default() });
+        }
+    }
+
+    /// The greeting of a line is complete at a side.
+    fn begin(&mut self, line: usize, side: usize) {
+        let Line { dialler, resumes, begun, broken, told, .. } = self.lines[line].clone();
+        // The dialler's greeting arrives first or second; neither waits for the other.
+        if broken || begun[side] || told[side] {
+            return;
+        }
+        self.lines[line].begun[side] = true;
+        let direction = if dialler == side { Direction::Dialled } else { Direction::Accepted };
+        let arrival = Arrival {
+            token: token(line as u64),
+            resumes: resumes.and_then(token),
+            ..vat(self.ids[1 - side], 5, direction)
+        };
+        match self.sides[side].admit(self.now, arrival, never_idle) {
+            Ok(Admission { number, ends }) => {
+                self.lines[line].halves[side] = Some(number);
+                ends.iter().for_each(|(ended, _)| self.end(*ended, side));
+            }
+            Err(code) => {
+                assert_eq!(code, ErrorCode::SessionCrossed);
+                self.tell(line, 1 - side);
+            }
+        }
+    }
+
+    fn end(&mut self, number: u64, side: usize) {
+        let line = self.lines.iter().position(|line| line.halves[side] == Some(number)).unwrap();
+        self.lines[line].halves[side] = None;
+        self.tell(line, 1 - side);
+    }
+
+    fn tell(&mut self, line: usize, side: usize) {
+        self.lines[line].told[side] = true;
+    }
+
+    /// A side hears that the other has ended a line, or finds out by itself that it is broken.
+    fn hear(&mut self, line: usize, side: usize) {
+        let Line { halves, told, broken, .. } = self.lines[line];
+        if let Some(number) = halves[side]
+            && (broken || told[side])
+        {
+            self.sides[side].ended(number);
+            self.lines[line].halves[side] = None;
+            self.lost[side] = Some(line as u64);
+        }
+    }
+
+    /// Lets everything arrive that can, and everybody find out what they can.
+    fn settle(&mut self) {
+        for _ in 0..4 {
+            for line in 0..self.lines.len() {
+                for side in [0, 1] {
+                    self.begin(line, side);
+                    self.hear(line, side);
+                }
+            }
+        }
+    }
+
+    /// The lines of which each side holds its half.
+    fn held(&self, side: usize) -> Vec<usize> {
+        (0..self.lines.len()).filter(|line| self.lines[*line].halves[side].is_some()).collect()
+    }
+}
+
+impl Line {
+    fn is_half_open(&self) -> bool {
+        self.broken && self.halves.iter().any(Option::is_some)
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Dial(usize),
+    Begin(usize, usize),
+    Hear(usize, usize),
+    Break(usize),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (line, side) = (0_usize..6, 0_usize..2);
+    prop_oneof![
+        3 => side.clone().prop_map(Step::Dial),
+        6 => (line.clone(), side.clone()).prop_map(|(line, side)| Step::Begin(line, side)),
+        3 => (line.clone(), side).prop_map(|(line, side)| Step::Hear(line, side)),
+        1 => line.prop_map(Step::Break),
+        1 => (0_u64..30).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// In whatever order dials, greetings, goodbyes and losses happen: each side has at most one session, when all is
+    /// quiet both have the same one, and whoever has none gets one by dialling.
+    #[test]
+    fn two_sides_come_to_the_same_session(steps in prop::collection::vec(step(), 0..60)) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Dial(side) if world.lines.len() < 6 => world.dial(side),
+                Step::Begin(line, side) if line < world.lines.len() => world.begin(line, side),
+                Step::Hear(line, side) if line < world.lines.len() => world.hear(line, side),
+                Step::Break(line) if line < world.lines.len() => world.lines[line].broken = true,
+                Step::Wait(seconds) => world.now += Duration::from_secs(seconds),
+                _ => {}
+            }
+            prop_assert!(world.sides.iter().all(|side| side.len() <= 1));
+        }
+        // A vat comes back while the other side still holds a dead half: it is let in, at the latest when nothing can
+        // have crossed any more. At once if it names what it lost.
+        if let [line] = world.held(0)[..] && world.lines[line].is_half_open() && world.sides[1].is_empty() {
+            let names_it = world.lost[1] == Some(line as u64);
+            if !names_it {
+                world.now += PeerLimits::default().crossing_window + SECOND;
+            }
+            let again = world.lines.len();
+            world.dial(1);
+            world.begin(again, 0);
+            prop_assert_eq!(world.held(0), vec![again]);
+        }
+        world.settle();
+        prop_assert_eq!(world.held(0), world.held(1));
+        if world.held(0).is_empty() {
+            world.now += PeerLimits::default().crossing_window + SECOND;
+            let again = world.lines.len();
+            world.dial(0);
+            world.settle();
+            prop_assert_eq!(world.held(0), vec![again]);
+            prop_assert_eq!(world.held(1), vec![again]);
+        }
+    }
+
+    /// Whoever comes and goes: no cap is exceeded, counts are those of the sessions that there are, and nothing is left
+    /// when all have gone.
+    #[test]
+    fn caps_hold_and_counts_are_true(
+        steps in prop::collection::vec((0_u8..12, 0_u8..3, any::<bool>(), any::<bool>(), 0_u64..20), 0..120)
+    ) {
+        let mut limits = PeerLimits::default();
+        (limits.sessions, limits.sessions_per_network, limits.sessions_per_peer) = (6, 4, 2);
+        let mut peers = Peers::new(id(99), limits);
+        let mut open: HashMap<u64, (u8, u8, Duration)> = HashMap::new();
+        let mut now = Duration::ZERO;
+        for (seed, network, leaves, idle, seconds) in steps {
+            now += Duration::from_secs(seconds);
+            if leaves {
+                if let Some(number) = open.keys().min().copied() {
+                    peers.ended(number);
+                    peers.ended(number);
+                    open.remove(&number);
+                }
+                continue;
+            }
+            let arrival = Arrival { network, ..tool(id(seed)) };
+            let since = |number| open.get(&number).filter(|_| idle).map(|(_, _, since)| *since);
+            let Ok(Admission { number, ends }) = peers.admit(now, arrival, since) else { continue };
+            for (ended, code) in ends {
+                prop_assert_eq!(code, ErrorCode::SessionEvicted);
+                prop_assert!(idle);
+                prop_assert!(open.remove(&ended).is_some(), "one that there is");
+            }
+            prop_assert!(open.insert(number, (seed, network, now)).is_none());
+            prop_assert_eq!(peers.len(), open.len());
+            prop_assert!(open.len() <= 6);
+            for value in 0..12 {
+                prop_assert!(open.values().filter(|(peer, ..)| *peer == value).count() <= 2);
+                prop_assert!(open.values().filter(|(_, from, _)| *from == value).count() <= 4);
+            }
+        }
+        for number in open.into_keys() {
+            peers.ended(number);
+        }
+        prop_assert!(peers.is_empty());
+        prop_assert_eq!(peers.admit(now, tool(id(1)), never_idle).map(|admission| admission.ends), Ok(vec![]));
+    }
+}
