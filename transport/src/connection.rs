@@ -40,9 +40,11 @@ use crate::{
 };
 
 pub(crate) use outbox::Outbox;
+pub(crate) use restore::{RESTORE_INTERFACE, RESTORE_METHOD};
 
 mod calls;
 mod outbox;
+mod restore;
 mod screen;
 
 /// How a failed read or write is explained: a QUIC connection knows more than the error says.
@@ -59,6 +61,8 @@ pub(crate) struct Wire {
     end: RefCell<Option<SessionEnd>>,
     /// Whether capnp-rpc has let go of the connection.
     released_by_rpc: Cell<bool>,
+    /// Whether a Bootstrap that names an object is answered with that object ([`restore`]).
+    restores_by_id: Cell<bool>,
     /// Woken when `receive` may have something: capnp-rpc polls it only then.
     receiver: RefCell<Option<Waker>>,
     /// Woken when there is something to write, or the session ended.
@@ -98,6 +102,7 @@ impl Wire {
             calls: RefCell::new(calls::CallLedger::default()),
             end: RefCell::new(None),
             released_by_rpc: Cell::new(false),
+            restores_by_id: Cell::new(false),
             receiver: RefCell::new(None),
             limits,
             gate,
@@ -158,6 +163,7 @@ impl Wire {
                 Ok(()) => self.queue(message, false),
                 Err((code, text)) => self.deliver_locally(refusal(call.get_question_id(), code, &text)),
             },
+            Ok(Ok(message::Return(Ok(answer)))) if self.is_own_question(answer.get_answer_id()) => {}
             Ok(Ok(message::Return(Ok(answer)))) => {
                 let id = answer.get_answer_id();
                 self.calls.borrow_mut().answer(id, !answer.get_no_finish_needed());

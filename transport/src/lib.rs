@@ -6,6 +6,7 @@
 //! ```text
 //!   Endpoint ── dial, accept ──► PeerConnection ── Session::open, accept ──► Session ── bootstrap ──► capabilities
 //!   LocalListener, dial_local ──► LocalStream ── Session::open_local, accept_local ──► Session
+//!   LocalListener, TlsListener ──► ForeignStream ── Session::accept_foreign ──► Session
 //! ```
 //!
 //! * [`tls`]: TLS 1.3 with raw Ed25519 keys on both sides; [`Endpoint`]: QUIC with small bounds (DESIGN §6);
@@ -36,4 +37,6 @@ pub use limits::SessionLimits;
 pub use local::{LocalError, LocalListener, LocalStream, dial_local};
 pub use output_gate::{GatePoisoned, GateWait, OutputGate};
 pub use peer_connection::PeerConnection;
-pub use session::{Session, SessionEnd, SessionError, SessionOptions, Violation};
+pub use session::{
+    ForeignOptions, ForeignStream, Restore, Session, SessionEnd, SessionError, SessionOptions, Violation,
+};

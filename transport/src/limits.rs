@@ -108,6 +108,10 @@ pub(crate) const STEPS_PER_POLL: usize = 128;
 /// Steps granted to the RPC layer to tell all waiting callers that the session has ended.
 pub(crate) const STEPS_TO_END: usize = 10_000;
 
+/// Longest object id that a foreign client may name in its first message, in bytes: a whole reference with all its
+/// hints.
+pub const OBJECT_ID_BYTES: usize = 16 << 10;
+
 // ---- one connection
 
 /// Bidirectional streams that a peer may have open: one for the session, the rest for bulk content. quinn

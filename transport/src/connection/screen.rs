@@ -9,6 +9,9 @@
 //! * `thirdPartyHosted` becomes its vine: the capability that the peer itself hosts as a stand-in;
 //! * `Return.canceled`, which would leave the caller waiting for ever, becomes an exception.
 //!
+//! * on sessions with foreign clients, a `Bootstrap` that names an object becomes a call that restores it
+//!   (`restore`).
+//!
 //! The two changes of capability descriptors are made in place. A hostile message may have overlapping
 //! pointers, so that one change undoes another; therefore the result is looked at again and refused if
 //! anything is left to change.
@@ -31,6 +34,8 @@ enum Verdict {
     Deliver,
     /// The same, and count it.
     Ask { question: u32 },
+    /// The same for a request for the bootstrap capability, or for the object that it names.
+    Bootstrap { question: u32 },
     /// The same, and stop counting it.
     Finish { question: u32 },
     /// Give this one to capnp-rpc instead.
@@ -60,9 +65,16 @@ impl Wire {
         let (message, verdict) = judge(frame, self.limits.capabilities_per_message);
         match verdict {
             Verdict::Deliver => Some(Incoming::Remote(message)),
-            Verdict::Ask { question } => {
+            Verdict::Ask { question } | Verdict::Bootstrap { question } if self.is_own_question(question) => {
+                self.finish(SessionEnd::Violation(Violation::Rpc(format!(
+                    "question {question} is none of the peer's"
+                ))));
+                None
+            }
+            Verdict::Ask { question } | Verdict::Bootstrap { question } => {
+                let is_bootstrap = matches!(verdict, Verdict::Bootstrap { .. });
                 if self.calls.borrow_mut().ask(question, bytes, &self.limits) {
-                    return Some(Incoming::Remote(message));
+                    return if is_bootstrap { self.bootstrap(message) } else { Some(Incoming::Remote(message)) };
                 }
                 let text = "not carried out: too many questions of yours are open";
                 self.queue(&refusal(question, ErrorCode::SessionTooManyCalls, text), true);
@@ -141,7 +153,7 @@ fn inspect(message: &Reader<Frame>, capabilities: usize, changes: &mut Vec<Chang
                 _ => Verdict::Deliver,
             }
         }
-        Ok(message::Bootstrap(bootstrap)) => Verdict::Ask { question: bootstrap?.get_question_id() },
+        Ok(message::Bootstrap(bootstrap)) => Verdict::Bootstrap { question: bootstrap?.get_question_id() },
         Ok(message::Finish(finish)) => Verdict::Finish { question: finish?.get_question_id() },
         Ok(message::Resolve(resolve)) => Verdict::Answer(unimplemented_resolve(resolve?)?),
         Ok(message::Abort(reason)) => Verdict::End(SessionEnd::Peer(remote_error_text(&exception_text(reason)))),

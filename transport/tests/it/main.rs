@@ -4,6 +4,7 @@
 mod calls;
 mod endpoints;
 mod exhaustion;
+mod foreign;
 mod gate;
 mod greetings;
 mod hostile;
