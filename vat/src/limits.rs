@@ -113,3 +113,10 @@ pub const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a vat that goes to sleep waits until its peers have taken their last answers.
 pub const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Programs that may be connected to a bridge at once; the next one waits. All are of one user, who would notice.
+pub const MAX_BRIDGE_CLIENTS: usize = 256;
+
+/// Vats that one connection to a bridge may hold sessions with. At about 30 kB each, a thousandth of what a program
+/// that needs so many has itself.
+pub const MAX_VATS_PER_CLIENT: usize = 256;
