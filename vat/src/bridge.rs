@@ -7,8 +7,8 @@
 //! * **Order** is kept: calls are passed on in the order in which they came.
 //! * **Pipelining**: what is called on the answer to `connect` goes to the vat at once, behind the restoring. What
 //!   is called on the answer to any later call waits here until that answer has come.
-//! * **Ends**: with the session of its vat a capability breaks, with the reason; the next `connect` dials again.
-//!   Nothing is ever repeated here.
+//! * **Ends**: with the session of its vat a capability breaks, with the reason; the next `connect` dials again, also
+//!   when the vat was only silent for unusually long. Nothing is ever repeated here.
 //!
 //! There is one session per vat, shared by all clients, and kept while one of them that has asked for that vat is
 //! there. Clients are programs of one user, whom the kernel has let in; the vats see none of that, only a key
@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use capnp::capability::{Client, FromClientHook, Promise};
+use capnp::capability::{Client, Promise};
 use futures::{
     FutureExt,
     channel::oneshot,
@@ -32,7 +32,11 @@ use schemas::{Coded, ErrorCode, RemoteError, SturdyRef, VatAddress, VatId, bridg
 use tokio::time::timeout;
 use transport::Session;
 
-use crate::{limits::MAX_VATS_PER_CLIENT, object::wire_error, service::remote_failure};
+use crate::{
+    limits::{MAX_VATS_PER_CLIENT, SILENCE_PATIENCE},
+    object::wire_error,
+    service::remote_failure,
+};
 
 /// A vat that was reached, and the session below.
 pub(crate) type Reached = (vat_capnp::vat::Client, Session);
@@ -103,11 +107,19 @@ impl Vats {
     }
 }
 
+impl Vats {
+    /// The next one who asks gets a new session. What runs over this one may still be answered.
+    fn suspect(&self, link: &Rc<Link>) {
+        let is_meant = |slot: &Slot| matches!(slot, Slot::Open(open) if open.as_ptr() == Rc::as_ptr(link));
+        self.sessions.borrow_mut().retain(|_, slot| !is_meant(slot));
+    }
+}
+
 /// What one client of the bridge sees.
 pub(crate) struct BridgeService {
     vats: Rc<Vats>,
     /// The sessions that stay open for this client.
-    held: RefCell<HashMap<VatId, Rc<Link>>>,
+    held: RefCell<Vec<Rc<Link>>>,
 }
 
 impl BridgeService {
@@ -129,31 +141,36 @@ impl BridgeService {
     }
 
     async fn link(&self, address: VatAddress) -> Result<Rc<Link>, capnp::Error> {
-        let id = address.id;
-        self.check_place(id)?;
         let link = self.vats.link(address).await.map_err(|error| to_wire(&error))?;
-        // Others of this client's may have been reached meanwhile.
-        self.check_place(id)?;
-        self.held.borrow_mut().insert(id, link.clone());
-        Ok(link)
-    }
-
-    fn check_place(&self, id: VatId) -> Result<(), capnp::Error> {
-        let held = self.held.borrow();
-        if held.contains_key(&id) || held.len() < MAX_VATS_PER_CLIENT {
-            return Ok(());
+        let held = &mut *self.held.borrow_mut();
+        held.retain(|link| link.session.end().is_none());
+        if held.iter().any(|held| Rc::ptr_eq(held, &link)) {
+            return Ok(link);
         }
-        let message = format!("one connection to the bridge reaches at most {MAX_VATS_PER_CLIENT} vats");
-        Err(capnp::Error::failed(ErrorCode::SessionLimit.to_wire(&message)))
+        if held.len() >= MAX_VATS_PER_CLIENT {
+            let message = format!("one connection to the bridge reaches at most {MAX_VATS_PER_CLIENT} vats");
+            return Err(capnp::Error::failed(ErrorCode::SessionLimit.to_wire(&message)));
+        }
+        held.push(link.clone());
+        Ok(link)
     }
 
     /// The object in a vat's answer, if it comes in time.
     async fn answer(
         &self,
-        link: &Link,
+        link: &Rc<Link>,
         answer: impl Future<Output = Result<Restored, capnp::Error>>,
     ) -> Result<(Client, u64), capnp::Error> {
-        let answer = timeout(self.vats.deadline, link.session.or_ended(answer)).await;
+        let in_time = timeout(self.vats.deadline, link.session.or_ended(answer));
+        futures::pin_mut!(in_time);
+        let answer = match timeout(SILENCE_PATIENCE, &mut in_time).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // A vat that was killed does not say goodbye, and its session ends by its idle timeout only.
+                self.vats.suspect(link);
+                in_time.await
+            }
+        };
         let answer = answer.map_err(|_| {
             let message = format!("the vat did not answer within {} s", self.vats.deadline.as_secs());
             capnp::Error::failed(ErrorCode::NetTimeout.to_wire(&message))
@@ -187,14 +204,13 @@ impl bridge_capnp::bridge::Server for BridgeService {
         drop(params);
         let link = self.link(reference.address()).await?;
         let restored = restore_request(&link, &reference);
-        // From here on, what the client calls on the object goes to the vat behind this.
-        let pipelined: Client = FromClientHook::new(restored.pipeline.get_capability().as_cap());
-        results.get().init_object().set_as_capability(pipelined.hook);
+        // The object that will be restored. From here on what the client calls on it goes to the vat, behind this.
+        let object = restored.pipeline.get_capability().as_cap();
+        results.get().init_object().set_as_capability(object);
         results.set_pipeline()?;
-        let (object, interface_id) = self.answer(&link, restored.promise).await?;
-        let mut results = results.get();
-        results.reborrow().init_object().set_as_capability(object.hook);
-        results.set_interface_id(interface_id);
+        let (_, interface_id) = self.answer(&link, restored.promise).await?;
+        // The object stays as it is: a capability that stands in a message cannot be replaced (capnp 0.27 panics).
+        results.get().set_interface_id(interface_id);
         Ok(())
     }
 

@@ -218,7 +218,10 @@ fn what_cannot_be_an_id_is_refused_without_asking_for_it() {
     run(async {
         let asked = Rc::default();
         let mut client = Stock::connect(options(new_counter(), &asked)).await;
-        client.bootstrap(0, |pointer| drop(pointer.init_as::<counter::add_params::Builder<'_>>())).await;
+        let a_struct = |pointer: any_pointer::Builder<'_>| {
+            pointer.init_as::<counter::add_params::Builder<'_>>();
+        };
+        client.bootstrap(0, a_struct).await;
         client.bootstrap(1, as_data(&vec![1; transport::limits::OBJECT_ID_BYTES + 1])).await;
         for question in [0, 1] {
             assert_eq!(client.answer(question).await.unwrap_err().code, ErrorCode::RefMalformed);
