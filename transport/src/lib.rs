@@ -14,6 +14,7 @@
 //! * [`Session`]: one task on a tokio `LocalSet`, with our own connection below capnp-rpc;
 //! * [`OutputGate`]: rules R3 and R5, in one type;
 //! * [`LocalListener`], [`dial_local`]: the same sessions between processes of one user;
+//! * [`TlsListener`]: TLS over TCP with the same key, for clients that have no QUIC;
 //! * [`limits`]: every bound, with its reason.
 //!
 //! Nothing in this crate keeps a log of what is said, and no secret passes through it that it could print.
@@ -30,6 +31,7 @@ mod output_gate;
 mod peer_connection;
 mod session;
 mod text;
+mod tls_listener;
 
 pub use endpoint::{AcceptError, BindError, DialError, Endpoint, EndpointConfig, Incoming};
 pub use hello::{Greeting, HelloError, Peer};
@@ -40,3 +42,4 @@ pub use peer_connection::PeerConnection;
 pub use session::{
     ForeignOptions, ForeignStream, Restore, Session, SessionEnd, SessionError, SessionOptions, Violation,
 };
+pub use tls_listener::{TlsIncoming, TlsListener};

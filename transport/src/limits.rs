@@ -137,6 +137,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(12);
 /// A connection without any sign of the peer for this long is dead. Three keep-alives may be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// Keep-alives that a client on TCP may leave unanswered before its connection is dead: as many as fit
+/// [`IDLE_TIMEOUT`].
+pub const KEEP_ALIVES_LOST: u32 = 2;
+
 /// How long an accepted connection may take to prove its key.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 

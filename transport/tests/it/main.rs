@@ -14,3 +14,4 @@ mod refused;
 mod scene;
 mod standard_output;
 mod support;
+mod tls_streams;
