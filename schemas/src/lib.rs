@@ -38,6 +38,12 @@ pub use url::UrlError;
 
 // The generated modules are, byte for byte, what the schema compiler writes: neither linted nor formatted.
 
+/// Generated from `capnp/bridge.capnp`: the way to every vat, for programs in other languages.
+#[path = "generated/bridge_capnp.rs"]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+#[allow(clippy::unwrap_used, clippy::unimplemented)]
+#[rustfmt::skip]
+pub mod bridge_capnp;
 /// Generated from `capnp/location.capnp`: the location service.
 #[path = "generated/location_capnp.rs"]
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]

@@ -47,11 +47,13 @@ use crate::{
 };
 
 pub(crate) use outbox::Outbox;
+pub(crate) use restore::{RESTORE_INTERFACE, RESTORE_METHOD};
 
 mod calls;
 mod capabilities;
 mod outbox;
 mod questions;
+mod restore;
 mod screen;
 mod sending;
 
@@ -78,6 +80,8 @@ pub(crate) struct Wire {
     idle_since: Cell<Option<Instant>>,
     /// Set when no more calls are taken: what their callers are told.
     draining: Cell<Option<ErrorCode>>,
+    /// Whether a Bootstrap that names an object is answered with that object ([`restore`]).
+    restores_by_id: Cell<bool>,
     /// Woken when `receive` may have something: capnp-rpc polls it only then.
     receiver: RefCell<Option<Waker>>,
     /// Woken when there is something to write, or the session ended.
@@ -138,6 +142,7 @@ impl Wire {
             released_by_rpc: Cell::new(false),
             idle_since: Cell::new(Some(Instant::now())),
             draining: Cell::new(None),
+            restores_by_id: Cell::new(false),
             receiver: RefCell::new(None),
             limits,
             gate,

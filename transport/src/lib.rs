@@ -6,6 +6,7 @@
 //! ```text
 //!   Endpoint ── dial, accept ──► PeerConnection ── Session::open, accept ──► Session ── bootstrap ──► capabilities
 //!   LocalListener, dial_local ──► LocalStream ── Session::open_local, accept_local ──► Session
+//!   LocalListener, TlsListener ──► ForeignStream ── Session::accept_foreign ──► Session
 //! ```
 //!
 //! * [`tls`]: TLS 1.3 with raw Ed25519 keys on both sides; [`Endpoint`]: QUIC with small bounds (DESIGN §6);
@@ -15,6 +16,7 @@
 //! * [`OutputGate`]: rules R3 and R5, in one type;
 //! * [`LocalListener`], [`dial_local`]: the same sessions between processes of one user;
 //! * [`watchdog`]: notices a thread that hangs, and whose session it was busy with;
+//! * [`TlsListener`]: TLS over TCP with the same key, for clients that have no QUIC;
 //! * [`limits`]: every bound, with its reason.
 //!
 //! Nothing in this crate keeps a log of what is said, and no secret passes through it that it could print.
@@ -37,6 +39,7 @@ mod resume;
 mod session;
 mod sessions;
 mod text;
+mod tls_listener;
 
 pub use connection::with_call_deadline;
 pub use endpoint::{AcceptError, BindError, DialError, Endpoint, EndpointConfig, Incoming};
@@ -46,5 +49,8 @@ pub use local::{LocalError, LocalListener, LocalStream, dial_local};
 pub use output_gate::{GatePoisoned, GateWait, OutputGate};
 pub use peer_connection::PeerConnection;
 pub use resume::ResumeToken;
-pub use session::{Session, SessionEnd, SessionError, SessionOptions, Violation};
+pub use session::{
+    ForeignOptions, ForeignStream, Restore, Session, SessionEnd, SessionError, SessionOptions, Violation,
+};
 pub use sessions::{AdmitError, Handshake, Sessions};
+pub use tls_listener::{TlsIncoming, TlsListener};

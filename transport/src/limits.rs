@@ -150,6 +150,10 @@ pub(crate) const STEPS_PER_POLL: usize = 128;
 /// Steps granted to the RPC layer to tell all waiting callers that the session has ended.
 pub(crate) const STEPS_TO_END: usize = 10_000;
 
+/// Longest object id that a foreign client may name in its first message, in bytes: a whole reference with all its
+/// hints.
+pub const OBJECT_ID_BYTES: usize = 16 << 10;
+
 /// Numbers from here on are given to calls whose own number the peer still owes an answer for. The RPC layer
 /// numbers calls from 0 and takes the smallest that is free, so it never comes near.
 pub(crate) const FIRST_OTHER_NUMBER: u32 = 1 << 31;
@@ -194,6 +198,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// A connection without any sign of the peer for this long is dead. Three keep-alives may be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Keep-alives that a client on TCP may leave unanswered before its connection is dead: as many as fit
+/// [`IDLE_TIMEOUT`].
+pub const KEEP_ALIVES_LOST: u32 = 2;
 
 /// How long an accepted connection may take to prove its key.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 pub use end::{SessionEnd, SessionError, Violation};
+pub use foreign::{ForeignOptions, ForeignStream, Restore};
 
 use crate::{
     OutputGate, SessionLimits,
@@ -32,6 +33,7 @@ use steps::StepWaker;
 
 mod driver;
 mod end;
+mod foreign;
 pub(crate) mod steps;
 
 /// What this side brings to a session.
@@ -143,7 +145,9 @@ impl Session {
             Ok((input, output, peer)) => {
                 let explain = explain_quic(connection.clone());
                 let carrier = quic_carrier(connection, &output);
-                let mut session = Self::start(Box::new(input), Box::new(output), carrier, explain, peer, options);
+                let SessionOptions { bootstrap, gate, limits, .. } = options;
+                let mut session =
+                    Self::start(Box::new(input), Box::new(output), carrier, explain, peer, bootstrap, gate, limits);
                 session.resumes = lost.or(session.peer.resumes);
                 Ok(session)
             }
@@ -164,24 +168,28 @@ impl Session {
         let greeted = greet(&mut input, &mut output, (&options.greeting, None), None);
         let peer = within(options.limits.hello_deadline, greeted).await?;
         let explain: Explain = Box::new(|error| SessionEnd::Lost(Arc::new(error)));
-        Ok(Self::start(Box::new(input), Box::new(output), Carrier::Local, explain, peer, options))
+        let SessionOptions { bootstrap, gate, limits, .. } = options;
+        Ok(Self::start(Box::new(input), Box::new(output), Carrier::Local, explain, peer, bootstrap, gate, limits))
     }
 
+    #[allow(clippy::too_many_arguments)] // Each is another part of the session.
     fn start(
         input: Box<dyn AsyncRead + Unpin>,
         output: Box<dyn AsyncWrite + Unpin>,
         carrier: Carrier,
         explain: Explain,
         peer: Peer,
-        options: SessionOptions,
+        bootstrap: Option<Client>,
+        gate: OutputGate,
+        limits: SessionLimits,
     ) -> Self {
         let token = match &carrier {
             Carrier::Quic { connection, .. } => ResumeToken::of(connection.quinn()),
             Carrier::Local => None,
         };
         let steps = Arc::new(StepWaker::default());
-        let wire = Wire::new(input, options.gate, options.limits, steps.clone(), explain);
-        let system = RpcSystem::new(Box::new(Network::new(wire.clone())), options.bootstrap);
+        let wire = Wire::new(input, gate, limits, steps.clone(), explain);
+        let system = RpcSystem::new(Box::new(Network::new(wire.clone())), bootstrap);
         let disconnector = system.get_disconnector();
         let rpc = Rc::new(Rpc { system: RefCell::new(Some(system)), wanted: RefCell::default() });
         let (sender, ended) = watch::channel(None);

@@ -9,6 +9,7 @@
 //!   no other signature by a vat key can be mistaken for it.
 //! * No server name is sent: it would tell every observer which vat is dialled. The library still keys its
 //!   caches by a server name, so each id has its own, and nothing of one peer can be offered to another.
+//! * Over TCP, for foreign clients, neither is asked for: see [`TlsListener`](crate::TlsListener).
 //! * No session tickets. Measured on this stack, resumption saves none of the handshake's CPU, and a resumed
 //!   handshake would take the peer's word of an earlier day instead of a fresh proof of its key.
 
@@ -16,7 +17,8 @@ use std::sync::{Arc, OnceLock};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureAlgorithm, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, ServerConfig, SignatureAlgorithm,
+    SignatureScheme,
     client::{
         AlwaysResolvesClientRawPublicKeys, Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -24,15 +26,24 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime, alg_id},
     server::{
-        AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage,
+        AlwaysResolvesServerRawPublicKeys, ClientHello, NoServerSessionStorage, ResolvesServerCert,
+        WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
-    sign::{CertifiedKey, Signer, SigningKey, public_key_to_spki},
+    sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey, public_key_to_spki},
 };
 use schemas::{IdentityKey, VatId};
 
-/// The application protocol of sessions, the same on QUIC and on TLS over TCP.
+pub use certificate::{CERTIFICATE_NAME, Certificate};
+
+mod certificate;
+
+/// The application protocol of sessions on QUIC.
 pub const ALPN: &[u8] = b"vat/1";
+
+/// The application protocol of Cap'n Proto's two-party protocol on TLS over TCP. It is registered nowhere; clients may
+/// leave it out.
+pub const ALPN_CAPNP: &[u8] = b"capnp";
 
 /// One identity, ready to shake hands.
 #[derive(Debug)]
@@ -52,14 +63,40 @@ impl TlsIdentity {
 
     /// For accepting: any peer that proves a key of its own.
     pub(crate) fn server(&self) -> Result<QuicServerConfig, TlsSetupError> {
-        let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(Arc::new(AnyVat))
+            .with_client_cert_verifier(Arc::new(AnyVat { must_prove: true }))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(QuicServerConfig::try_from(config)?)
+    }
+
+    /// For accepting foreign clients on TCP, one configuration for each thing that they may offer.
+    pub(crate) fn streams(&self, certificate: &Certificate) -> Result<StreamConfigs, TlsSetupError> {
+        let certificate = CertificateDer::from(certificate.der().to_vec());
+        let certified = Arc::new(CertifiedKey::new(vec![certificate], self.key.key.clone()));
+        let certificate: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(certified));
+        let raw: Arc<dyn ResolvesServerCert> = Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone()));
+        let config = |verifier: Arc<dyn ClientCertVerifier>, shown: &Arc<dyn ResolvesServerCert>| {
+            let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_client_cert_verifier(verifier)
+                .with_cert_resolver(shown.clone());
+            config.alpn_protocols = vec![ALPN_CAPNP.to_vec()];
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            Ok::<_, TlsSetupError>(Arc::new(config))
+        };
+        let nobody = WebPkiClientVerifier::no_client_auth;
+        let anybody = || Arc::new(AnyVat { must_prove: false });
+        Ok(StreamConfigs {
+            raw_to_raw: config(anybody(), &raw)?,
+            raw_to_anonymous: config(nobody(), &raw)?,
+            certificate_to_raw: config(anybody(), &certificate)?,
+            certificate_to_anonymous: config(nobody(), &certificate)?,
+        })
     }
 
     /// For dialling: only the peer that proves `expected`. Who answered instead is left in `found`.
@@ -77,6 +114,42 @@ impl TlsIdentity {
         config.enable_sni = false;
         config.resumption = Resumption::disabled();
         Ok(QuicClientConfig::try_from(config)?)
+    }
+}
+
+/// RawPublicKey among the TLS certificate types (RFC 7250 §7).
+const RAW_KEY: u8 = 2;
+
+/// How foreign clients are met: what they are shown, and whether they are asked for a key.
+#[derive(Debug)]
+pub(crate) struct StreamConfigs {
+    raw_to_raw: Arc<ServerConfig>,
+    raw_to_anonymous: Arc<ServerConfig>,
+    certificate_to_raw: Arc<ServerConfig>,
+    certificate_to_anonymous: Arc<ServerConfig>,
+}
+
+impl StreamConfigs {
+    /// The one for a client that says this.
+    pub(crate) fn choose(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        // The library does not name the type of these, so the number that stands on the wire is compared.
+        let shown = hello.server_cert_types().is_some_and(|types| types.iter().any(|kind| u8::from(*kind) == RAW_KEY));
+        let own = hello.client_cert_types().is_some_and(|types| types.iter().any(|kind| u8::from(*kind) == RAW_KEY));
+        let config = match (shown, own) {
+            (true, true) => &self.raw_to_raw,
+            (true, false) => &self.raw_to_anonymous,
+            (false, true) => &self.certificate_to_raw,
+            (false, false) => &self.certificate_to_anonymous,
+        };
+        config.clone()
+    }
+}
+
+/// The id that a foreign client has proven, if it has. The verifier lets nothing but a raw key through.
+pub(crate) fn stream_peer_id(connection: &rustls::ServerConnection) -> Option<VatId> {
+    match connection.peer_certificates()? {
+        [key] => vat_id(key),
+        _ => None,
     }
 }
 
@@ -199,9 +272,16 @@ impl ServerCertVerifier for OnlyVat {
 
 /// Accepts every peer that proves a key of its own. Who it is, is asked after the handshake.
 #[derive(Debug)]
-struct AnyVat;
+struct AnyVat {
+    /// Whether one that shows none is refused.
+    must_prove: bool,
+}
 
 impl ClientCertVerifier for AnyVat {
+    fn client_auth_mandatory(&self) -> bool {
+        self.must_prove
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

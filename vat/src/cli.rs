@@ -5,6 +5,7 @@
 
 mod ask;
 mod book;
+mod bridge;
 mod call;
 mod connect;
 mod demo;
@@ -138,6 +139,12 @@ enum Command {
         /// Seconds to wait for the answer
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         timeout: Option<u32>,
+    },
+    /// Let your programs in other languages reach every vat, through a socket that only they can use
+    Bridge {
+        /// Where to listen: unix:PATH
+        #[arg(long, value_name = "unix:PATH", value_parser = bridge::unix_path)]
+        listen: PathBuf,
     },
     /// Write a vat into one sealed file
     Export {
@@ -364,6 +371,7 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
             let timeout = timeout.map(|seconds| Duration::from_secs(u64::from(seconds)));
             call::call(&context, &target, method.as_deref(), &arguments, timeout)
         }
+        Command::Bridge { listen } => bridge::bridge(context, &listen),
         Command::Export { name, output, to, passphrase } => {
             images::export(&context, &name, &output, to.as_deref(), passphrase)
         }

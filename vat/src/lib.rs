@@ -21,6 +21,7 @@ pub mod reflection;
 
 mod address_book;
 mod backup;
+mod bridge;
 mod cli;
 mod kinds;
 mod objects;

@@ -110,3 +110,14 @@ pub const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a vat that goes to sleep waits until its peers have taken their last answers.
 pub const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Programs that may be connected to a bridge at once; the next one waits. All are of one user, who would notice.
+pub const MAX_BRIDGE_CLIENTS: usize = 256;
+
+/// How long a vat may take to restore an object before a bridge looks for it anew for the next one who asks. Restoring
+/// waits for nothing but the newest turn; whoever is still silent then was killed, or is out of reach.
+pub const SILENCE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Vats that one connection to a bridge may hold sessions with. At about 30 kB each, a thousandth of what a program
+/// that needs so many has itself.
+pub const MAX_VATS_PER_CLIENT: usize = 256;

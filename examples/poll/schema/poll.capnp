@@ -14,4 +14,11 @@ interface Poll {
 
   followUp @2 (question :Text) -> (poll :Poll);
   # The poll about a question that came up here. It is made when somebody first asks for it.
+
+  readOut @3 (listener :Listener) -> (choices :UInt32);
+  # Tells a listener of the caller's every choice with its votes, the next one when it has taken the last.
+
+  interface Listener {
+    choice @0 (choice :Choice) -> ();
+  }
 }

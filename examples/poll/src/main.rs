@@ -78,6 +78,24 @@ impl poll::Server for Poll {
         results.get().set_poll(self.0.open(&poll)?);
         Ok(())
     }
+
+    async fn read_out(
+        self: Rc<Self>,
+        params: poll::ReadOutParams,
+        mut results: poll::ReadOutResults,
+    ) -> capnp::Result<()> {
+        let listener = params.get()?.get_listener()?;
+        let votes = self.0.read(|votes, _| Ok(votes.clone()))?;
+        for (name, votes) in &votes.0 {
+            let mut request = listener.choice_request();
+            let mut choice = request.get().init_choice();
+            choice.set_name(name);
+            choice.set_votes(*votes);
+            request.send().promise.await?;
+        }
+        results.get().set_choices(u32::try_from(votes.0.len()).unwrap_or(u32::MAX));
+        Ok(())
+    }
 }
 
 fn main() -> ExitCode {

@@ -23,7 +23,7 @@ pub(crate) struct Set {
 pub(crate) const SETS: [Set; 2] = [
     Set {
         schemas: "schemas/capnp",
-        files: &["location", "objects", "session", "vat"],
+        files: &["bridge", "location", "objects", "session", "vat"],
         generated: "schemas/src/generated",
         request: "schemas.cgr",
     },

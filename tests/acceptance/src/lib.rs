@@ -12,6 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod command;
+mod foreign;
 mod home;
 mod leaks;
 pub mod limits;
@@ -24,6 +25,7 @@ mod tutorial;
 mod world;
 
 pub use command::{Done, Failure};
+pub use foreign::Foreign;
 pub use home::{Awake, Home};
 pub use location_server::{LocationServer, SilentAddress, absent_server};
 pub use mount::SmallDisk;

@@ -40,6 +40,11 @@ fn profile_folder() -> PathBuf {
     deps.parent().expect("cargo puts tests into a folder of the profile's").to_owned()
 }
 
+/// `target`, or what stands for it.
+pub(crate) fn target_folder() -> PathBuf {
+    profile_folder().parent().expect("a profile's folder lies in the target folder").to_owned()
+}
+
 /// Builds the programs once, however many tests find at the same time that they are missing.
 fn build_if_stale(folder: &Path) {
     let lock = File::create(folder.join(".acceptance-lock")).expect("a lock file in the target folder");
@@ -47,7 +52,7 @@ fn build_if_stale(folder: &Path) {
     if PACKAGES.iter().all(|package| is_fresh(folder, package).unwrap_or(false)) {
         return;
     }
-    let target = folder.parent().expect("a profile's folder lies in the target folder");
+    let target = target_folder();
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(profile) => profile,
@@ -55,7 +60,7 @@ fn build_if_stale(folder: &Path) {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--bins", "--profile", profile, "--target-dir"]).arg(target);
+    command.args(["build", "--bins", "--profile", profile, "--target-dir"]).arg(&target);
     command.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     let done = wait_with_limit(command, &[], limits::BUILD);

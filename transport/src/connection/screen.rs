@@ -11,7 +11,9 @@
 //!   other outcome that capnp-rpc does not have, and results that are no struct, on which it would panic;
 //! * `Return.releaseParamCaps`, which it ignores, is followed by the releases that it stands for;
 //! * what it does not have (introductions of third parties, tail calls) is refused before it sees it, in the way
-//!   that the protocol has for each.
+//!   that the protocol has for each;
+//! * on sessions with foreign clients, a `Bootstrap` that names an object becomes a call that restores it
+//!   (`restore`).
 //!
 //! The two changes of capability descriptors are made in place. A hostile message may have overlapping
 //! pointers, so that one change undoes another; therefore the result is looked at again and refused if
@@ -37,6 +39,8 @@ enum Verdict {
     Deliver,
     /// The same, and count it. A call may be made on the result of a question.
     Ask { question: u32, on: Option<u32> },
+    /// The same for a request for the bootstrap capability, or for the object that it names.
+    Bootstrap { question: u32 },
     /// Answer the question with this, and do not carry it out.
     Refuse { question: u32, text: &'static str },
     /// Give it to whoever asked.
@@ -97,7 +101,14 @@ impl Wire {
         let (message, verdict, found) = judge(frame, self.limits.capabilities_per_message);
         match verdict {
             Verdict::Deliver => {}
+            Verdict::Ask { question, .. } | Verdict::Bootstrap { question } if self.is_own_question(question) => {
+                return self.violated(Violation::Rpc(format!("question {question} is none of the peer's")));
+            }
             Verdict::Ask { question, on } => self.admit(question, bytes, on, &found)?,
+            Verdict::Bootstrap { question } => {
+                self.admit(question, bytes, None, &found)?;
+                return self.bootstrap(message);
+            }
             Verdict::Refuse { question, text } => {
                 self.queue(&refusal(question, ErrorCode::SessionUnsupported, text), true);
                 return None;
@@ -335,7 +346,7 @@ fn inspect(message: &Reader<Frame>, capabilities: usize, found: &mut Found) -> R
                 outcome,
             }
         }
-        Ok(message::Bootstrap(bootstrap)) => Verdict::Ask { question: bootstrap?.get_question_id(), on: None },
+        Ok(message::Bootstrap(bootstrap)) => Verdict::Bootstrap { question: bootstrap?.get_question_id() },
         Ok(message::Finish(finish)) => {
             let finish = finish?;
             Verdict::Finish { question: finish.get_question_id(), is_releasing: finish.get_release_result_caps() }

@@ -39,6 +39,8 @@ impl Wire {
                     Err(error) => self.finish(SessionEnd::Violation(Violation::Malformed(error))),
                 }
             }
+            // The answer to a question that only we asked of ourselves.
+            Ok(Ok(message::Return(Ok(answer)))) if self.is_own_question(answer.get_answer_id()) => {}
             Ok(Ok(message::Return(Ok(answer)))) => {
                 let lent = match answer.which() {
                     Ok(return_::Results(Ok(results))) => lent(results).unwrap_or_default(),

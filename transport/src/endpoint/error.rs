@@ -22,6 +22,14 @@ pub enum BindError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The same for TLS over TCP.
+    #[error("cannot listen on {address} (TCP): {}", in_plain_words(source))]
+    Tcp {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A socket that was handed in cannot be used.
     #[error("the socket cannot be used: {0}")]
     Socket(#[source] io::Error),
@@ -42,7 +50,7 @@ impl BindError {
 impl Coded for BindError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Address { .. } | Self::Socket(_) => ErrorCode::NetBind,
+            Self::Address { .. } | Self::Tcp { .. } | Self::Socket(_) => ErrorCode::NetBind,
             Self::NoRuntime | Self::Setup(_) => ErrorCode::Internal,
         }
     }
@@ -200,6 +208,14 @@ pub enum AcceptError {
         /// What the QUIC library reports.
         source: ConnectionError,
     },
+    /// The same on TCP: not TLS 1.3, another application protocol, a bad signature, or it gave up.
+    #[error("the handshake with {address} failed: {source}")]
+    Tls {
+        /// Where it came from.
+        address: SocketAddr,
+        /// What the TLS library or the operating system reports.
+        source: io::Error,
+    },
     /// The handshake was complete without a usable key. The verifier does not let this happen.
     #[error("{address} showed no usable key")]
     NoKey {
@@ -212,7 +228,7 @@ impl Coded for AcceptError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Timeout { .. } => ErrorCode::NetTimeout,
-            Self::Handshake { .. } | Self::NoKey { .. } => ErrorCode::SessionWrongPeer,
+            Self::Handshake { .. } | Self::Tls { .. } | Self::NoKey { .. } => ErrorCode::SessionWrongPeer,
         }
     }
 }

@@ -30,8 +30,8 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// Believes everyone: a client that would talk to any server.
 #[derive(Debug)]
-struct Gullible {
-    raw_keys: bool,
+pub(crate) struct Gullible {
+    pub(crate) raw_keys: bool,
 }
 
 impl ServerCertVerifier for Gullible {

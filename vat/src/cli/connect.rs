@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use capnp::{capability::FromClientHook, private::capability::ClientHook};
 use console::Failure;
-use schemas::{ErrorCode, IdentityKey, SturdyRef, VatId, objects_capnp::container, vat_capnp};
+use schemas::{ErrorCode, IdentityKey, SturdyRef, VatAddress, VatId, objects_capnp::container, vat_capnp};
 use transport::{Endpoint, Greeting, LocalError, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
 use vls_client::{RecordCache, Resolver, ResolverConfig};
 
@@ -220,22 +220,39 @@ async fn reach_vat(
     reference: &SturdyRef,
     deadline: Duration,
 ) -> Result<(vat_capnp::vat::Client, Link), Failure> {
-    if let Some(name) = context.home.name_of(reference.id)? {
-        let (places, _) = context.home.vat(&name)?;
-        if let Some((owner, session)) = owner(&name, &places).await? {
-            let vat = within(deadline, owner.vat_request().send().promise).await?;
-            let vat = vat.get().and_then(|results| results.get_vat()).map_err(failure)?;
-            return Ok((vat, Link { session, endpoint: None }));
-        }
-        if context.config.search_path.value.is_empty() {
-            return Err(asleep(&name));
-        }
+    if let Some((vat, session)) = own_vat(context, reference.id, deadline).await? {
+        return Ok((vat, Link { session, endpoint: None }));
     }
     let endpoint = client_endpoint()?;
     let resolver = resolver(context, &endpoint, deadline)?;
-    let found = resolver.connect(reference.id, &reference.hints).await?;
+    let (vat, session) = found_vat(&resolver, &reference.address()).await?;
+    Ok((vat, Link { session, endpoint: Some(endpoint) }))
+}
+
+/// A vat of this machine that is awake, through its own socket. `None` if it has to be looked for.
+pub(super) async fn own_vat(
+    context: &Context,
+    id: VatId,
+    deadline: Duration,
+) -> Result<Option<(vat_capnp::vat::Client, Session)>, Failure> {
+    let Some(name) = context.home.name_of(id)? else { return Ok(None) };
+    let (places, _) = context.home.vat(&name)?;
+    if let Some((owner, session)) = owner(&name, &places).await? {
+        let vat = within(deadline, owner.vat_request().send().promise).await?;
+        let vat = vat.get().and_then(|results| results.get_vat()).map_err(failure)?;
+        return Ok(Some((vat, session)));
+    }
+    if context.config.search_path.value.is_empty() { Err(asleep(&name)) } else { Ok(None) }
+}
+
+/// A vat that is found through the search path.
+pub(super) async fn found_vat(
+    resolver: &Resolver,
+    address: &VatAddress,
+) -> Result<(vat_capnp::vat::Client, Session), Failure> {
+    let found = resolver.connect(address.id, &address.hints).await?;
     let session = Session::open(found.connection, session_options()).await?;
-    Ok((session.bootstrap(), Link { session, endpoint: Some(endpoint) }))
+    Ok((session.bootstrap(), session))
 }
 
 /// An endpoint that only dials, under a key of this one command: whoever is called learns nothing of the

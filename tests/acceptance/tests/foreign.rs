@@ -1,0 +1,200 @@
+//! Programs in other languages, with the Cap'n Proto of their own world: Python with pycapnp from PyPI, and C++ with
+//! the system's libraries.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use acceptance::{Awake, Foreign, Home, LocationServer, Running, World};
+
+/// Alice's counter, directory and poll, awake, and a home of Bob's that finds them through a location server.
+struct Scene<'w> {
+    world: &'w World,
+    alice: Home<'w>,
+    bob: Home<'w>,
+    vats: Vec<Awake>,
+    _server: LocationServer<'w>,
+}
+
+impl<'w> Scene<'w> {
+    fn new(world: &'w World) -> Self {
+        let server = world.location_server("server");
+        let (alice, bob) = (world.home("alice").with_program("poll"), world.home("bob"));
+        alice.add_server(server.entry());
+        bob.add_server(server.entry());
+        let vats = [("tally", "counter"), ("home", "directory"), ("lunch", "poll")].map(|(name, kind)| {
+            alice.new_vat(name, kind);
+            alice.wake(name)
+        });
+        Self { world, alice, bob, vats: vats.into(), _server: server }
+    }
+
+    /// What the clients read: the references of the three, and one that was revoked.
+    fn references(&self) -> String {
+        let revoked = self.alice.share("tally", &["--label", "revoked"]);
+        self.alice.vat(&["revoke", "tally", "1"]).ok();
+        let others = ["tally", "home", "lunch"].map(|name| self.alice.share(name, &[]));
+        format!("{}\n{revoked}\n", others.join("\n"))
+    }
+
+    /// A bridge of Bob's.
+    fn bridge(&self) -> (Running, PathBuf) {
+        let path = self.world.path("bridge");
+        let place = format!("unix:{}", path.display());
+        let bridge = self.bob.start(&["--json", "bridge", "--listen", &place]);
+        let line = bridge.wait_for("that it is ready", |_| true);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), serde_json::json!({"listen": place}));
+        (bridge, path)
+    }
+
+    fn sleep(self) {
+        for vat in self.vats {
+            vat.sleep();
+        }
+        self.world.no_secret_leaked();
+    }
+}
+
+fn python(world: &World, arguments: &[&str]) -> Command {
+    let foreign = Foreign::prepared();
+    let mut command = world.command(foreign.python());
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/client.py"));
+    command.arg(foreign.schemas()).args(arguments);
+    command
+}
+
+fn cpp(world: &World, arguments: &[&str]) -> Command {
+    let mut command = world.command(Foreign::prepared().client());
+    command.args(arguments);
+    command
+}
+
+/// What both programs do with objects: pipelining, order, callbacks and errors.
+const OBJECTS: &str = "\
+    pipelined: 5\n\
+    a hundred calls: in order\n\
+    made and called: 7\n\
+    heard: salad 1, soup 2 (2)\n\
+    heard until it refused: salad 1, then the call failed\n\
+    too much: object.overflow\n\
+    revoked: ref.denied\n\
+    mistyped: ref.malformed\n\
+    guessed: ref.denied\n";
+
+#[test]
+fn a_program_in_python_reaches_vats_through_the_bridge() {
+    let world = World::new();
+    let scene = Scene::new(&world);
+    let (bridge, path) = scene.bridge();
+    let done = world.run(python(&world, &["bridge", path.to_str().unwrap()]), &scene.references());
+    assert_eq!(done.clone().ok().stdout, OBJECTS, "{done}");
+    bridge.interrupt().ok();
+    scene.sleep();
+}
+
+#[test]
+fn a_program_in_cpp_reaches_vats_through_the_bridge() {
+    let world = World::new();
+    let scene = Scene::new(&world);
+    let (bridge, path) = scene.bridge();
+    let place = format!("unix:{}", path.display());
+    let done = world.run(cpp(&world, &["bridge", &place]), &scene.references());
+    // It can also name an object in its first message, as OCaml's sturdyrefs do.
+    let by_id = "by its id: 2\nby a revoked id: ref.denied\n";
+    assert_eq!(done.clone().ok().stdout, format!("{OBJECTS}{by_id}"), "{done}");
+    bridge.interrupt().ok();
+    scene.sleep();
+}
+
+/// A client that does one thing after the other, as it is told.
+struct Obedient {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Obedient {
+    fn start(world: &World, bridge: &Path, reference: &str) -> Self {
+        let mut command = python(world, &["obey", bridge.to_str().unwrap()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (orders, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut client = Self { child, orders, answers };
+        writeln!(client.orders, "{reference}").unwrap();
+        client
+    }
+
+    /// Its answer to an order.
+    fn told(&mut self, order: &str) -> String {
+        writeln!(self.orders, "{order}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer.trim().strip_prefix(&format!("{order}: ")).unwrap_or(&answer).to_owned()
+    }
+}
+
+impl Drop for Obedient {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn programs_share_one_session_with_a_vat_and_the_next_connect_dials_again() {
+    let world = World::new();
+    let mut scene = Scene::new(&world);
+    let (bridge, path) = scene.bridge();
+    let reference = scene.alice.share("tally", &[]);
+    let (mut one, mut other) = (Obedient::start(&world, &path, &reference), Obedient::start(&world, &path, &reference));
+    for client in [&mut one, &mut other] {
+        assert_eq!(client.told("connect"), "done");
+    }
+    assert_eq!((one.told("add"), other.told("add"), one.told("connect")), ("1".into(), "2".into(), "done".into()));
+    // The session of the bridge, and that of this command.
+    assert_eq!(scene.alice.json(&["status", "tally"])["sessions"], 2);
+
+    scene.vats.remove(0).sleep();
+    scene.vats.insert(0, scene.alice.wake("tally"));
+    // What was obtained in the old session is over, and says so; nothing was repeated.
+    let broken = other.told("add");
+    assert!(broken.starts_with("DISCONNECTED session."), "{broken}");
+    assert_eq!(other.told("connect"), "done");
+    assert_eq!(other.told("add"), "3");
+    // The other one hears of it when it calls, and does the same.
+    assert!(one.told("add").starts_with("DISCONNECTED session."));
+    assert_eq!((one.told("connect"), one.told("add")), ("done".into(), "4".into()));
+
+    // A session ends with the last program that asked for it.
+    drop((one, other));
+    let command = || scene.alice.json(&["status", "tally"])["sessions"].as_u64();
+    while command() != Some(1) {
+        std::thread::yield_now();
+    }
+    bridge.interrupt().ok();
+    scene.sleep();
+}
+
+#[test]
+fn a_bridge_is_for_its_owner_alone_and_leaves_nothing_behind() {
+    let world = World::new();
+    let bob = world.home("bob");
+    let path = world.path("bridge");
+    let place = format!("unix:{}", path.display());
+    let bridge = bob.start(&["bridge", "--listen", &place]);
+    assert_eq!(bridge.first_line(), Some(place.clone()));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    bob.fails(&["bridge", "--listen", &place], 7, "net.bind").says(&[path.to_str().unwrap()]);
+    for nowhere in ["tcp:127.0.0.1:4433", "unix:", path.to_str().unwrap()] {
+        bob.fails(&["bridge", "--listen", nowhere], 2, "cli.usage").says(&["unix:PATH"]);
+    }
+    bridge.interrupt().ok();
+    assert!(!path.exists());
+    world.no_secret_leaked();
+}
