@@ -18,7 +18,7 @@ use std::{
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use capnp::{
@@ -29,7 +29,7 @@ use capnp_rpc::{
     IncomingMessage, OutgoingMessage, VatNetwork,
     rpc_capnp::{exception, message, return_},
 };
-use schemas::ErrorCode;
+use schemas::{Coded, ErrorCode};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{
@@ -43,6 +43,7 @@ pub(crate) use outbox::Outbox;
 
 mod calls;
 mod outbox;
+mod questions;
 mod screen;
 
 /// How a failed read or write is explained: a QUIC connection knows more than the error says.
@@ -55,6 +56,7 @@ pub(crate) struct Wire {
     pub(crate) outbox: RefCell<Outbox>,
     inbound: RefCell<Inbound>,
     calls: RefCell<calls::CallLedger>,
+    questions: RefCell<questions::Questions>,
     /// Why the session ended; the first reason stays.
     end: RefCell<Option<SessionEnd>>,
     /// Whether capnp-rpc has let go of the connection.
@@ -96,6 +98,7 @@ impl Wire {
                 failure: None,
             }),
             calls: RefCell::new(calls::CallLedger::default()),
+            questions: RefCell::default(),
             end: RefCell::new(None),
             released_by_rpc: Cell::new(false),
             receiver: RefCell::new(None),
@@ -155,7 +158,7 @@ impl Wire {
             // capnp-rpc sends nothing but the Abort once a connection has ended; this is for ours.
             _ if self.has_ended() => {}
             Ok(Ok(message::Call(Ok(call)))) => match self.check_outgoing_call(message) {
-                Ok(()) => self.queue(message, false),
+                Ok(()) => self.ask(call.get_question_id(), message),
                 Err((code, text)) => self.deliver_locally(refusal(call.get_question_id(), code, &text)),
             },
             Ok(Ok(message::Return(Ok(answer)))) => {
@@ -166,9 +169,15 @@ impl Wire {
                     Err((code, text)) => self.queue(&refusal(id, code, &text), true),
                 }
             }
-            Ok(Ok(message::Bootstrap(_) | message::Finish(_) | message::Release(_))) => self.queue(message, false),
+            Ok(Ok(message::Bootstrap(Ok(bootstrap)))) => self.ask(bootstrap.get_question_id(), message),
+            Ok(Ok(message::Finish(_) | message::Release(_))) => self.queue(message, false),
             _ => self.queue(message, true),
         }
+    }
+
+    fn ask(&self, question: u32, message: &Builder<HeapAllocator>) {
+        self.questions.borrow_mut().ask(question);
+        self.queue(message, false);
     }
 
     fn queue(&self, message: &Builder<HeapAllocator>, is_answer: bool) {
@@ -223,43 +232,60 @@ impl Wire {
 
     fn poll_receive(&self, context: &mut Context<'_>) -> Poll<capnp::Result<Box<dyn IncomingMessage>>> {
         loop {
-            if let Some(end) = &*self.end.borrow() {
-                return Poll::Ready(Err(end.to_exception()));
+            let end = self.end();
+            if let Some(end) = &end {
+                self.fail_questions(end);
             }
             let local = self.inbound.borrow_mut().local.pop_front();
             if let Some(message) = local {
                 return Poll::Ready(Ok(Box::new(Incoming::Local(message))));
+            }
+            if let Some(end) = end {
+                return Poll::Ready(Err(end.to_exception()));
             }
             // Bound to this poll: whoever changes one of the conditions wakes it.
             self.receiver.borrow_mut().replace(context.waker().clone());
             if self.is_reading_paused() {
                 return Poll::Pending;
             }
-            let Some(frame) = self.next_frame(context)? else { return Poll::Pending };
-            if let Some(message) = self.screen(frame) {
+            let frame = ready!(self.poll_frame(context));
+            // Without a frame the stream is over, and so is the session.
+            if let Some(message) = frame.and_then(|frame| self.screen(frame)) {
                 return Poll::Ready(Ok(Box::new(message)));
             }
         }
     }
 
-    /// The next complete message of the peer; `None` when none has arrived. The error is the end.
-    fn next_frame(&self, context: &mut Context<'_>) -> capnp::Result<Option<Frame>> {
+    /// Answers every open question of ours with the end of the session, in the order in which they were asked.
+    fn fail_questions(&self, end: &SessionEnd) {
+        let questions = self.questions.borrow_mut().take();
+        let answers = questions.into_iter().map(|question| {
+            let mut message = small_message();
+            let mut answer = message.init_root::<message::Builder<'_>>().init_return();
+            answer.set_answer_id(question);
+            answer.set_no_finish_needed(true);
+            refuse(answer.init_exception(), exception::Type::Disconnected, end.code(), &end.to_string());
+            message
+        });
+        self.inbound.borrow_mut().local.extend(answers);
+    }
+
+    /// The next complete message of the peer; `None` after the last one, which ends the session.
+    fn poll_frame(&self, context: &mut Context<'_>) -> Poll<Option<Frame>> {
         let failure = {
             let inbound = &mut *self.inbound.borrow_mut();
             while inbound.frames.is_empty() && inbound.failure.is_none() {
-                if inbound.read(context, &self.explain).is_pending() {
-                    return Ok(None);
-                }
+                ready!(inbound.read(context, &self.explain));
             }
             if let Some(frame) = inbound.frames.pop_front() {
-                return Ok(Some(frame));
+                return Poll::Ready(Some(frame));
             }
             inbound.failure.take()
         };
         // Proof of the default: the loop ends only with a frame or a failure.
         let failure = failure.unwrap_or(SessionEnd::Violation(Violation::Truncated));
-        self.finish(failure.clone());
-        Err(failure.to_exception())
+        self.finish(failure);
+        Poll::Ready(None)
     }
 }
 

@@ -101,6 +101,9 @@ pub const READ_AHEAD_BYTES: usize = 16 << 10;
 /// An outgoing buffer larger than this is given back when it has become empty: idle sessions stay small.
 pub(crate) const KEPT_BUFFER_BYTES: usize = 4 << 10;
 
+/// A table of open questions for more than this many is given back when none is open: idle sessions stay small.
+pub(crate) const KEPT_QUESTIONS: usize = 64;
+
 /// Steps that one session takes before it lets the other tasks of the thread run: some 50 messages, below a
 /// millisecond.
 pub(crate) const STEPS_PER_POLL: usize = 128;

@@ -12,7 +12,6 @@ use futures::channel::oneshot;
 use schemas::{Coded, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
     time::timeout,
 };
 
@@ -26,10 +25,12 @@ use crate::{
     peer_connection::PeerConnection,
 };
 use driver::{Carrier, Driver, Progress, Rpc};
+use ended::{Ended, announcement};
 use steps::StepWaker;
 
 mod driver;
 mod end;
+mod ended;
 pub(crate) mod steps;
 
 /// What this side brings to a session.
@@ -60,7 +61,7 @@ pub struct Session {
     wire: Rc<Wire>,
     rpc: Rc<Rpc>,
     peer: Peer,
-    ended: watch::Receiver<Option<SessionEnd>>,
+    ended: Ended,
 }
 
 impl Session {
@@ -154,7 +155,7 @@ impl Session {
         let system = RpcSystem::new(Box::new(Network::new(wire.clone())), options.bootstrap);
         let disconnector = system.get_disconnector();
         let rpc = Rc::new(Rpc { system: RefCell::new(Some(system)), wanted: RefCell::default() });
-        let (sender, ended) = watch::channel(None);
+        let (last_word, ended) = announcement();
         let driver = Driver {
             wire: wire.clone(),
             rpc: rpc.clone(),
@@ -162,7 +163,7 @@ impl Session {
             output,
             carrier,
             steps,
-            ended: sender,
+            last_word,
             progress: Progress::default(),
         };
         tokio::task::spawn_local(driver.run());
@@ -211,12 +212,10 @@ impl Session {
     }
 
     /// Waits until the session has ended, with everything that was released delivered if that was possible, and
-    /// the connection closed.
+    /// the connection closed. Those who wait are woken in the order in which they began to.
     pub async fn closed(&self) -> SessionEnd {
-        let mut ended = self.ended.clone();
-        let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
         // Without a last word the thread's tasks were dropped, and the session with them.
-        end.or_else(|| self.wire.end()).unwrap_or(SessionEnd::Local)
+        self.ended.wait().await.or_else(|| self.wire.end()).unwrap_or(SessionEnd::Local)
     }
 
     /// Does `work`, unless the session ends before it is done.

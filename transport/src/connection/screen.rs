@@ -33,8 +33,10 @@ enum Verdict {
     Ask { question: u32 },
     /// The same, and stop counting it.
     Finish { question: u32 },
-    /// Give this one to capnp-rpc instead.
-    Replace(Builder<HeapAllocator>),
+    /// Give it to capnp-rpc: a question of ours is answered.
+    Answered { question: u32 },
+    /// The same, with this message instead.
+    Replace { question: u32, message: Builder<HeapAllocator> },
     /// Answer the peer with this one; capnp-rpc does not see it.
     Answer(Builder<HeapAllocator>),
     /// The session ends.
@@ -76,7 +78,14 @@ impl Wire {
                 }
                 Some(Incoming::Remote(message))
             }
-            Verdict::Replace(message) => Some(Incoming::Local(message)),
+            Verdict::Answered { question } => {
+                self.questions.borrow_mut().answered(question);
+                Some(Incoming::Remote(message))
+            }
+            Verdict::Replace { question, message } => {
+                self.questions.borrow_mut().answered(question);
+                Some(Incoming::Local(message))
+            }
             Verdict::Answer(answer) => {
                 self.queue(&answer, true);
                 None
@@ -131,14 +140,14 @@ fn inspect(message: &Reader<Frame>, capabilities: usize, changes: &mut Vec<Chang
         }
         Ok(message::Return(answer)) => {
             let answer = answer?;
+            let question = answer.get_answer_id();
             match answer.which() {
-                Ok(return_::Results(results)) => table(results?)?.unwrap_or(Verdict::Deliver),
-                Ok(return_::Canceled(())) => Verdict::Replace(failed_return(
-                    &answer,
-                    ErrorCode::SessionClosed,
-                    "the peer gave the call up; whether it was carried out is not known",
-                )),
-                _ => Verdict::Deliver,
+                Ok(return_::Results(results)) => table(results?)?.unwrap_or(Verdict::Answered { question }),
+                Ok(return_::Canceled(())) => {
+                    let text = "the peer gave the call up; whether it was carried out is not known";
+                    Verdict::Replace { question, message: failed_return(&answer, ErrorCode::SessionClosed, text) }
+                }
+                _ => Verdict::Answered { question },
             }
         }
         Ok(message::Bootstrap(bootstrap)) => Verdict::Ask { question: bootstrap?.get_question_id() },
@@ -294,7 +303,7 @@ mod tests {
             let (message, verdict) = judge(frame(&bytes).unwrap(), CAPABILITIES);
             match verdict {
                 Verdict::Ask { question: 9 } => prop_assert!(!is_return),
-                Verdict::Deliver => prop_assert!(is_return),
+                Verdict::Answered { question: 0 } => prop_assert!(is_return),
                 _ => prop_assert!(false, "another verdict"),
             }
             let expected: Vec<(u8, u32)> = (100..)
@@ -320,7 +329,7 @@ mod tests {
             }
             let Some(frame) = frame(&bytes) else { return Ok(()) };
             let (message, verdict) = judge(frame, CAPABILITIES);
-            if matches!(verdict, Verdict::Deliver | Verdict::Ask { .. } | Verdict::Finish { .. }) {
+            if !matches!(verdict, Verdict::End(_) | Verdict::Answer(_) | Verdict::Replace { .. }) {
                 let (_, left) = inspect_or_end(&message, CAPABILITIES);
                 prop_assert!(left.is_empty());
             }

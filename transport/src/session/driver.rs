@@ -17,11 +17,10 @@ use futures::{channel::oneshot, future::LocalBoxFuture};
 use schemas::{Coded, ErrorCode};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    sync::watch,
     time::{Sleep, sleep, timeout},
 };
 
-use super::{SessionEnd, Violation, steps::StepWaker};
+use super::{SessionEnd, Violation, ended::LastWord, steps::StepWaker};
 use crate::{
     GateWait,
     connection::{OtherEnd, Wire},
@@ -56,7 +55,7 @@ pub(super) struct Driver {
     pub(super) output: Box<dyn AsyncWrite + Unpin>,
     pub(super) carrier: Carrier,
     pub(super) steps: Arc<StepWaker>,
-    pub(super) ended: watch::Sender<Option<SessionEnd>>,
+    pub(super) last_word: LastWord,
     pub(super) progress: Progress,
 }
 
@@ -85,8 +84,7 @@ impl Driver {
         .await;
         let end = self.end_rpc();
         self.end_carrier(&end).await;
-        // Nobody may be waiting to hear it.
-        let _ = self.ended.send(Some(end));
+        self.last_word.say(end);
     }
 
     /// Takes steps while there is something to do; ready when the session has ended for capnp-rpc too.
