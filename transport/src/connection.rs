@@ -21,7 +21,7 @@ use std::{
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -33,7 +33,7 @@ use capnp_rpc::{
     IncomingMessage, OutgoingMessage, VatNetwork,
     rpc_capnp::{exception, message},
 };
-use schemas::ErrorCode;
+use schemas::{Coded, ErrorCode};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     time::Instant,
@@ -268,11 +268,15 @@ impl Wire {
 
     fn poll_receive(&self, context: &mut Context<'_>) -> Poll<capnp::Result<Box<dyn IncomingMessage>>> {
         loop {
-            if let Some(end) = &*self.end.borrow() {
-                return Poll::Ready(Err(end.to_exception()));
+            let end = self.end();
+            if let Some(end) = &end {
+                self.fail_questions(end);
             }
             if let Some(message) = self.inbound.borrow_mut().next_local() {
                 return Poll::Ready(Ok(Box::new(Incoming::Local(message))));
+            }
+            if let Some(end) = end {
+                return Poll::Ready(Err(end.to_exception()));
             }
             // Bound to this poll: whoever changes one of the conditions wakes it.
             self.receiver.borrow_mut().replace(context.waker().clone());
@@ -280,37 +284,50 @@ impl Wire {
                 self.inbound.borrow_mut().begun = None;
                 return Poll::Pending;
             }
-            let Some(frame) = self.next_frame(context)? else {
+            let Poll::Ready(frame) = self.poll_frame(context) else {
                 match self.inbound.borrow_mut().slowness(&self.limits) {
                     None => return Poll::Pending,
                     Some(violation) => self.finish(SessionEnd::Violation(violation)),
                 }
                 continue;
             };
-            if let Some(message) = self.screen(frame) {
+            // Without a frame the stream is over, and so is the session.
+            if let Some(message) = frame.and_then(|frame| self.screen(frame)) {
                 return Poll::Ready(Ok(Box::new(message)));
             }
         }
     }
 
-    /// The next complete message of the peer; `None` when none has arrived. The error is the end.
-    fn next_frame(&self, context: &mut Context<'_>) -> capnp::Result<Option<Frame>> {
+    /// Answers every open question of ours with the end of the session, in the order in which they were asked.
+    fn fail_questions(&self, end: &SessionEnd) {
+        let questions = self.questions.borrow_mut().take();
+        let answers = questions.into_iter().map(|question| {
+            let mut message = small_message();
+            let mut answer = message.init_root::<message::Builder<'_>>().init_return();
+            answer.set_answer_id(question);
+            answer.set_no_finish_needed(true);
+            refuse(answer.init_exception(), exception::Type::Disconnected, end.code(), &end.to_string());
+            message
+        });
+        self.inbound.borrow_mut().local.extend(answers);
+    }
+
+    /// The next complete message of the peer; `None` after the last one, which ends the session.
+    fn poll_frame(&self, context: &mut Context<'_>) -> Poll<Option<Frame>> {
         let failure = {
             let inbound = &mut *self.inbound.borrow_mut();
             while inbound.frames.is_empty() && inbound.failure.is_none() {
-                if inbound.read(context, &self.explain).is_pending() {
-                    return Ok(None);
-                }
+                ready!(inbound.read(context, &self.explain));
             }
             if let Some(frame) = inbound.frames.pop_front() {
-                return Ok(Some(frame));
+                return Poll::Ready(Some(frame));
             }
             inbound.failure.take()
         };
         // Proof of the default: the loop ends only with a frame or a failure.
         let failure = failure.unwrap_or(SessionEnd::Violation(Violation::Truncated));
-        self.finish(failure.clone());
-        Err(failure.to_exception())
+        self.finish(failure);
+        Poll::Ready(None)
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 
 use quinn::{AsyncUdpSocket, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
+use ring::hmac;
 use schemas::{ErrorCode, IdentityKey, VatId};
 
 pub use error::{AcceptError, BindError, DialError};
@@ -44,6 +45,10 @@ pub struct EndpointConfig {
     pub idle_timeout: Duration,
     /// How long an accepted connection may take to prove its key ([`limits::HANDSHAKE_DEADLINE`]).
     pub handshake_deadline: Duration,
+    /// What packet numbers and the like are drawn from; `None` for the operating system's randomness. For
+    /// simulated networks alone, where one seed shall decide when every packet leaves: who knows it can tell
+    /// the packet numbers that are skipped to catch those who acknowledge what they never received.
+    pub random_seed: Option<[u8; 32]>,
 }
 
 impl Default for EndpointConfig {
@@ -54,6 +59,7 @@ impl Default for EndpointConfig {
             keep_alive: limits::KEEP_ALIVE,
             idle_timeout: limits::IDLE_TIMEOUT,
             handshake_deadline: limits::HANDSHAKE_DEADLINE,
+            random_seed: None,
         }
     }
 }
@@ -130,9 +136,9 @@ impl Endpoint {
         let tls = TlsIdentity::new(key);
         let transport = Arc::new(transport_config(&config));
         let server = if accepts { Some(server_config(&tls, &transport)?) } else { None };
-        let mut endpoint_config = quinn::EndpointConfig::default();
-        endpoint_config.grease_quic_bit(false).cid_generator(connection_ids);
         let local_address = socket.local_addr().map_err(BindError::Socket)?;
+        let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(reset_key(key, local_address.port())));
+        endpoint_config.grease_quic_bit(false).cid_generator(connection_ids).rng_seed(config.random_seed);
         let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, socket, runtime)
             .map_err(BindError::Socket)?;
         let inner = Inner { quinn, id: key.id(), tls, transport, local_address, accepts, config };
@@ -282,6 +288,23 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 /// asked to prove its address was then taken for another connection and never answered.
 fn connection_ids() -> Box<dyn ConnectionIdGenerator> {
     Box::new(RandomConnectionIdGenerator::new(limits::CONNECTION_ID_BYTES))
+}
+
+/// The key of stateless resets (RFC 9000 §10.3): the same after a restart.
+///
+/// A process that was killed says no goodbye. Its successor does not know the connections that peers still
+/// believe in; all that it can do is to answer their next packet with a token that only this endpoint can have
+/// made. With quinn's default, a new key for each process, the tokens prove nothing and every peer waits for its
+/// idle timeout: a restarted vat would look dead to its friends for most of a minute.
+///
+/// The port is part of it. Otherwise two endpoints of one identity could be played off against each other: one
+/// would give out tokens for the connections of the other (RFC 9000 §21.11).
+fn reset_key(key: &IdentityKey, port: u16) -> hmac::Key {
+    let identity = hmac::Key::new(hmac::HMAC_SHA256, &key.seed()[..]);
+    let mut context = hmac::Context::with_key(&identity);
+    context.update(b"vat QUIC stateless reset");
+    context.update(&port.to_be_bytes());
+    hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref())
 }
 
 fn server_config(tls: &TlsIdentity, transport: &Arc<TransportConfig>) -> Result<ServerConfig, BindError> {

@@ -12,7 +12,6 @@ use futures::channel::oneshot;
 use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
     time::{Instant, timeout},
 };
 
@@ -29,10 +28,12 @@ use crate::{
     watchdog::Watched,
 };
 use driver::{Carrier, Driver, Progress, Rpc};
+use ended::{Ended, announcement};
 use steps::StepWaker;
 
 mod driver;
 mod end;
+mod ended;
 mod foreign;
 pub(crate) mod steps;
 
@@ -68,7 +69,7 @@ pub struct Session {
     token: Option<ResumeToken>,
     /// The session that the dialler said it had lost.
     resumes: Option<ResumeToken>,
-    ended: watch::Receiver<Option<SessionEnd>>,
+    ended: Ended,
 }
 
 impl Session {
@@ -192,7 +193,7 @@ impl Session {
         let system = RpcSystem::new(Box::new(Network::new(wire.clone())), bootstrap);
         let disconnector = system.get_disconnector();
         let rpc = Rc::new(Rpc { system: RefCell::new(Some(system)), wanted: RefCell::default() });
-        let (sender, ended) = watch::channel(None);
+        let (last_word, ended) = announcement();
         let driver = Driver {
             wire: wire.clone(),
             rpc: rpc.clone(),
@@ -200,7 +201,7 @@ impl Session {
             output,
             carrier,
             steps,
-            ended: sender,
+            last_word,
             progress: Progress::default(),
             watched: Watched::new(peer.id),
             peer: peer.id,
@@ -264,19 +265,16 @@ impl Session {
     }
 
     /// Waits until the session has ended, with everything that was released delivered if that was possible, and
-    /// the connection closed.
+    /// the connection closed. Those who wait are woken in the order in which they began to.
     pub async fn closed(&self) -> SessionEnd {
         self.when_closed().await
     }
 
     /// The same, for who does not want to hold the session meanwhile.
     pub fn when_closed(&self) -> impl Future<Output = SessionEnd> + 'static {
-        let (mut ended, wire) = (self.ended.clone(), self.wire.clone());
-        async move {
-            let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-            // Without a last word the thread's tasks were dropped, and the session with them.
-            end.or_else(|| wire.end()).unwrap_or(SessionEnd::Local)
-        }
+        let (ended, wire) = (self.ended.wait(), self.wire.clone());
+        // Without a last word the thread's tasks were dropped, and the session with them.
+        async move { ended.await.or_else(|| wire.end()).unwrap_or(SessionEnd::Local) }
     }
 
     /// Does `work`, unless the session ends before it is done.

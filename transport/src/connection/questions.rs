@@ -55,6 +55,8 @@ pub fn with_call_deadline<T>(deadline: Option<Duration>, send: impl FnOnce() -> 
 pub(super) struct Question {
     /// The number that capnp-rpc gave it.
     pub(super) number: u32,
+    /// How many were asked before it.
+    order: u64,
     /// Its answer is a capability and not a struct.
     pub(super) is_bootstrap: bool,
     /// Ours, lent with the parameters: released if the answer says so.
@@ -75,6 +77,8 @@ pub(super) struct Questions {
     other: HashMap<u32, Question>,
     /// The number under which a question of capnp-rpc's goes out, if that is another one.
     renamed: HashMap<u32, u32>,
+    /// How many were ever asked.
+    asked: u64,
     open: usize,
     overdue: usize,
     given_up: usize,
@@ -94,7 +98,8 @@ impl Questions {
         {
             self.next_look = Some(deadline);
         }
-        let question = Question { number, is_bootstrap, lent, deadline, ..Question::default() };
+        let question = Question { number, order: self.asked, is_bootstrap, lent, deadline, ..Question::default() };
+        self.asked += 1;
         self.open += 1;
         if !self.renamed.is_empty() {
             // Of a question that needed no Finish.
@@ -186,6 +191,17 @@ impl Questions {
         self.open == 0
     }
 
+    /// The session is over: forgets all questions, and gives the numbers of those that somebody here waits for,
+    /// oldest first. capnp-rpc gives a question the lowest free number and fails what is open in the order of the
+    /// numbers; a caller would see a later call fail before an earlier one, on the same capability.
+    pub(super) fn take(&mut self) -> Vec<u32> {
+        let taken = std::mem::take(self);
+        let all = taken.own.into_iter().flatten().chain(taken.other.into_values());
+        let mut waiting: Vec<Question> = all.filter(|question| !question.is_overdue && !question.is_finished).collect();
+        waiting.sort_unstable_by_key(|question| question.order);
+        waiting.into_iter().map(|question| question.number).collect()
+    }
+
     /// How many questions were given up and never answered.
     pub(super) fn given_up(&self) -> usize {
         self.given_up
@@ -243,6 +259,17 @@ mod tests {
         assert_eq!(passed(10), [0]);
         assert_eq!(passed(1_000_000), [0; 0], "who waits for ever waits for ever");
         assert_eq!(questions.next_look(), None);
+    }
+
+    #[test]
+    fn at_the_end_those_who_wait_are_told_in_the_order_in_which_they_asked() {
+        let mut questions = Questions::default();
+        (0..5).for_each(|number| assert_eq!(ask(&mut questions, number), number));
+        assert!(questions.answered(1).is_some());
+        assert_eq!(questions.finish(3), (3, false));
+        ask(&mut questions, 1);
+        assert_eq!(questions.take(), [0, 2, 4, 1]);
+        assert!(questions.is_empty() && questions.take().is_empty());
     }
 
     #[test]

@@ -17,11 +17,10 @@ use futures::{channel::oneshot, future::LocalBoxFuture};
 use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    sync::watch,
     time::{Sleep, sleep, sleep_until, timeout},
 };
 
-use super::{SessionEnd, Violation, steps::StepWaker};
+use super::{SessionEnd, Violation, ended::LastWord, steps::StepWaker};
 use crate::{
     GateWait,
     connection::{OtherEnd, Wire},
@@ -57,7 +56,7 @@ pub(super) struct Driver {
     pub(super) output: Box<dyn AsyncWrite + Unpin>,
     pub(super) carrier: Carrier,
     pub(super) steps: Arc<StepWaker>,
-    pub(super) ended: watch::Sender<Option<SessionEnd>>,
+    pub(super) last_word: LastWord,
     pub(super) progress: Progress,
     pub(super) watched: Watched,
     pub(super) peer: Option<VatId>,
@@ -90,8 +89,7 @@ impl Driver {
         .await;
         let end = self.end_rpc();
         self.end_carrier(&end).await;
-        // Nobody may be waiting to hear it.
-        let _ = self.ended.send(Some(end));
+        self.last_word.say(end);
     }
 
     fn visit_watched(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -200,6 +200,90 @@ fn calls_that_wait_fail_with_the_reason_when_the_session_ends() {
     });
 }
 
+/// Answers `add` when `by` is even, and never otherwise.
+struct HalfSilent;
+impl counter::Server for HalfSilent {
+    async fn add(
+        self: Rc<Self>,
+        params: counter::AddParams,
+        mut results: counter::AddResults,
+    ) -> Result<(), capnp::Error> {
+        let by = params.get()?.get_by();
+        if !by.is_multiple_of(2) {
+            std::future::pending::<()>().await;
+        }
+        results.get().set_total(by);
+        Ok(())
+    }
+}
+
+/// Answered calls free their numbers for later ones, so the order of numbers is not the order of calls.
+#[test]
+fn calls_that_wait_fail_in_the_order_in_which_they_were_made() {
+    run(async {
+        for closed_by_peer in [false, true] {
+            let object: counter::Client = capnp_rpc::new_client(HalfSilent);
+            let (dialling, accepting) = sessions(options(), serving(object.client)).await;
+            let client: counter::Client = dialling.bootstrap();
+            let failed: Rc<std::cell::RefCell<Vec<u64>>> = Rc::default();
+            let call = |by: u64| {
+                let (client, failed) = (client.clone(), failed.clone());
+                tokio::task::spawn_local(async move {
+                    let outcome = add(&client, by).await;
+                    if outcome.is_err() {
+                        failed.borrow_mut().push(by);
+                    }
+                    outcome
+                })
+            };
+            let mut waiting = Vec::new();
+            for round in 0..5 {
+                let (answered, silent): (Vec<_>, Vec<_>) =
+                    (0..10).map(|call| round * 10 + call).partition(|by| by % 2 == 0);
+                let answered: Vec<_> = answered.into_iter().map(&call).collect();
+                waiting.extend(silent.into_iter().map(&call));
+                for answer in answered {
+                    answer.await.unwrap().unwrap();
+                }
+            }
+            if closed_by_peer {
+                accepting.close()
+            } else {
+                dialling.close()
+            }
+            for call in waiting {
+                assert_eq!(call.await.unwrap().unwrap_err().kind, capnp::ErrorKind::Disconnected);
+            }
+            let odd: Vec<u64> = (0..50).filter(|by| by % 2 == 1).collect();
+            assert_eq!(*failed.borrow(), odd, "closed by the peer: {closed_by_peer}");
+        }
+    });
+}
+
+#[test]
+fn those_who_wait_for_the_end_are_told_in_the_order_in_which_they_began_to() {
+    run(async {
+        let (dialling, accepting) = sessions(options(), serving(new_counter())).await;
+        let dialling = Rc::new(dialling);
+        let told: Rc<std::cell::RefCell<Vec<u32>>> = Rc::default();
+        let holders: Vec<_> = (0..40)
+            .map(|number| {
+                let (session, told) = (dialling.clone(), told.clone());
+                tokio::task::spawn_local(async move {
+                    session.closed().await;
+                    told.borrow_mut().push(number);
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        accepting.close();
+        for holder in holders {
+            holder.await.unwrap();
+        }
+        assert_eq!(*told.borrow(), (0..40).collect::<Vec<_>>());
+    });
+}
+
 #[test]
 fn dropping_a_session_closes_it() {
     run(async {
