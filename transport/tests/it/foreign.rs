@@ -248,7 +248,7 @@ fn restoring_again_and_again_leaves_no_question_open() {
         for question in 0..3 {
             client.bootstrap(question, as_data(KNOWN)).await;
         }
-        assert_eq!(client.answer(2).await.unwrap_err().code, ErrorCode::SessionTooManyCalls);
+        assert_eq!(client.answer(2).await.unwrap_err().code, ErrorCode::SessionTooManyQuestions);
     });
 }
 
