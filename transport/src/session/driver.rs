@@ -58,7 +58,7 @@ pub(super) struct Driver {
     pub(super) steps: Arc<StepWaker>,
     pub(super) last_word: LastWord,
     pub(super) progress: Progress,
-    pub(super) watched: Watched,
+    /// Who is served: for reports.
     pub(super) peer: Option<VatId>,
 }
 
@@ -80,9 +80,10 @@ impl Driver {
     pub(super) async fn run(mut self) {
         let steps = self.steps.clone();
         let waker = Waker::from(steps.clone());
+        let watched = Watched::new(self.peer);
         std::future::poll_fn(|context| {
             steps.begin(context.waker());
-            let done = self.visit_watched(&mut Context::from_waker(&waker));
+            let done = watched.busy(|| self.visit(&mut Context::from_waker(&waker)));
             steps.end();
             done
         })
@@ -90,11 +91,6 @@ impl Driver {
         let end = self.end_rpc();
         self.end_carrier(&end).await;
         self.last_word.say(end);
-    }
-
-    fn visit_watched(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let watched = self.watched.clone();
-        watched.busy(|| self.visit(context))
     }
 
     /// Takes steps while there is something to do; ready when the session has ended for capnp-rpc too.
