@@ -84,7 +84,11 @@ impl Driver {
         std::future::poll_fn(|context| {
             steps.begin(context.waker());
             let done = watched.busy(|| self.visit(&mut Context::from_waker(&waker)));
-            steps.end();
+            if steps.end() && done.is_pending() {
+                // Woken at once, this session would have its next turn before the event loop looks for what has come
+                // for the others: up to sixty turns in a row.
+                let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
+            }
             done
         })
         .await;
