@@ -17,7 +17,7 @@
 //! Who polls it all is the driver in [`session`](crate::session).
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
@@ -27,7 +27,7 @@ use std::{
 
 use capnp::{
     capability::Promise,
-    message::{Builder, HeapAllocator},
+    message::{Builder, HeapAllocator, Reader},
 };
 use capnp_rpc::{
     IncomingMessage, OutgoingMessage, VatNetwork,
@@ -497,7 +497,9 @@ impl OutgoingMessage for Outgoing {
 /// A message for capnp-rpc.
 enum Incoming {
     /// From the peer.
-    Remote(capnp::message::Reader<Frame>),
+    Remote(Reader<Frame>),
+    /// The peer's answer to a question of ours.
+    Answer(KeptAnswer),
     /// Of our own making.
     Local(Builder<HeapAllocator>),
 }
@@ -506,7 +508,40 @@ impl IncomingMessage for Incoming {
     fn get_body(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
         match self {
             Self::Remote(message) => message.get_root(),
+            Self::Answer(answer) => answer.get_body(),
             Self::Local(message) => message.get_root_as_reader(),
+        }
+    }
+}
+
+/// An answer, which its caller may keep and read as often as it likes.
+///
+/// Of any message only so much may be read, and an answer of which all that was read panics in capnp-rpc when it is
+/// looked at again, in whatever task that happens. So from the second look on it is read without that bound; but only
+/// if everything in it can be read within the bound once, so that it does not lead to more than it contains.
+struct KeptAnswer {
+    message: Reader<Frame>,
+    looks: Cell<u8>,
+    again: OnceCell<capnp::Result<Reader<Frame>>>,
+}
+
+impl KeptAnswer {
+    /// capnp-rpc's own look, and the first of the caller.
+    const BOUNDED_LOOKS: u8 = 2;
+
+    fn new(message: Reader<Frame>) -> Self {
+        Self { message, looks: Cell::new(0), again: OnceCell::new() }
+    }
+
+    fn get_body(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
+        if self.looks.get() < Self::BOUNDED_LOOKS {
+            self.looks.set(self.looks.get() + 1);
+            return self.message.get_root();
+        }
+        // Few callers look twice, so the copy costs less than sharing every answer.
+        match self.again.get_or_init(|| screen::without_bound(self.message.get_segments().clone())) {
+            Ok(message) => message.get_root(),
+            Err(error) => Err(error.clone()),
         }
     }
 }

@@ -25,7 +25,6 @@ use crate::{
     local::{LocalStream, dial_local},
     peer_connection::PeerConnection,
     resume::ResumeToken,
-    watchdog::Watched,
 };
 use driver::{Carrier, Driver, Progress, Rpc};
 use ended::{Ended, announcement};
@@ -203,7 +202,6 @@ impl Session {
             steps,
             last_word,
             progress: Progress::default(),
-            watched: Watched::new(peer.id),
             peer: peer.id,
         };
         tokio::task::spawn_local(driver.run());

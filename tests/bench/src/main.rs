@@ -21,6 +21,7 @@ mod checkpoint_engine;
 mod echo;
 mod exchange;
 mod figure;
+mod flood;
 mod folder;
 mod journal;
 mod live_vat;
@@ -53,6 +54,7 @@ struct Bench {
 
 const BENCHES: &[Bench] = &[
     Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run },
+    Bench { name: "flood", summary: "answer an honest peer beside one that sends without end", run: flood::run },
     Bench { name: "checkpoint", summary: "make turns durable, sealed, and open again", run: checkpoint_engine::run },
 ];
 

@@ -32,8 +32,12 @@ thread_local! {
 ///
 /// A call is sent when `send` of its request is called, whoever waits for the answer then and however long:
 ///
-/// ```ignore
-/// let exported = transport::with_call_deadline(None, || request.send());
+/// ```
+/// # async fn example(counter: schemas::objects_capnp::counter::Client) -> capnp::Result<u64> {
+/// let asked = transport::with_call_deadline(None, || counter.get_request().send());
+/// let total = asked.promise.await?.get()?.get_total();
+/// # Ok(total)
+/// # }
 /// ```
 ///
 /// A call on a capability that is a promise of this very process is sent when that is kept, which may be later: then

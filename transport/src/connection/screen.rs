@@ -25,7 +25,7 @@ use capnp_rpc::rpc_capnp::{
 };
 use schemas::ErrorCode;
 
-use super::{Incoming, Wire, exception_text, failed_return, refusal, release, small_message};
+use super::{Incoming, KeptAnswer, Wire, exception_text, failed_return, refusal, release, small_message};
 use crate::{
     frames::Frame,
     limits,
@@ -160,6 +160,7 @@ impl Wire {
         let refused = match calls.ask(question, bytes, uses, &self.limits) {
             Ok(()) if self.capabilities.borrow_mut().receive(&found.imports, self.limits.imports) => {
                 self.idle_since.set(None);
+                found.answers.iter().for_each(|question| calls.pass(*question));
                 return Some(());
             }
             Ok(()) => {
@@ -231,10 +232,10 @@ impl Wire {
             return Some(Incoming::Local(failed_return(question.number, no_finish_needed, code, text)));
         }
         if sent_as == question.number {
-            return Some(Incoming::Remote(message));
+            return Some(Incoming::Answer(KeptAnswer::new(message)));
         }
         match renumber(message, question.number, self.limits.capabilities_per_message) {
-            Some(message) => Some(Incoming::Remote(message)),
+            Some(message) => Some(Incoming::Answer(KeptAnswer::new(message))),
             None => self.violated(overlapping()),
         }
     }
@@ -283,6 +284,15 @@ fn reader_options(bytes: usize) -> ReaderOptions {
     let mut options = ReaderOptions::new();
     options.traversal_limit_in_words(Some(words)).nesting_limit(limits::NESTING);
     options
+}
+
+/// The same message, to be read as often as anyone likes, if reading all of it once stays within the bound.
+pub(super) fn without_bound(frame: Frame) -> capnp::Result<Reader<Frame>> {
+    let mut options = reader_options(frame.bytes());
+    let message = Reader::new(frame, options);
+    message.get_root::<capnp::any_pointer::Reader<'_>>()?.target_size()?;
+    options.traversal_limit_in_words(None);
+    Ok(Reader::new(message.into_segments(), options))
 }
 
 fn inspect_or_end(message: &Reader<Frame>, capabilities: usize) -> (Verdict, Found) {

@@ -58,7 +58,7 @@ pub(super) struct Driver {
     pub(super) steps: Arc<StepWaker>,
     pub(super) last_word: LastWord,
     pub(super) progress: Progress,
-    pub(super) watched: Watched,
+    /// Who is served: for reports.
     pub(super) peer: Option<VatId>,
 }
 
@@ -80,21 +80,21 @@ impl Driver {
     pub(super) async fn run(mut self) {
         let steps = self.steps.clone();
         let waker = Waker::from(steps.clone());
+        let watched = Watched::new(self.peer);
         std::future::poll_fn(|context| {
             steps.begin(context.waker());
-            let done = self.visit_watched(&mut Context::from_waker(&waker));
-            steps.end();
+            let done = watched.busy(|| self.visit(&mut Context::from_waker(&waker)));
+            if steps.end() && done.is_pending() {
+                // Woken at once, this session would have its next turn before the event loop looks for what has come
+                // for the others: up to sixty turns in a row.
+                let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
+            }
             done
         })
         .await;
         let end = self.end_rpc();
         self.end_carrier(&end).await;
         self.last_word.say(end);
-    }
-
-    fn visit_watched(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let watched = self.watched.clone();
-        watched.busy(|| self.visit(context))
     }
 
     /// Takes steps while there is something to do; ready when the session has ended for capnp-rpc too.

@@ -42,12 +42,11 @@ impl StepWaker {
         self.again.load(Ordering::SeqCst)
     }
 
-    /// Ends the visit. What woke in between, or was left undone, wakes the task.
-    pub(super) fn end(&self) {
+    /// Ends the visit. `true` if something woke meanwhile or was left undone: the caller has the task woken then.
+    #[must_use = "nobody else wakes the task for what was left undone"]
+    pub(super) fn end(&self) -> bool {
         self.running.store(false, Ordering::SeqCst);
-        if self.wants_another() {
-            self.task.wake();
-        }
+        self.wants_another()
     }
 
     pub(crate) fn wake_by_ref(&self) {
@@ -94,19 +93,19 @@ mod tests {
         assert_eq!(woken(), 0);
         steps.begin_step();
         assert!(!steps.wants_another());
-        steps.end();
-        assert_eq!(woken(), 0, "nothing was left undone");
+        assert!(!steps.end(), "nothing was left undone");
+        assert_eq!(woken(), 0);
         waker.wake_by_ref();
         assert_eq!(woken(), 1);
     }
 
     #[test]
-    fn what_is_left_undone_at_the_end_of_a_visit_wakes_the_task() {
+    fn what_is_left_undone_at_the_end_of_a_visit_is_told() {
         let (count, steps) = (Arc::new(Count::default()), Arc::new(StepWaker::default()));
         steps.begin(&Waker::from(count.clone()));
         steps.begin_step();
         steps.wake_by_ref();
-        steps.end();
-        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert!(steps.end());
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "when the task is woken is for the caller to choose");
     }
 }

@@ -10,7 +10,7 @@ use schemas::{
 use transport::{SessionEnd, Violation, limits};
 
 use crate::{
-    raw::{COUNTER, NOTES, RawPeer, SHORT},
+    raw::{Answer, COUNTER, NOTES, RawPeer, SHORT, repeat_first_pointer},
     scene::attack,
     support::{Counter, counter, new_counter},
 };
@@ -122,13 +122,20 @@ impl notes::Server for Verbose {
 /// More than the windows of QUIC and our own queue hold together.
 const MANY: u32 = 2_000;
 
-/// Sends [`MANY`] calls whose answers nobody reads.
-async fn call_without_reading(peer: &mut RawPeer) {
+/// Sends [`MANY`] calls whose answers nobody reads, as far as they are taken.
+async fn call_without_reading(peer: &mut RawPeer) -> Result<(), quinn::WriteError> {
     peer.bootstrap(0).await;
     peer.receive().await.unwrap();
     for question in 1..=MANY {
-        peer.call(question, 0, NOTES, 1).await;
+        let mut message = capnp::message::Builder::new_default();
+        let mut call = message.init_root::<message::Builder<'_>>().init_call();
+        call.set_question_id(question);
+        call.set_interface_id(NOTES);
+        call.set_method_id(1);
+        call.init_target().init_promised_answer();
+        peer.output.write_all(&capnp::serialize::write_message_to_words(&message)).await?;
     }
+    Ok(())
 }
 
 #[test]
@@ -137,7 +144,7 @@ fn a_peer_that_calls_and_never_reads_is_not_read_from_until_it_does() {
         let verbose = Rc::new(Verbose::default());
         let object: notes::Client = capnp_rpc::new_client_from_rc(verbose.clone());
         let (mut peer, session) = scene.attack(object.client).await;
-        call_without_reading(&mut peer).await;
+        call_without_reading(&mut peer).await.unwrap();
         // All calls are on their way; the honest peer's calls take longer than what is left of the hostile one's.
         let mut last = 0;
         while verbose.0.get() == 0 || verbose.0.get() != last {
@@ -167,7 +174,8 @@ fn a_peer_that_never_reads_is_given_up() {
     attack(async |scene| {
         let object: notes::Client = capnp_rpc::new_client(Verbose::default());
         let (mut peer, session) = scene.attack_within(object.client, |limits| limits.write_stall = SHORT).await;
-        call_without_reading(&mut peer).await;
+        // It may be given up before it has said all.
+        let _ = call_without_reading(&mut peer).await;
         let end = session.closed().await;
         assert!(matches!(end, SessionEnd::Stalled { after: SHORT }), "{end}");
         assert_eq!(peer.told().await.code, ErrorCode::SessionStalled);
@@ -224,6 +232,145 @@ fn a_flood_of_small_calls_does_not_keep_an_honest_peer_waiting() {
                 scene.honest_peer_is_served().await;
             }
         });
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+#[test]
+fn calls_that_are_too_large_together() {
+    attack(async |scene| {
+        let object: counter::Client = capnp_rpc::new_client(Hoard::default());
+        let limit = |limits: &mut transport::SessionLimits| limits.call_bytes_in_flight = 100_000;
+        let (mut peer, session) = scene.attack_within(object.client, limit).await;
+        peer.bootstrap(0).await;
+        for question in 1..=3 {
+            peer.call_with(question, 0, COUNTER, 1, |call| {
+                call.init_params().init_content().set_as::<capnp::data::Owned>(&[7; 40_000][..]).unwrap();
+            })
+            .await;
+        }
+        assert_eq!(peer.answer_to(3).await.code(), Some(ErrorCode::SessionTooManyBytes));
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+#[test]
+fn a_flood_of_messages_that_mean_nothing() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        let mut flood = Vec::new();
+        for question in 0..50_000 {
+            let mut message = capnp::message::Builder::new_default();
+            message.init_root::<message::Builder<'_>>().init_finish().set_question_id(1_000 + question);
+            flood.extend(capnp::serialize::write_message_to_words(&message));
+        }
+        let (_, ()) = tokio::join!(async { peer.output.write_all(&flood).await.unwrap() }, async {
+            for _ in 0..50 {
+                scene.honest_peer_is_served().await;
+            }
+        });
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+#[test]
+fn a_capability_that_is_asked_for_over_and_over() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        for _ in 0..3_000 {
+            peer.bootstrap(0).await;
+            // The answer is let go of, and the reference that came with it is not.
+            peer.finish(0, false).await;
+        }
+        peer.bootstrap(1).await;
+        assert_eq!(peer.answer_to(1).await, Answer::Results(1));
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+/// Reads its parameters as whoever copies or stores them would: to the last word.
+struct ReadsAll;
+impl counter::Server for ReadsAll {
+    async fn get(
+        self: Rc<Self>,
+        params: counter::GetParams,
+        _results: counter::GetResults,
+    ) -> Result<(), capnp::Error> {
+        params.get()?.total_size().map(drop)
+    }
+}
+
+#[test]
+fn a_message_that_nests_deeper_than_a_stack() {
+    attack(async |scene| {
+        let object: counter::Client = capnp_rpc::new_client(ReadsAll);
+        let (mut peer, session) = scene.attack(object.client).await;
+        peer.bootstrap(0).await;
+        peer.call_with(1, 0, COUNTER, 1, |call| {
+            // A struct with one pointer, to a struct with one pointer, and so on.
+            let mut inner = call.init_params().init_content();
+            for _ in 0..10_000 {
+                inner = inner.init_as::<schemas::vat_capnp::vat::restore_results::Builder<'_>>().init_capability();
+            }
+        })
+        .await;
+        assert!(peer.answer_to(1).await.code().is_some());
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+#[test]
+fn an_answer_that_is_read_over_and_over() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        let theirs: counter::Client = session.bootstrap();
+        let asked = theirs.get_request().send().promise;
+        let question = peer.called().await;
+        peer.answer(question, |answer| {
+            answer.init_results().init_content().init_as::<counter::get_results::Builder<'_>>().set_total(7);
+        })
+        .await;
+        let answer = asked.await.unwrap();
+        // What may be read of a message is bounded, but not how often: here in sum to many times the bound.
+        for look in 0..limits::TRAVERSAL_FLOOR_WORDS / 4 {
+            assert_eq!(answer.get().unwrap().get_total(), 7);
+            if look % 1000 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+#[test]
+fn an_answer_that_leads_to_more_than_it_contains() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        let theirs: schemas::vat_capnp::vat::Client = session.bootstrap();
+        let asked = theirs.restore_request().send().promise;
+        let question = peer.called().await;
+        // A list of two thousand pointers, each to the same eight kilobytes: twice as much as may be read.
+        let allocator = capnp::message::HeapAllocator::new().first_segment_words(8192);
+        let mut message = capnp::message::Builder::new(allocator);
+        let mut answer = message.init_root::<message::Builder<'_>>().init_return();
+        answer.set_answer_id(question);
+        let results = answer.init_results().init_content();
+        let results = results.init_as::<schemas::vat_capnp::vat::restore_results::Builder<'_>>();
+        let mut list = results.init_capability().initn_as::<capnp::data_list::Builder<'_>>(2000);
+        list.set(0, &[7; 8000]);
+        let mut bytes = capnp::serialize::write_message_to_words(&message);
+        repeat_first_pointer(&mut bytes, 2000);
+        peer.write(&bytes).await;
+        let answer = asked.await.unwrap();
+        assert!(answer.get().unwrap().get_capability().target_size().is_err());
+        // capnp-rpc would panic here.
+        assert!(answer.get().is_err());
         assert!(session.end().is_none());
         (peer, session)
     });

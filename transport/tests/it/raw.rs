@@ -248,6 +248,23 @@ pub(crate) fn set_capability(mut payload: payload::Builder<'_>, index: u32) {
     payload.init_cap_table(index + 1);
 }
 
+/// In a message of one segment with a list of `count` pointers of which only the first is set, has the others lead
+/// to the same place.
+pub(crate) fn repeat_first_pointer(bytes: &mut [u8], count: usize) {
+    let word = |bytes: &[u8], index: usize| u64::from_le_bytes(bytes[8 * index..8 * index + 8].try_into().unwrap());
+    let words = bytes.len() / 8;
+    // The list is the first run of null pointers that is long enough; the first pointer is before it.
+    let nulls = |from: usize| (from..words).take_while(|index| word(bytes, *index) == 0).count();
+    let first = (1..words).find(|index| nulls(*index) >= count - 1).unwrap() - 1;
+    let pointer = word(bytes, first);
+    for index in 1..count {
+        // A pointer is relative to its own place: 30 bits with a sign, above the two of its kind.
+        let (upper, lower) = (pointer & !0xffff_ffff, u32::try_from(pointer & 0xffff_ffff).unwrap());
+        let moved = upper | u64::from(lower.wrapping_sub(4 * u32::try_from(index).unwrap()));
+        bytes[8 * (first + index)..8 * (first + index) + 8].copy_from_slice(&moved.to_le_bytes());
+    }
+}
+
 /// A quinn endpoint without any of our code, on a free port of the loopback.
 pub(crate) fn bare_endpoint(server: Option<rustls::ServerConfig>) -> quinn::Endpoint {
     let address = "127.0.0.1:0".parse().unwrap();

@@ -57,7 +57,7 @@ pub(crate) fn attack<T>(attack: impl AsyncFnOnce(&Scene) -> T) {
         while scene.server.open_connections() > 1 || memory::held() > before + before / 100 {
             let (held, open) = (memory::held(), scene.server.open_connections());
             assert!(patience.elapsed() < PATIENCE / 3, "{held} bytes are held, {before} before; {open} connections");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await; // polls a condition
         }
         scene.honest_peer_is_served().await;
     });
@@ -83,7 +83,7 @@ impl Scene {
         session.closed().await;
         drop((peer, session));
         while self.server.open_connections() > 1 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await; // polls a condition
         }
     }
 

@@ -5,7 +5,7 @@ use schemas::{ErrorCode, RemoteError, objects_capnp::counter};
 use transport::{SessionEnd, Violation};
 
 use crate::{
-    raw::{Answer, COUNTER, RawPeer},
+    raw::{Answer, COUNTER, RawPeer, repeat_first_pointer},
     scene::attack,
     support::new_counter,
 };
@@ -67,23 +67,6 @@ fn an_introduction_that_is_larger_when_it_is_sent_back() {
         assert!(matches!(end, SessionEnd::Violation(Violation::Unknown)), "{end}");
         assert_eq!(peer.told().await.code, ErrorCode::SessionUnsupported);
     });
-}
-
-/// In a message of one segment with a list of `count` pointers of which only the first is set, has the others lead
-/// to the same place.
-fn repeat_first_pointer(bytes: &mut [u8], count: usize) {
-    let word = |bytes: &[u8], index: usize| u64::from_le_bytes(bytes[8 * index..8 * index + 8].try_into().unwrap());
-    let words = bytes.len() / 8;
-    // The list is the first run of null pointers that is long enough; the first pointer is before it.
-    let nulls = |from: usize| (from..words).take_while(|index| word(bytes, *index) == 0).count();
-    let first = (1..words).find(|index| nulls(*index) >= count - 1).unwrap() - 1;
-    let pointer = word(bytes, first);
-    for index in 1..count {
-        // A pointer is relative to its own place: 30 bits with a sign, above the two of its kind.
-        let (upper, lower) = (pointer & !0xffff_ffff, u32::try_from(pointer & 0xffff_ffff).unwrap());
-        let moved = upper | u64::from(lower.wrapping_sub(4 * u32::try_from(index).unwrap()));
-        bytes[8 * (first + index)..8 * (first + index) + 8].copy_from_slice(&moved.to_le_bytes());
-    }
 }
 
 #[test]
