@@ -176,9 +176,34 @@ pub const LOOKS_UNTIL_HOPELESS: u32 = 30;
 
 // ---- one connection
 
-/// Bidirectional streams that a peer may have open: one for the session, the rest for bulk content. quinn
-/// keeps a map entry for each *allowed* stream: 1024 cost 113 kB per idle connection, 16 cost 27.5 kB.
-pub const STREAMS_PER_CONNECTION: u32 = 16;
+/// Bidirectional streams that a peer may open: that of the session. quinn keeps a map entry for each *allowed*
+/// stream: 1024 cost 113 kB per idle connection, 16 cost 27.5 kB. More are allowed when bulk content is offered.
+pub const STREAMS_PER_CONNECTION: u32 = 1;
+
+/// Streams of bulk content that a peer may open at once.
+pub const BULK_STREAMS: u32 = 8;
+
+/// Contents that may be offered to one peer and not be fetched yet. Each may hold its content in memory.
+pub const BULK_OFFERS: usize = 16;
+
+/// Tokens of one session that are remembered, those that have expired included: who is late is told apart from who
+/// invents one.
+pub const BULK_TOKENS_REMEMBERED: usize = 4 * BULK_OFFERS;
+
+/// How long a token may be shown: it is used at once after the call that gave it, by whoever is not cut off.
+pub const BULK_TOKEN_LIFE: Duration = Duration::from_secs(30);
+
+/// Largest content that is fetched, in bytes. Far more than fits in a vat, and a bound on what a peer can make us store.
+pub const BULK_BYTES: u64 = 64 << 30;
+
+/// Bytes of content that are read from its source, and written, in one piece.
+pub const BULK_PART_BYTES: usize = 64 << 10;
+
+/// How long the peer may send nothing of what it has offered.
+pub const BULK_STALL: Duration = WRITE_STALL;
+
+/// Priority of a bulk stream in QUIC: below that of the session, which has 0.
+pub const BULK_PRIORITY: i32 = -1;
 
 /// Bytes that a peer may send on one stream ahead of our reading.
 pub const STREAM_WINDOW_BYTES: u32 = 512 << 10;

@@ -71,6 +71,11 @@ impl PeerConnection {
         &self.inner.quinn
     }
 
+    /// Lets the peer have this many bidirectional streams open at once. More than before are never taken back.
+    pub(crate) fn allow_streams(&self, count: u32) {
+        self.inner.quinn.set_max_concurrent_bi_streams(VarInt::from_u32(count));
+    }
+
     /// Takes the one place for a session; `false` if it is taken.
     pub(crate) fn claim_session(&self) -> bool {
         !self.inner.has_session.swap(true, Ordering::AcqRel)
