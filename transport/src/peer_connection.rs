@@ -29,7 +29,9 @@ struct Inner {
 }
 
 impl PeerConnection {
+    /// The peer has proven its key: from now on it may send as much ahead as a session needs.
     pub(crate) fn new(quinn: quinn::Connection, peer: VatId) -> Self {
+        quinn.set_receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES));
         Self { inner: Arc::new(Inner { quinn, peer, has_session: AtomicBool::new(false) }) }
     }
 

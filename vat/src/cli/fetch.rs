@@ -100,9 +100,7 @@ impl Fetching<'_> {
             let begin = (held.capability::<capnp::capability::Client>().hook, held.interface_id());
             let walked = connect::walk(begin, &live.path, self.deadline).await;
             let outcome = match walked {
-                Ok((object, _)) => {
-                    self.transfer(&Way { object, vat: held.vat(), session: held.session() }).await
-                }
+                Ok((object, _)) => self.transfer(&Way { object, vat: held.vat(), session: held.session() }).await,
                 Err(failure) => Err(failure),
             };
             let failure = match outcome {
