@@ -21,7 +21,7 @@
 //! the ends: a source that failed, or a stream that was cut, is never taken for the whole.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     fmt,
     rc::Rc,
@@ -29,7 +29,7 @@ use std::{
 };
 
 use futures::future::LocalBoxFuture;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{ReadExactError, RecvStream, SendStream, VarInt};
 use schemas::{Coded, ErrorCode, Secret, SecretHash};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
@@ -138,11 +138,13 @@ pub(crate) struct Desk {
     connection: PeerConnection,
     wire: Rc<Wire>,
     offers: RefCell<Offers<Box<dyn BulkSource>>>,
+    /// Streams that were reset before anything was asked for.
+    given_up: Cell<u32>,
 }
 
 impl Desk {
     pub(crate) fn new(connection: PeerConnection, wire: Rc<Wire>) -> Rc<Self> {
-        Rc::new(Self { connection, wire, offers: RefCell::default() })
+        Rc::new(Self { connection, wire, offers: RefCell::default(), given_up: Cell::new(0) })
     }
 
     pub(crate) fn connection(&self) -> PeerConnection {
@@ -171,6 +173,10 @@ impl Desk {
         let mut request = [0; REQUEST_BYTES];
         let asked = match timeout(limits::HELLO_DEADLINE, input.read_exact(&mut request)).await {
             Ok(Ok(())) => Request::read(&request),
+            // Somebody has thought better of it. Once in a while that is nothing.
+            Ok(Err(ReadExactError::ReadError(_))) if self.given_up.get() < limits::BULK_GIVEN_UP => {
+                return self.given_up.set(self.given_up.get() + 1);
+            }
             _ => None,
         };
         let taken = asked.map(|asked| (self.offers.borrow_mut().take(Instant::now(), &asked.token), asked.offset));
@@ -332,9 +338,11 @@ impl BulkReader {
     pub(crate) async fn open(connection: PeerConnection, token: &Secret, offset: u64) -> Result<Self, BulkError> {
         let after = limits::BULK_STALL;
         let asked = async {
-            let (mut output, mut input) = connection.quinn().open_bi().await.ok()?;
-            output.write_all(&Request::write(token, offset)).await.ok()?;
-            output.finish().ok()?;
+            let (output, mut input) = connection.quinn().open_bi().await.ok()?;
+            let mut asking = Asking { output, is_complete: false };
+            asking.output.write_all(&Request::write(token, offset)).await.ok()?;
+            asking.output.finish().ok()?;
+            asking.is_complete = true;
             let mut answer = [0; ANSWER_BYTES];
             input.read_exact(&mut answer).await.ok()?;
             Some((input, answer))
@@ -393,6 +401,21 @@ impl BulkReader {
         let read = timeout(after, self.input.read_exact(&mut told)).await;
         read.map_err(|_| BulkError::Stalled { at, after })?.map_err(|_| broken(&self.connection, at))?;
         if digest.finalize()[..] == told { Ok(()) } else { Err(BulkError::Checksum) }
+    }
+}
+
+/// A request that is being sent: given up half way it is taken back, instead of being a stream that asks for nothing.
+struct Asking {
+    output: SendStream,
+    is_complete: bool,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            // Fails if the connection is gone.
+            let _ = self.output.reset(VarInt::from_u32(0));
+        }
     }
 }
 

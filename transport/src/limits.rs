@@ -190,6 +190,10 @@ pub const BULK_OFFERS: usize = 16;
 /// invents one.
 pub const BULK_TOKENS_REMEMBERED: usize = 4 * BULK_OFFERS;
 
+/// Streams of one session that may be opened and taken back before anything was asked for. A fetch that is given up at
+/// once is one; resetting streams in a loop is an attack that HTTP/2 has made known.
+pub const BULK_GIVEN_UP: u32 = 1000;
+
 /// How long a token may be shown: it is used at once after the call that gave it, by whoever is not cut off.
 pub const BULK_TOKEN_LIFE: Duration = Duration::from_secs(30);
 

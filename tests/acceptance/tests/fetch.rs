@@ -20,7 +20,9 @@ use serde_json::json;
 const LENGTH: usize = 100_000;
 
 fn text() -> String {
-    (0..LENGTH).map(|position| char::from(b'a' + u8::try_from((position * position + position / 7) % 26).unwrap())).collect()
+    (0..LENGTH)
+        .map(|position| char::from(b'a' + u8::try_from((position * position + position / 7) % 26).unwrap()))
+        .collect()
 }
 
 /// A vat of notes with one long note; a reference to it, through `at` if that is given.
@@ -45,7 +47,10 @@ fn a_note_is_fetched_over_the_network_and_over_the_socket_of_its_own_machine() {
     for (home, target) in [(&bob, "minutes"), (&alice, "home")] {
         let file = home.path("long.txt");
         let fetched = home.json(&["fetch", target, "long", "-o", file.to_str().unwrap()]);
-        assert_eq!((&fetched["bytes"], &fetched["resumed_at"], &fetched["sessions"]), (&json!(LENGTH), &json!(0), &json!(1)));
+        assert_eq!(
+            (&fetched["bytes"], &fetched["resumed_at"], &fetched["sessions"]),
+            (&json!(LENGTH), &json!(0), &json!(1))
+        );
         assert_eq!(fs::read_to_string(&file).unwrap(), text());
 
         // Half of it lies there already.
@@ -79,7 +84,8 @@ struct Way {
 fn way_to(vat: SocketAddr, bytes: usize) -> Way {
     let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
     let (inside, outside) = (bind(), bind());
-    let (address, is_open, client) = (inside.local_addr().unwrap(), Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+    let (address, is_open, client) =
+        (inside.local_addr().unwrap(), Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
     let (tell, cut) = mpsc::channel();
     let passed = AtomicUsize::new(0);
     thread::spawn({

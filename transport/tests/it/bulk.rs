@@ -288,6 +288,29 @@ fn a_session_over_a_local_socket_says_that_it_carries_none() {
 }
 
 #[test]
+fn a_fetch_that_is_given_up_at_any_moment_leaves_the_session_as_it_is() {
+    run(async {
+        let (fetching, offering) = pair().await;
+        let shelf = Shelf::new(1 << 20);
+        // No more than may be offered at once: what is not asked for stays offered.
+        for steps in 0..limits::BULK_OFFERS as u64 {
+            let token = shelf.offer(&offering);
+            let mut fetch = Box::pin(fetching.fetch(&token, 0));
+            for _ in 0..steps {
+                if let Some(reader) = fetch.as_mut().now_or_never() {
+                    drop(reader.unwrap());
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(fetch);
+            assert_eq!(add(&fetching.bootstrap(), 1).await.unwrap(), steps + 1);
+        }
+        assert!(fetching.end().is_none() && offering.end().is_none());
+    });
+}
+
+#[test]
 fn offers_to_one_peer_are_bounded() {
     run(async {
         let (_fetching, offering) = pair().await;
