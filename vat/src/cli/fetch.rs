@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -215,7 +216,10 @@ impl Part {
         name.push(format!(".{}{PART}", &hex(&digest)[..PART_DIGITS]));
         let path = PathBuf::from(name);
         let failed = |error: io::Error| io_failure(&path, &error);
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).map_err(failed)?;
+        // What somebody was granted is for nobody else to read.
+        let mut options = OpenOptions::new();
+        options.create(true).read(true).append(true).mode(0o600);
+        let mut file = options.open(&path).map_err(failed)?;
         if file.metadata().map_err(failed)?.len() > length {
             file.set_len(0).map_err(failed)?;
         }
