@@ -37,6 +37,19 @@ interface Notes {
   # Names that begin with `prefix` and come after `after`, in byte order.
 
   remove @3 (name :Text) -> (removed :Bool);
+
+  content @4 (name :Text) -> (content :Content);
+  # The text as it is now, for who wants it in parts, or on a stream of its own.
+}
+
+interface Content {
+  # Bytes that may be too many for a message. They never change: what is other bytes is another content.
+  describe @0 () -> (length :UInt64, digest :Data);
+  # `digest` is the SHA-256 of all of it. Whoever has a part of something continues it only if this is the same.
+
+  read @1 (offset :UInt64, count :UInt32) -> (bytes :Data);
+  # At most `count` bytes from `offset`, and at least one if there are any. Works in every session; where there are
+  # streams, `Vat.transfer` is faster and holds up no call.
 }
 
 interface Container {

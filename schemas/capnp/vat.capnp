@@ -11,6 +11,10 @@ interface Vat {
   schema @1 (interfaceId :UInt64) -> (request :Data);
   # A CodeGeneratorRequest (capnp/schema.capnp) that describes the interface with everything it mentions,
   # so that a caller can form calls at run time. Interfaces are not secret; objects are.
+
+  transfer @2 (content :Capability) -> (token :Data);
+  # For a `Content` of this vat: 32 bytes, for which its own come on a stream of this session's connection, once, from any
+  # offset, if they are shown soon. `bulk.unavailable` where a session has one stream only.
 }
 
 interface Owner {

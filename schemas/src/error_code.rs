@@ -273,6 +273,18 @@ error_codes! {
     SessionStalled "session.stalled" Timeout:
         "The peer took nothing of what was sent to it for a long time; the session was ended.";
         "Check the peer and the network between; then connect again.";
+    BulkUnavailable "bulk.unavailable" Failed:
+        "Bulk content comes on a stream of its own, and this session has no other than the one for calls.";
+        "Read it in parts, by calls; or connect over QUIC.";
+    BulkSize "bulk.size" Limit:
+        "The content is larger than this side accepts, or smaller than what was asked to be continued.";
+        "Delete what came of it before, and fetch it whole.";
+    BulkInterrupted "bulk.interrupted" Unreachable:
+        "The content stopped before its end.";
+        "Fetch it again: it goes on where it stopped.";
+    BulkDamaged "bulk.damaged" Integrity:
+        "The content does not have the checksum that its source gave for it.";
+        "Fetch it again, whole; if it stays, the source is broken.";
     // ---- the network below
     NetBind "net.bind" Conflict:
         "The address to listen on is in use, is not of this machine, or needs rights that this user lacks.";

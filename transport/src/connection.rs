@@ -78,6 +78,8 @@ pub(crate) struct Wire {
     released_by_rpc: Cell<bool>,
     /// Since when the peer waits for nothing; `None` while it does.
     idle_since: Cell<Option<Instant>>,
+    /// Bulk transfers to the peer that are under way.
+    transfers: Cell<usize>,
     /// Set when no more calls are taken: what their callers are told.
     draining: Cell<Option<ErrorCode>>,
     /// Whether a Bootstrap that names an object is answered with that object ([`restore`]).
@@ -141,6 +143,7 @@ impl Wire {
             end: RefCell::new(None),
             released_by_rpc: Cell::new(false),
             idle_since: Cell::new(Some(Instant::now())),
+            transfers: Cell::new(0),
             draining: Cell::new(None),
             restores_by_id: Cell::new(false),
             receiver: RefCell::new(None),
@@ -183,7 +186,7 @@ impl Wire {
 
     /// Since when the peer waits for no answer of ours.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        self.idle_since.get()
+        self.idle_since.get().filter(|_| self.transfers.get() == 0)
     }
 
     fn note_idle(&self) {
@@ -203,9 +206,16 @@ impl Wire {
         if let Some(code) = self.draining.get()
             && self.calls.borrow().is_idle()
             && self.outbox.borrow().waiting_bytes() == 0
+            && self.transfers.get() == 0
         {
             self.finish(SessionEnd::Drained { code });
         }
+    }
+
+    /// A bulk transfer to the peer is under way until the guard is dropped.
+    pub(crate) fn begin_transfer(self: &Rc<Self>) -> Transfer {
+        self.transfers.set(self.transfers.get() + 1);
+        Transfer { wire: self.clone() }
     }
 
     pub(crate) fn explain(&self, error: std::io::Error) -> SessionEnd {
@@ -391,6 +401,19 @@ impl Inbound {
             }
         }
         Poll::Ready(())
+    }
+}
+
+/// A bulk transfer that is under way.
+pub(crate) struct Transfer {
+    wire: Rc<Wire>,
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.wire.transfers.set(self.wire.transfers.get() - 1);
+        // A session that is drained may have waited for this.
+        self.wire.driver.wake_by_ref();
     }
 }
 

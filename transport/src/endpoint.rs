@@ -10,15 +10,20 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
-use quinn::{AsyncUdpSocket, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    AsyncUdpSocket, IdleTimeout, Runtime, ServerConfig, TokenMemoryCache, TokenStore, TokioRuntime, TransportConfig,
+    ValidationTokenConfig, VarInt,
+};
 use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use ring::hmac;
 use schemas::{ErrorCode, IdentityKey, VatId};
+use tokio::time::Instant;
 
+use admission::{Admission, UsedTokens, Verdict};
 pub use error::{AcceptError, BindError, DialError};
 
 use crate::{
@@ -27,6 +32,7 @@ use crate::{
     tls::{self, TlsIdentity},
 };
 
+mod admission;
 mod error;
 mod socket;
 
@@ -38,6 +44,11 @@ pub struct EndpointConfig {
     pub connections: usize,
     /// Connections beyond which a dialler must prove its address first ([`limits::CONNECTIONS_BEFORE_RETRY`]).
     pub connections_before_retry: usize,
+    /// Handshakes at once of diallers that have not proven their address ([`limits::UNPROVEN_BURST`]); one more must
+    /// prove it first.
+    pub unproven_burst: u32,
+    /// How often another such handshake may follow ([`limits::UNPROVEN_INTERVAL`]).
+    pub unproven_interval: Duration,
     /// How often a quiet connection sends a packet ([`limits::KEEP_ALIVE`]).
     pub keep_alive: Duration,
     /// After how long without the peer a connection is dead ([`limits::IDLE_TIMEOUT`]). QUIC can say at most
@@ -56,6 +67,8 @@ impl Default for EndpointConfig {
         Self {
             connections: limits::CONNECTIONS,
             connections_before_retry: limits::CONNECTIONS_BEFORE_RETRY,
+            unproven_burst: limits::UNPROVEN_BURST,
+            unproven_interval: limits::UNPROVEN_INTERVAL,
             keep_alive: limits::KEEP_ALIVE,
             idle_timeout: limits::IDLE_TIMEOUT,
             handshake_deadline: limits::HANDSHAKE_DEADLINE,
@@ -78,6 +91,11 @@ struct Inner {
     local_address: SocketAddr,
     accepts: bool,
     config: EndpointConfig,
+    admission: Mutex<Admission>,
+    /// The times of `admission` count from here.
+    origin: Instant,
+    /// With which this side proves its address where it was before, by the id of the peer.
+    address_tokens: Arc<dyn TokenStore>,
 }
 
 impl Endpoint {
@@ -141,7 +159,26 @@ impl Endpoint {
         endpoint_config.grease_quic_bit(false).cid_generator(connection_ids).rng_seed(config.random_seed);
         let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, socket, runtime)
             .map_err(BindError::Socket)?;
-        let inner = Inner { quinn, id: key.id(), tls, transport, local_address, accepts, config };
+        let inner = Inner {
+            quinn,
+            id: key.id(),
+            tls,
+            transport,
+            local_address,
+            accepts,
+            admission: Mutex::new(Admission::new(
+                config.connections,
+                config.connections_before_retry,
+                config.unproven_burst,
+                config.unproven_interval,
+            )),
+            origin: Instant::now(),
+            address_tokens: Arc::new(TokenMemoryCache::new(
+                limits::ADDRESS_TOKEN_STORE.0,
+                limits::ADDRESS_TOKEN_STORE.1,
+            )),
+            config,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -173,6 +210,7 @@ impl Endpoint {
         let crypto = self.inner.tls.client(id, found.clone()).map_err(DialError::Setup)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.inner.transport.clone());
+        config.token_store(self.inner.address_tokens.clone());
         let connecting = self
             .inner
             .quinn
@@ -213,16 +251,22 @@ impl Endpoint {
         }
         loop {
             let attempt = self.inner.quinn.accept().await?;
-            let open = self.inner.quinn.open_connections();
-            if open >= self.inner.config.connections {
-                attempt.refuse();
-            } else if open >= self.inner.config.connections_before_retry && attempt.may_retry() {
+            // An attempt that cannot be asked any more has just proven it.
+            let proven = attempt.remote_address_validated() || !attempt.may_retry();
+            match self.judge(proven) {
+                Verdict::Refuse => attempt.refuse(),
                 // Cannot fail: `may_retry` was just asked. A failure would only drop the attempt.
-                let _ = attempt.retry();
-            } else {
-                return Some(Incoming { attempt, deadline: self.inner.config.handshake_deadline });
+                Verdict::Retry => drop(attempt.retry()),
+                Verdict::Accept => return Some(Incoming { attempt, deadline: self.inner.config.handshake_deadline }),
             }
         }
+    }
+
+    fn judge(&self, has_proven_address: bool) -> Verdict {
+        let (now, open) = (self.inner.origin.elapsed(), self.inner.quinn.open_connections());
+        // What a panicking thread left is a moment like any other.
+        let mut admission = self.inner.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        admission.judge(now, open, has_proven_address)
     }
 
     /// Refuses new connections, tells every peer, and waits (at most [`limits::ENDPOINT_CLOSE_DEADLINE`]) until
@@ -249,10 +293,20 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Where the attempt comes from. Not proven unless many connections are open.
+    /// Where the attempt comes from, as it says; see [`address_proof`](Self::address_proof).
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {
         canonical(self.attempt.remote_address())
+    }
+
+    /// How it has shown that it receives what is sent to that address.
+    #[must_use]
+    pub fn address_proof(&self) -> AddressProof {
+        match (self.attempt.remote_address_validated(), self.attempt.may_retry()) {
+            (false, _) => AddressProof::None,
+            (true, true) => AddressProof::Token,
+            (true, false) => AddressProof::Retry,
+        }
     }
 
     /// Shakes hands: the peer proves its key, and we ours.
@@ -274,6 +328,17 @@ impl Incoming {
             },
         }
     }
+}
+
+/// How a dialler has shown that it receives what is sent to its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressProof {
+    /// It has not.
+    None,
+    /// By a token that it was given in an earlier connection.
+    Token,
+    /// It was asked for it.
+    Retry,
 }
 
 /// An IPv4 address as such, also when a dual-stack socket reports it inside an IPv6 one.
@@ -310,7 +375,10 @@ fn reset_key(key: &IdentityKey, port: u16) -> hmac::Key {
 fn server_config(tls: &TlsIdentity, transport: &Arc<TransportConfig>) -> Result<ServerConfig, BindError> {
     let mut server = ServerConfig::with_crypto(Arc::new(tls.server().map_err(BindError::Setup)?));
     let total = limits::WAITING_CONNECTION_BYTES * limits::WAITING_CONNECTIONS as u64;
+    let mut tokens = ValidationTokenConfig::default();
+    tokens.sent(limits::ADDRESS_TOKENS_SENT).lifetime(limits::ADDRESS_TOKEN_LIFE).log(Arc::new(UsedTokens::default()));
     server
+        .validation_token_config(tokens)
         .transport_config(transport.clone())
         .max_incoming(limits::WAITING_CONNECTIONS)
         .incoming_buffer_size(limits::WAITING_CONNECTION_BYTES)
@@ -324,7 +392,7 @@ fn transport_config(config: &EndpointConfig) -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(limits::STREAMS_PER_CONNECTION))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(limits::UNPROVEN_WINDOW_BYTES))
         .send_window(limits::SEND_WINDOW_BYTES)
         .crypto_buffer_size(limits::HANDSHAKE_BUFFER_BYTES)
         .datagram_receive_buffer_size(None)

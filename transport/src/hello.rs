@@ -5,7 +5,7 @@
 //! | bytes | content |
 //! |---|---|
 //! | 0–3 | `vat` and a zero byte: tells a stray client of another protocol at once |
-//! | 4–5 | what the stream carries, 16 bits little-endian; 1 is a Cap'n Proto session |
+//! | 4–5 | what the stream carries, 16 bits little-endian; 1 is a Cap'n Proto session, 2 bulk content |
 //! | 6–7 | version of that, 16 bits little-endian |
 //!
 //! A session then has one `Hello` (`schemas/capnp/session.capnp`) from each side, in Cap'n Proto's stream
@@ -26,6 +26,10 @@ use crate::{
 
 const MAGIC: [u8; 4] = *b"vat\0";
 const KIND_SESSION: u16 = 1;
+const KIND_BULK: u16 = 2;
+
+/// The version of bulk transfers that this crate speaks.
+const BULK_VERSION: u16 = 1;
 
 /// The version of the session protocol that this crate speaks: of the preface, and of `Hello.version`.
 pub const SESSION_VERSION: u16 = 1;
@@ -131,7 +135,7 @@ pub(crate) async fn send(
 
 /// Receives the peer's preface and greeting, and not a byte more.
 pub(crate) async fn receive(input: &mut (impl AsyncRead + Unpin), id: Option<VatId>) -> Result<Peer, HelloError> {
-    let mut preface = [0; 8];
+    let mut preface = [0; Preface::BYTES];
     input.read_exact(&mut preface).await.map_err(broken)?;
     check_preface(preface)?;
     let mut decoder =
@@ -151,22 +155,51 @@ fn broken(error: std::io::Error) -> HelloError {
     HelloError::Broken(Arc::new(error))
 }
 
-fn preface() -> [u8; 8] {
-    let mut preface = [0; 8];
-    preface[..4].copy_from_slice(&MAGIC);
-    preface[4..6].copy_from_slice(&KIND_SESSION.to_le_bytes());
-    preface[6..].copy_from_slice(&SESSION_VERSION.to_le_bytes());
-    preface
+/// The first bytes of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Preface {
+    kind: u16,
+    version: u16,
 }
 
-fn check_preface([m0, m1, m2, m3, k0, k1, v0, v1]: [u8; 8]) -> Result<(), HelloError> {
-    let (kind, version) = (u16::from_le_bytes([k0, k1]), u16::from_le_bytes([v0, v1]));
-    if [m0, m1, m2, m3] != MAGIC {
-        Err(HelloError::NotOurs)
-    } else if (kind, version) != (KIND_SESSION, SESSION_VERSION) {
-        Err(HelloError::Stream { kind, version })
-    } else {
-        Ok(())
+/// What a stream carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamKind {
+    Session,
+    Bulk,
+}
+
+impl Preface {
+    pub(crate) const BYTES: usize = 8;
+
+    /// That of the version which this crate speaks.
+    pub(crate) const fn of(kind: StreamKind) -> Self {
+        match kind {
+            StreamKind::Session => Self { kind: KIND_SESSION, version: SESSION_VERSION },
+            StreamKind::Bulk => Self { kind: KIND_BULK, version: BULK_VERSION },
+        }
+    }
+
+    pub(crate) fn bytes(self) -> [u8; Self::BYTES] {
+        let mut preface = [0; Self::BYTES];
+        preface[..4].copy_from_slice(&MAGIC);
+        preface[4..6].copy_from_slice(&self.kind.to_le_bytes());
+        preface[6..].copy_from_slice(&self.version.to_le_bytes());
+        preface
+    }
+
+    pub(crate) fn read([m0, m1, m2, m3, k0, k1, v0, v1]: [u8; Self::BYTES]) -> Result<Self, HelloError> {
+        if [m0, m1, m2, m3] != MAGIC {
+            return Err(HelloError::NotOurs);
+        }
+        Ok(Self { kind: u16::from_le_bytes([k0, k1]), version: u16::from_le_bytes([v0, v1]) })
+    }
+}
+
+fn check_preface(bytes: [u8; Preface::BYTES]) -> Result<(), HelloError> {
+    match Preface::read(bytes)? {
+        preface if preface == Preface::of(StreamKind::Session) => Ok(()),
+        Preface { kind, version } => Err(HelloError::Stream { kind, version }),
     }
 }
 
@@ -180,7 +213,7 @@ fn encode(greeting: &Greeting, resumes: Option<ResumeToken>) -> Vec<u8> {
     if let Some(token) = resumes {
         hello.set_resumes(token.as_bytes());
     }
-    let mut bytes = preface().to_vec();
+    let mut bytes = Preface::of(StreamKind::Session).bytes().to_vec();
     frames::encode(&message.get_segments_for_output(), &mut bytes);
     bytes
 }
@@ -273,7 +306,7 @@ mod tests {
         let mut hello: hello::Builder<'_> = message.init_root();
         hello.set_version(2);
         hello.set_incarnation(&[1; 16]);
-        let mut bytes = preface().to_vec();
+        let mut bytes = Preface::of(StreamKind::Session).bytes().to_vec();
         frames::encode(&message.get_segments_for_output(), &mut bytes);
         assert!(matches!(receive_bytes(&bytes).await, Err(HelloError::Version { found: 2 })));
 
@@ -293,7 +326,7 @@ mod tests {
             hello.set_version(SESSION_VERSION);
             hello.set_incarnation(&[1; 16]);
             hello.set_resumes(&vec![1; length]);
-            let mut bytes = preface().to_vec();
+            let mut bytes = Preface::of(StreamKind::Session).bytes().to_vec();
             frames::encode(&message.get_segments_for_output(), &mut bytes);
             assert_eq!(receive_bytes(&bytes).await.unwrap().0.resumes, None);
         }
@@ -301,7 +334,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_greeting_that_announces_too_much_is_refused_by_its_announcement() {
-        let mut bytes = preface().to_vec();
+        let mut bytes = Preface::of(StreamKind::Session).bytes().to_vec();
         bytes.extend([0_u32.to_le_bytes(), (1_u32 << 20).to_le_bytes()].concat());
         let error = receive_bytes(&bytes).await.unwrap_err();
         assert!(matches!(error, HelloError::Frame(FrameError::TooLarge { .. })), "{error}");

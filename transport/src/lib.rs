@@ -30,6 +30,7 @@ pub mod peers;
 pub mod tls;
 pub mod watchdog;
 
+mod bulk;
 mod connection;
 mod endpoint;
 mod local;
@@ -41,8 +42,9 @@ mod sessions;
 mod text;
 mod tls_listener;
 
+pub use bulk::{BulkError, BulkReader, BulkSource};
 pub use connection::with_call_deadline;
-pub use endpoint::{AcceptError, BindError, DialError, Endpoint, EndpointConfig, Incoming};
+pub use endpoint::{AcceptError, AddressProof, BindError, DialError, Endpoint, EndpointConfig, Incoming};
 pub use hello::{Greeting, HelloError, Peer};
 pub use limits::SessionLimits;
 pub use local::{LocalError, LocalListener, LocalStream, dial_local};

@@ -177,15 +177,47 @@ pub const LOOKS_UNTIL_HOPELESS: u32 = 30;
 
 // ---- one connection
 
-/// Bidirectional streams that a peer may have open: one for the session, the rest for bulk content. quinn
-/// keeps a map entry for each *allowed* stream: 1024 cost 113 kB per idle connection, 16 cost 27.5 kB.
-pub const STREAMS_PER_CONNECTION: u32 = 16;
+/// Bidirectional streams that a peer may open: that of the session. quinn keeps a map entry for each *allowed*
+/// stream: 1024 cost 113 kB per idle connection, 16 cost 27.5 kB. More are allowed when bulk content is offered.
+pub const STREAMS_PER_CONNECTION: u32 = 1;
+
+/// Streams of bulk content that a peer may open at once.
+pub const BULK_STREAMS: u32 = 8;
+
+/// Contents that may be offered to one peer and not be fetched yet. Each may hold its content in memory.
+pub const BULK_OFFERS: usize = 16;
+
+/// Tokens of one session that are remembered, those that have expired included: who is late is told apart from who
+/// invents one.
+pub const BULK_TOKENS_REMEMBERED: usize = 4 * BULK_OFFERS;
+
+/// Streams of one session that may be opened and taken back before anything was asked for. A fetch that is given up at
+/// once is one; resetting streams in a loop is an attack that HTTP/2 has made known.
+pub const BULK_GIVEN_UP: u32 = 1000;
+
+/// How long a token may be shown: it is used at once after the call that gave it, by whoever is not cut off.
+pub const BULK_TOKEN_LIFE: Duration = Duration::from_secs(30);
+
+/// Largest content that is fetched, in bytes. Far more than fits in a vat, and a bound on what a peer can make us store.
+pub const BULK_BYTES: u64 = 64 << 30;
+
+/// Bytes of content that are read from its source, and written, in one piece.
+pub const BULK_PART_BYTES: usize = 64 << 10;
+
+/// How long the peer may send nothing of what it has offered.
+pub const BULK_STALL: Duration = WRITE_STALL;
+
+/// Priority of a bulk stream in QUIC: below that of the session, which has 0.
+pub const BULK_PRIORITY: i32 = -1;
 
 /// Bytes that a peer may send on one stream ahead of our reading.
 pub const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 
 /// Bytes that a peer may send on one connection ahead of our reading. quinn's default has no limit.
 pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+/// The same before the peer has proven its key: its handshake, and a first call.
+pub const UNPROVEN_WINDOW_BYTES: u32 = 64 << 10;
 
 /// Bytes sent and not yet acknowledged that quinn keeps per connection.
 pub const SEND_WINDOW_BYTES: u64 = 1 << 20;
@@ -214,6 +246,25 @@ pub const CONNECTIONS: usize = 32_768;
 
 /// Connections beyond which a dialler must first prove its address with a Retry packet, which costs us nothing.
 pub const CONNECTIONS_BEFORE_RETRY: usize = 1024;
+
+/// Handshakes at once of diallers that have not proven their address: what a few hundred vats behind one location server
+/// need when it restarts, in a quarter of a second of CPU.
+pub const UNPROVEN_BURST: u32 = 512;
+
+/// Time between such handshakes after that: 100 a second take a twentieth of a core.
+pub const UNPROVEN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Tokens by which a dialler proves its address in its next connection. One, since that connection gives another.
+pub const ADDRESS_TOKENS_SENT: u32 = 1;
+
+/// How long such a token is good for. An address is lent for a day or so.
+pub const ADDRESS_TOKEN_LIFE: Duration = Duration::from_hours(24);
+
+/// Peers of which a dialling endpoint keeps tokens, and tokens of each.
+pub const ADDRESS_TOKEN_STORE: (u32, usize) = (256, 2);
+
+/// Used tokens that are remembered. At about 40 bytes each they take 160 kB.
+pub const USED_TOKENS: usize = 4096;
 
 /// Connection attempts that may wait to be accepted.
 pub const WAITING_CONNECTIONS: usize = 256;

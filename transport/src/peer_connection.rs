@@ -29,7 +29,9 @@ struct Inner {
 }
 
 impl PeerConnection {
+    /// The peer has proven its key: from now on it may send as much ahead as a session needs.
     pub(crate) fn new(quinn: quinn::Connection, peer: VatId) -> Self {
+        quinn.set_receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES));
         Self { inner: Arc::new(Inner { quinn, peer, has_session: AtomicBool::new(false) }) }
     }
 
@@ -69,6 +71,11 @@ impl PeerConnection {
     #[must_use]
     pub fn quinn(&self) -> &quinn::Connection {
         &self.inner.quinn
+    }
+
+    /// Lets the peer have this many bidirectional streams open at once. More than before are never taken back.
+    pub(crate) fn allow_streams(&self, count: u32) {
+        self.inner.quinn.set_max_concurrent_bi_streams(VarInt::from_u32(count));
     }
 
     /// Takes the one place for a session; `false` if it is taken.

@@ -9,7 +9,7 @@ use std::{cell::RefCell, fmt, future::Future, path::Path, rc::Rc, sync::Arc};
 use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::RpcSystem;
 use futures::channel::oneshot;
-use schemas::{Coded, ErrorCode, VatId};
+use schemas::{Coded, ErrorCode, Secret, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout},
@@ -20,13 +20,14 @@ pub use foreign::{ForeignOptions, ForeignStream, Restore};
 
 use crate::{
     OutputGate, SessionLimits,
+    bulk::{BulkError, BulkReader, BulkSource, Desk},
     connection::{Explain, Network, OtherEnd, Wire},
     hello::{self, Greeting, HelloError, Peer},
     local::{LocalStream, dial_local},
     peer_connection::PeerConnection,
     resume::ResumeToken,
 };
-use driver::{Carrier, Driver, Progress, Rpc};
+use driver::{Carrier, Driver, NextStream, Progress, Rpc};
 use ended::{Ended, announcement};
 use steps::StepWaker;
 
@@ -68,6 +69,8 @@ pub struct Session {
     token: Option<ResumeToken>,
     /// The session that the dialler said it had lost.
     resumes: Option<ResumeToken>,
+    /// What is offered to its peer; `None` where there is but one stream.
+    desk: Option<Rc<Desk>>,
     ended: Ended,
 }
 
@@ -190,6 +193,10 @@ impl Session {
         let steps = Arc::new(StepWaker::default());
         let wire = Wire::new(input, gate, limits, steps.clone(), explain);
         let system = RpcSystem::new(Box::new(Network::new(wire.clone())), bootstrap);
+        let desk = match &carrier {
+            Carrier::Quic { connection, .. } => Some(Desk::new(connection.clone(), wire.clone())),
+            Carrier::Local => None,
+        };
         let disconnector = system.get_disconnector();
         let rpc = Rc::new(Rpc { system: RefCell::new(Some(system)), wanted: RefCell::default() });
         let (last_word, ended) = announcement();
@@ -199,13 +206,14 @@ impl Session {
             disconnector,
             output,
             carrier,
+            desk: desk.clone(),
             steps,
             last_word,
             progress: Progress::default(),
             peer: peer.id,
         };
         tokio::task::spawn_local(driver.run());
-        Self { wire, rpc, peer, token, resumes: None, ended }
+        Self { wire, rpc, peer, token, resumes: None, desk, ended }
     }
 
     /// The peer's bootstrap capability. Calls on it may be made at once; they fail if the peer offers none, and
@@ -309,6 +317,24 @@ impl Session {
         self.wire.idle_since()
     }
 
+    /// Offers bulk content to the peer: whoever shows `token` on this connection gets it, once, from the offset that it
+    /// asks for. The token goes to the peer in the answer to a call, and nowhere else.
+    ///
+    /// # Errors
+    /// [`BulkError::Unavailable`] where sessions have one stream only, and [`BulkError::TooMany`].
+    pub fn offer(&self, token: &Secret, content: Box<dyn BulkSource>) -> Result<(), BulkError> {
+        self.desk.as_ref().ok_or(BulkError::Unavailable)?.offer(token, content)
+    }
+
+    /// Fetches the bulk content that the peer has given `token` for, from byte `offset`.
+    ///
+    /// # Errors
+    /// [`BulkError`].
+    pub async fn fetch(&self, token: &Secret, offset: u64) -> Result<BulkReader, BulkError> {
+        let desk = self.desk.as_ref().ok_or(BulkError::Unavailable)?;
+        BulkReader::open(desk.connection(), token, offset).await
+    }
+
     /// Ends the session at once and tells the peer why: what has not reached it is lost. For sessions whose peer is
     /// not expected to answer, or has no claim to be waited for.
     pub fn dismiss(&self, code: ErrorCode) {
@@ -352,13 +378,17 @@ fn explain_quic(connection: PeerConnection) -> Explain {
 
 fn quic_carrier(connection: PeerConnection, output: &quinn::SendStream) -> Carrier {
     let stopped = output.stopped();
-    let streams = connection.clone();
     Carrier::Quic {
         delivered: Box::pin(async move {
             // Any outcome is an end: acknowledged, refused by the peer, or the connection gone.
             let _ = stopped.await;
         }),
-        second_stream: Some(Box::pin(async move { streams.quinn().accept_bi().await.map(drop) })),
+        next_stream: Some(next_stream(&connection)),
         connection,
     }
+}
+
+fn next_stream(connection: &PeerConnection) -> NextStream {
+    let streams = connection.clone();
+    Box::pin(async move { streams.quinn().accept_bi().await })
 }

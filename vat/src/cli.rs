@@ -10,6 +10,7 @@ mod call;
 mod connect;
 mod demo;
 mod doctor;
+mod fetch;
 mod find;
 mod images;
 mod key;
@@ -137,6 +138,20 @@ enum Command {
         /// key=value for each argument, or one JSON object
         arguments: Vec<String>,
         /// Seconds to wait for the answer
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        timeout: Option<u32>,
+    },
+    /// Fetch the content of a note, however large, into a file; goes on where it stopped
+    Fetch {
+        /// A sturdyref, - to read one from standard input, an address book entry, or a vat's name; NAME/PATH for an
+        /// object that is held below
+        target: String,
+        /// The note
+        name: String,
+        /// The file to write; until it is complete, what has come lies beside it
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Seconds to wait for each answer
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         timeout: Option<u32>,
     },
@@ -370,6 +385,10 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         Command::Call { target, method, arguments, timeout } => {
             let timeout = timeout.map(|seconds| Duration::from_secs(u64::from(seconds)));
             call::call(&context, &target, method.as_deref(), &arguments, timeout)
+        }
+        Command::Fetch { target, name, output, timeout } => {
+            let timeout = timeout.map(|seconds| Duration::from_secs(u64::from(seconds)));
+            fetch::fetch(&context, &target, &name, &output, timeout)
         }
         Command::Bridge { listen } => bridge::bridge(context, &listen),
         Command::Export { name, output, to, passphrase } => {

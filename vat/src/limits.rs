@@ -22,6 +22,15 @@ pub const SWEEP_TURN_BYTES: usize = 4 << 20;
 /// Longest text that a built-in object stores under one name, in bytes. Two of them fit one message.
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
 
+/// Most bytes of content that one call reads. An eighth of a message.
+pub const CONTENT_PART_BYTES: usize = 1 << 20;
+
+/// Largest content that `vat fetch` takes, in bytes: it is written to the disk of whoever asked for one note.
+pub const MAX_FETCH_BYTES: u64 = 1 << 30;
+
+/// How often in a row `vat fetch` goes on after a transfer that brought nothing.
+pub const FRUITLESS_FETCHES: u32 = 3;
+
 /// Longest key of a note or a directory entry, in bytes.
 pub const MAX_KEY_BYTES: usize = 512;
 

@@ -5,11 +5,17 @@
 
 mod progress;
 
-use std::{path::PathBuf, rc::Rc};
+use std::{
+    cell::OnceCell,
+    path::PathBuf,
+    rc::{Rc, Weak},
+};
 
-use capnp::private::capability::ClientHook;
+use capnp::{capability::FromClientHook, private::capability::ClientHook};
 use checkpoint::{Census, FileDisk, Holder, Passphrase, Store};
-use schemas::{Coded, ErrorCode, Recipient, Secret, vat_capnp};
+use futures::{FutureExt, future::LocalBoxFuture};
+use schemas::{Coded, ErrorCode, Recipient, Secret, objects_capnp::content, vat_capnp};
+use transport::{BulkError, BulkSource, Session};
 use zeroize::Zeroizing;
 
 use self::progress::on_a_thread;
@@ -31,11 +37,19 @@ impl From<VatError> for capnp::Error {
 /// The bootstrap capability of every session: gives no authority by itself.
 pub(crate) struct VatService {
     vat: Rc<Vat>,
+    /// The session that this was given to, if it was to one alone, and that has begun.
+    session: Rc<OnceCell<Weak<Session>>>,
 }
 
 impl VatService {
+    /// For sessions in which no content is transferred on streams.
     pub(crate) fn new(vat: Rc<Vat>) -> Self {
-        Self { vat }
+        Self::over(vat, Rc::default())
+    }
+
+    /// For the one session that `session` will hold once it has begun.
+    pub(crate) fn over(vat: Rc<Vat>, session: Rc<OnceCell<Weak<Session>>>) -> Self {
+        Self { vat, session }
     }
 }
 
@@ -70,6 +84,54 @@ impl vat_capnp::vat::Server for VatService {
             .map_err(|error| wire_error(&error))?;
         results.get().set_request(&request);
         Ok(())
+    }
+
+    async fn transfer(
+        self: Rc<Self>,
+        params: vat_capnp::vat::TransferParams,
+        mut results: vat_capnp::vat::TransferResults,
+    ) -> capnp::Result<()> {
+        let unavailable = || wire_error(&BulkError::Unavailable);
+        let session = self.session.get().and_then(Weak::upgrade).ok_or_else(unavailable)?;
+        let content = settled(params.get()?.get_content().get_as_capability()?).await?;
+        // Whatever came over some session has a brand. Reading it here would only carry it back and forth.
+        if content.get_brand() != LOCAL_BRAND {
+            return Err(not_ours());
+        }
+        let client = content::Client::new(content);
+        let length = client.describe_request().send().promise.await?.get()?.get_length();
+        let random = |_| capnp::Error::failed(ErrorCode::SystemRandom.to_wire("no random numbers"));
+        let token = Secret::generate().map_err(random)?;
+        let offered = session.offer(&token, Box::new(ContentSource { client, length }));
+        offered.map_err(|error| wire_error(&error))?;
+        results.get().set_token(token.expose());
+        Ok(())
+    }
+}
+
+/// The brand of capabilities that lead to objects of this process (`capnp_rpc`'s local clients).
+const LOCAL_BRAND: usize = 0;
+
+/// Content of an object, read as the peer takes it. Each part is a call like any other, so it ends with the right to
+/// make that call.
+struct ContentSource {
+    client: content::Client,
+    length: u64,
+}
+
+impl BulkSource for ContentSource {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read(&self, offset: u64, count: usize) -> LocalBoxFuture<'_, capnp::Result<Vec<u8>>> {
+        async move {
+            let mut request = self.client.read_request();
+            request.get().set_offset(offset);
+            request.get().set_count(u32::try_from(count).unwrap_or(u32::MAX));
+            Ok(request.send().promise.await?.get()?.get_bytes()?.to_vec())
+        }
+        .boxed_local()
     }
 }
 

@@ -20,9 +20,10 @@ use tokio::{
     time::{Sleep, sleep, sleep_until, timeout},
 };
 
-use super::{SessionEnd, Violation, ended::LastWord, steps::StepWaker};
+use super::{SessionEnd, ended::LastWord, steps::StepWaker};
 use crate::{
     GateWait,
+    bulk::Desk,
     connection::{OtherEnd, Wire},
     limits,
     peer_connection::PeerConnection,
@@ -35,11 +36,15 @@ pub(super) enum Carrier {
         connection: PeerConnection,
         /// Completes when the peer has acknowledged the whole stream.
         delivered: LocalBoxFuture<'static, ()>,
-        /// Completes when the peer opens another stream, which it must not.
-        second_stream: Option<LocalBoxFuture<'static, Result<(), quinn::ConnectionError>>>,
+        /// Completes when the peer opens another stream; `None` once the connection is closed.
+        next_stream: Option<NextStream>,
     },
     Local,
 }
+
+/// A stream that the peer has opened beside the session's.
+pub(super) type NextStream =
+    LocalBoxFuture<'static, Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>>;
 
 /// capnp-rpc's side of a session, and the requests for its bootstrap that came while it was busy.
 #[derive(Default)]
@@ -55,6 +60,8 @@ pub(super) struct Driver {
     pub(super) disconnector: Disconnector<OtherEnd>,
     pub(super) output: Box<dyn AsyncWrite + Unpin>,
     pub(super) carrier: Carrier,
+    /// Answers streams beside the session's; `None` where there are none.
+    pub(super) desk: Option<Rc<Desk>>,
     pub(super) steps: Arc<StepWaker>,
     pub(super) last_word: LastWord,
     pub(super) progress: Progress,
@@ -99,7 +106,7 @@ impl Driver {
 
     /// Takes steps while there is something to do; ready when the session has ended for capnp-rpc too.
     fn visit(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.poll_second_stream(context);
+        self.poll_streams(context);
         for _ in 0..limits::STEPS_PER_POLL {
             self.steps.begin_step();
             self.poll_rpc(context);
@@ -169,20 +176,28 @@ impl Driver {
         }
     }
 
-    fn poll_second_stream(&mut self, context: &mut Context<'_>) {
-        let Carrier::Quic { connection, second_stream, .. } = &mut self.carrier else { return };
-        let Some(Poll::Ready(outcome)) = second_stream.as_mut().map(|stream| stream.as_mut().poll(context)) else {
+    /// Hands every stream that the peer opens beside the session's to the desk, which ends the session if it is not
+    /// for content that was offered.
+    fn poll_streams(&mut self, context: &mut Context<'_>) {
+        let (Carrier::Quic { connection, next_stream, .. }, Some(desk)) = (&mut self.carrier, &self.desk) else {
             return;
         };
-        *second_stream = None;
-        match outcome {
-            Ok(()) => self.wire.finish(SessionEnd::Violation(Violation::SecondStream)),
-            // The connection is closed. Who reads will find out behind the last byte that came before; but while
-            // nothing is read, nobody would.
-            Err(error) if self.wire.is_reading_paused() => {
-                self.wire.finish(connection.close_reason().unwrap_or_else(|| SessionEnd::Lost(Arc::new(error.into()))));
+        while let Some(Poll::Ready(outcome)) = next_stream.as_mut().map(|stream| stream.as_mut().poll(context)) {
+            match outcome {
+                Ok((output, input)) => {
+                    desk.clone().serve(output, input);
+                    *next_stream = Some(super::next_stream(connection));
+                    continue;
+                }
+                // The connection is closed. Who reads will find out behind the last byte that came before; but while
+                // nothing is read, nobody would.
+                Err(error) if self.wire.is_reading_paused() => {
+                    let lost = || SessionEnd::Lost(Arc::new(error.into()));
+                    self.wire.finish(connection.close_reason().unwrap_or_else(lost));
+                }
+                Err(_) => {}
             }
-            Err(_) => {}
+            *next_stream = None;
         }
     }
 

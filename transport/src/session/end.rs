@@ -157,8 +157,9 @@ pub enum Violation {
     /// Its stream ended within a message.
     #[error("the stream ended within a message")]
     Truncated,
-    /// It opened a second stream where one was agreed.
-    #[error("a second stream was opened on a connection that carries one session")]
+    /// It opened a stream beside the session's that does not begin with the preface of bulk content and a token that it
+    /// was given.
+    #[error("a second stream was opened, and not for content that was offered")]
     SecondStream,
 }
 

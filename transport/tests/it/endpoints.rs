@@ -6,11 +6,11 @@ use std::{
 };
 
 use schemas::{Coded, ErrorCode};
-use transport::{DialError, Endpoint, EndpointConfig, SessionEnd};
+use transport::{AddressProof, DialError, Endpoint, EndpointConfig, Session, SessionEnd};
 
 use crate::{
     raw::SHORT,
-    support::{PATIENCE, connect, key, loopback, run, server},
+    support::{PATIENCE, add, connect, key, loopback, new_counter, options, run, server, serving},
 };
 
 #[test]
@@ -140,6 +140,35 @@ fn under_load_a_dialler_proves_its_address_and_is_then_accepted() {
         let server = Endpoint::bind(&key(), loopback(), config).unwrap();
         let (_dialled, accepted) = connect(&server, &Endpoint::client(&key()).unwrap()).await;
         assert!(accepted.close_reason().is_none());
+    });
+}
+
+#[test]
+fn when_many_come_at_once_addresses_are_asked_for_and_who_was_here_before_has_proven_its_own() {
+    run(async {
+        let mut config = EndpointConfig::default();
+        (config.unproven_burst, config.unproven_interval) = (1, Duration::from_secs(3600));
+        let server = Endpoint::bind(&key(), loopback(), config).unwrap();
+        let (id, address) = (server.id(), server.local_address());
+        let (known, stranger) = (Endpoint::client(&key()).unwrap(), Endpoint::client(&key()).unwrap());
+        let connect = async |client: &Endpoint| {
+            let dial = async { client.dial(id, address, PATIENCE).await.unwrap() };
+            let accept = async {
+                let incoming = server.accept().await.unwrap();
+                (incoming.address_proof(), incoming.accept().await.unwrap())
+            };
+            let (dialled, (proven, accepted)) = tokio::join!(dial, accept);
+            // A round trip, with which the token for the next time has come too.
+            let session = Session::open(dialled.clone(), options());
+            let (session, accepted) =
+                tokio::try_join!(session, Session::accept(accepted, serving(new_counter()))).unwrap();
+            add(&session.bootstrap(), 1).await.unwrap();
+            drop((session, accepted));
+            (proven, dialled)
+        };
+        assert_eq!(connect(&known).await.0, AddressProof::None, "the first may come as it is");
+        assert_eq!(connect(&stranger).await.0, AddressProof::Retry);
+        assert_eq!(connect(&known).await.0, AddressProof::Token, "that it was given in its first connection");
     });
 }
 

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use capnp::{capability::Client, traits::ImbueMut};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
-use schemas::{Coded, ErrorCode, RemoteError, objects_capnp::counter, vat_capnp::vat};
-use transport::{SessionEnd, Violation, frames::FrameError};
+use futures::future::LocalBoxFuture;
+use schemas::{Coded, ErrorCode, RemoteError, Secret, objects_capnp::counter, vat_capnp::vat};
+use transport::{BulkSource, SessionEnd, Violation, frames::FrameError};
 
 use crate::{
     raw::{RawPeer, VAT, announce, preface},
@@ -93,13 +94,42 @@ fn a_stream_that_ends_within_a_message_and_one_that_ends_after_it() {
 fn a_second_stream() {
     attack(async |scene| {
         let (peer, session) = scene.attack(new_counter()).await;
+        // Without anything offered QUIC itself allows no other stream.
+        session.offer(&Secret::generate().unwrap(), Box::new(Nothing)).unwrap();
         let (mut second, _) = peer.connection.quinn().open_bi().await.unwrap();
         second.write_all(&preface(1, 1)).await.unwrap();
+        second.finish().unwrap();
         let end = session.closed().await;
         assert!(matches!(end, SessionEnd::Violation(Violation::SecondStream)), "{end}");
         assert_eq!(peer.told().await.code, ErrorCode::SessionProtocol);
         (peer, session)
     });
+}
+
+#[test]
+fn a_stream_for_content_that_was_never_offered() {
+    attack(async |scene| {
+        let (peer, session) = scene.attack(new_counter()).await;
+        session.offer(&Secret::generate().unwrap(), Box::new(Nothing)).unwrap();
+        let (mut second, _) = peer.connection.quinn().open_bi().await.unwrap();
+        second.write_all(&[&preface(2, 1)[..], &[7; 32], &[0; 8]].concat()).await.unwrap();
+        let end = session.closed().await;
+        assert!(matches!(end, SessionEnd::Violation(Violation::SecondStream)), "{end}");
+        assert_eq!(peer.told().await.code, ErrorCode::SessionProtocol);
+        (peer, session)
+    });
+}
+
+struct Nothing;
+
+impl BulkSource for Nothing {
+    fn length(&self) -> u64 {
+        0
+    }
+
+    fn read(&self, _: u64, _: usize) -> LocalBoxFuture<'_, Result<Vec<u8>, capnp::Error>> {
+        unreachable!("there is nothing to read")
+    }
 }
 
 #[test]

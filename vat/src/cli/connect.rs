@@ -9,7 +9,7 @@ use capnp::{capability::FromClientHook, private::capability::ClientHook};
 use console::Failure;
 use schemas::{ErrorCode, IdentityKey, SturdyRef, VatAddress, VatId, objects_capnp::container, vat_capnp};
 use transport::{Endpoint, Greeting, LocalError, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
-use vls_client::{RecordCache, Resolver, ResolverConfig};
+use vls_client::{Finder, LiveConfig, LiveRef, LiveRefs, RecordCache, Resolver, ResolverConfig};
 
 use super::{Context, ask};
 use crate::{
@@ -110,6 +110,11 @@ struct Link {
 }
 
 impl Reached {
+    /// The session that it belongs to.
+    pub(super) fn session(&self) -> &Session {
+        &self.link.session
+    }
+
     /// Says goodbye to the peer, so that it need not wait for a time-out.
     pub(super) async fn close(self) {
         let Self { capability, vat, link, .. } = self;
@@ -125,6 +130,34 @@ impl Link {
             endpoint.close().await;
         }
     }
+}
+
+/// A reference to an object of a vat elsewhere that outlives its sessions.
+pub(super) struct Live {
+    pub(super) reference: LiveRef,
+    /// From there to the object that is meant.
+    pub(super) path: Vec<String>,
+    endpoint: Endpoint,
+}
+
+impl Live {
+    /// Says goodbye to the peer.
+    pub(super) async fn close(self) {
+        drop(self.reference);
+        self.endpoint.close().await;
+    }
+}
+
+/// The live reference to what the user means; `None` for a vat of this machine, whose socket does not break.
+pub(super) fn live(context: &Context, target: &Target, deadline: Duration) -> Result<Option<Live>, Failure> {
+    let Begin::Reference(reference) = &target.begin else { return Ok(None) };
+    if context.home.name_of(reference.id)?.is_some() {
+        return Ok(None);
+    }
+    let endpoint = client_endpoint()?;
+    let finder = Finder::new(resolver(context, &endpoint, deadline)?, session_options);
+    let reference = LiveRefs::new(finder, LiveConfig::default()).of(reference);
+    Ok(Some(Live { reference, path: target.path.clone(), endpoint }))
 }
 
 /// Reaches an object. `deadline` bounds each step.
@@ -329,7 +362,7 @@ pub(super) fn failure(error: capnp::Error) -> Failure {
     Failure::new(code, message)
 }
 
-fn timed_out(deadline: Duration) -> Failure {
+pub(super) fn timed_out(deadline: Duration) -> Failure {
     Failure::new(ErrorCode::NetTimeout, format!("no answer within {} s", deadline.as_secs()))
 }
 

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use schemas::objects_capnp::notes;
+use schemas::objects_capnp::{content, notes};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{bounded, list_names};
 use crate::{
-    limits::{MAX_KEY_BYTES, MAX_TEXT_BYTES},
+    limits::{CONTENT_PART_BYTES, MAX_KEY_BYTES, MAX_TEXT_BYTES},
     object::{Handle, Kind, ObjectError, State},
 };
 
@@ -35,6 +36,53 @@ pub(crate) fn notes() -> Kind {
     .with_entry::<Note>()
 }
 
+impl Notes {
+    fn find(&self, name: &str) -> Result<Note, ObjectError> {
+        self.0.read(|_, entries| {
+            entries
+                .get::<Note>(name.as_bytes())?
+                .ok_or_else(|| ObjectError::NotFound { what: "note", name: name.to_owned() })
+        })
+    }
+}
+
+/// A note as it was when it was asked for.
+struct NoteContent {
+    notes: Rc<Notes>,
+    note: Note,
+    digest: [u8; 32],
+}
+
+impl NoteContent {
+    /// The text, as long as the right lasts by which it was asked for.
+    fn bytes(&self) -> Result<&[u8], ObjectError> {
+        self.notes.0.read(|_, _| Ok(()))?;
+        Ok(self.note.0.as_bytes())
+    }
+}
+
+impl content::Server for NoteContent {
+    async fn describe(
+        self: Rc<Self>,
+        _: content::DescribeParams,
+        mut results: content::DescribeResults,
+    ) -> capnp::Result<()> {
+        let mut results = results.get();
+        results.set_length(self.bytes()?.len() as u64);
+        results.set_digest(&self.digest);
+        Ok(())
+    }
+
+    async fn read(self: Rc<Self>, params: content::ReadParams, mut results: content::ReadResults) -> capnp::Result<()> {
+        let (params, bytes) = (params.get()?, self.bytes()?);
+        let begin = usize::try_from(params.get_offset()).unwrap_or(usize::MAX).min(bytes.len());
+        let count = usize::try_from(params.get_count()).unwrap_or(usize::MAX).min(CONTENT_PART_BYTES);
+        let part = &bytes[begin..];
+        results.get().set_bytes(&part[..count.min(part.len())]);
+        Ok(())
+    }
+}
+
 impl notes::Server for Notes {
     async fn put(self: Rc<Self>, params: notes::PutParams, mut results: notes::PutResults) -> capnp::Result<()> {
         let params = params.get()?;
@@ -50,13 +98,19 @@ impl notes::Server for Notes {
     }
 
     async fn get(self: Rc<Self>, params: notes::GetParams, mut results: notes::GetResults) -> capnp::Result<()> {
-        let name = params.get()?.get_name()?.to_str()?;
-        let note = self.0.read(|_, entries| {
-            entries
-                .get::<Note>(name.as_bytes())?
-                .ok_or_else(|| ObjectError::NotFound { what: "note", name: name.to_owned() })
-        })?;
+        let note = self.find(params.get()?.get_name()?.to_str()?)?;
         results.get().set_text(&note.0);
+        Ok(())
+    }
+
+    async fn content(
+        self: Rc<Self>,
+        params: notes::ContentParams,
+        mut results: notes::ContentResults,
+    ) -> capnp::Result<()> {
+        let note = self.find(params.get()?.get_name()?.to_str()?)?;
+        let digest = Sha256::digest(&note.0).into();
+        results.get().set_content(capnp_rpc::new_client(NoteContent { notes: self, note, digest }));
         Ok(())
     }
 

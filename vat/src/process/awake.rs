@@ -165,13 +165,12 @@ impl Awake {
         make_folder(&home.root().join("run"))?;
         let listener = LocalListener::bind(&home.places(&self.name).socket)?;
         let public: vat_capnp::vat::Client = capnp_rpc::new_client(VatService::new(self.vat.clone()));
-        let owner: vat_capnp::owner::Client =
-            capnp_rpc::new_client(OwnerService { public: public.clone(), awake: self.clone() });
+        let owner: vat_capnp::owner::Client = capnp_rpc::new_client(OwnerService { public, awake: self.clone() });
         // From here on strangers are served. What came before may block for as long as the disk takes.
         let _watchdog = Watchdog::of_a_program();
         let accepting = tokio::task::spawn_local({
             let awake = self.clone();
-            async move { awake.sessions.accept(&awake.endpoint, &public, listener, &owner).await }
+            async move { awake.sessions.accept(&awake.endpoint, &awake.vat, listener, &owner).await }
         });
         // A turn like any other, so not before it is certain that no other copy was faster.
         let sweeping = tokio::task::spawn_local(self.clone().sweep_at_folds());

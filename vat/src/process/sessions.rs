@@ -1,13 +1,19 @@
 //! The sessions of a vat that is awake: who is let in, and what each is given. Who stays is decided by
 //! [`transport::Sessions`].
 
+use std::{cell::OnceCell, rc::Rc};
+
 use schemas::{ErrorCode, VatId, vat_capnp};
 use transport::{
     Endpoint, Greeting, Incoming, LocalListener, LocalStream, OutputGate, Session, SessionLimits, SessionOptions,
     peers::PeerLimits,
 };
 
-use crate::limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, DRAIN_DEADLINE};
+use crate::{
+    core::Vat,
+    limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, DRAIN_DEADLINE},
+    service::VatService,
+};
 
 /// All sessions of one vat.
 #[derive(Clone)]
@@ -31,14 +37,14 @@ impl Sessions {
     pub(super) async fn accept(
         &self,
         endpoint: &Endpoint,
-        public: &vat_capnp::vat::Client,
+        vat: &Rc<Vat>,
         listener: LocalListener,
         owner: &vat_capnp::owner::Client,
     ) {
         loop {
             tokio::select! {
                 incoming = endpoint.accept() => match incoming {
-                    Some(incoming) => self.admit_remote(incoming, public.clone()),
+                    Some(incoming) => self.admit_remote(incoming, vat.clone()),
                     None => return,
                 },
                 stream = listener.accept() => match stream {
@@ -53,12 +59,17 @@ impl Sessions {
         }
     }
 
-    fn admit_remote(&self, incoming: Incoming, public: vat_capnp::vat::Client) {
+    fn admit_remote(&self, incoming: Incoming, vat: Rc<Vat>) {
         let Some(handshake) = self.table.begin(incoming) else { return };
+        // One for each session: it offers content on the streams beside that session's, and on no others.
+        let begun = Rc::new(OnceCell::new());
+        let public: vat_capnp::vat::Client = capnp_rpc::new_client(VatService::over(vat, begun.clone()));
         let options = self.options(public.client);
         tokio::task::spawn_local(async move {
-            if let Err(error) = handshake.finish(|_| options).await {
-                tracing::debug!(%error, "no session");
+            match handshake.finish(|_| options).await {
+                // Set once, so it is never set already.
+                Ok(session) => drop(begun.set(Rc::downgrade(&session))),
+                Err(error) => tracing::debug!(%error, "no session"),
             }
         });
     }

@@ -75,10 +75,10 @@ impl Carrier {
     }
 
     async fn serve(self: Rc<Self>, handshake: Handshake, mut stage: watch::Receiver<Stage>) {
-        let mut caller = None;
+        let (mut caller, mut address) = (None, None);
         let begun = handshake.finish(|connection| {
             let (options, known) = self.options(connection);
-            caller = Some(known);
+            (caller, address) = (Some(known), Some(connection.remote_address()));
             options
         });
         let session = tokio::select! {
@@ -88,13 +88,13 @@ impl Carrier {
         let (session, caller) = match (session, caller) {
             (Ok(session), Some(caller)) => (session, caller),
             (Err(error), _) => {
-                tracing::debug!(target: "vls_server::clients", code = %error.code(), %error, "no session");
+                tracing::debug!(target: "vls_server::clients", ?address, code = %error.code(), %error, "no session");
                 return;
             }
             // A session began, so its options were asked for.
             (Ok(_), None) => return,
         };
-        tracing::debug!(target: "vls_server::clients", id = ?session.peer_id(), "session");
+        tracing::debug!(target: "vls_server::clients", ?address, id = ?session.peer_id(), "session");
         let end = tokio::select! {
             end = session.closed() => Some(end),
             () = idle(&caller, self.idle_session) => None,
