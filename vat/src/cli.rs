@@ -62,6 +62,9 @@ enum Command {
         /// Address to listen on; port 0 takes any free one
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
+        /// Address to listen on for TLS over TCP as well, for programs that have no QUIC
+        #[arg(long, value_name = "ADDR")]
+        listen_tls: Option<SocketAddr>,
         /// Go on from this copy although a newer one existed; names what may be lost
         #[arg(long)]
         take_over: bool,
@@ -355,7 +358,9 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
     let context = Context { home, config, kinds, output };
     match arguments.command {
         Command::New { name, object } => own::new(&context, &name, &object),
-        Command::Run { name, listen, take_over } => run::run(context, &name, listen, take_over),
+        Command::Run { name, listen, listen_tls, take_over } => {
+            run::run(context, &name, run::Listen { quic: listen, tls: listen_tls }, take_over)
+        }
         Command::List => own::list(&context),
         Command::Metrics { name } => own::metrics(&context, &name),
         Command::Status { name } => own::status(&context, &name),
