@@ -239,3 +239,6 @@ fn told(error: capnp::Error) -> capnp::Error {
     let (code, message) = remote_failure(&error);
     capnp::Error { kind: error.kind, extra: code.to_wire(&message) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ mod ask;
 mod book;
 mod bridge;
 mod call;
+mod capnp_uri;
 mod connect;
 mod demo;
 mod doctor;
@@ -97,6 +98,9 @@ enum Command {
         /// Put the search path and the addresses into the reference, for finders that have none of their own
         #[arg(long)]
         with_hints: bool,
+        /// Print it as capnp://, for programs that come through the vat's TLS port at this address
+        #[arg(long, value_name = "HOST:PORT", conflicts_with = "with_hints", value_parser = capnp_uri::place)]
+        capnp: Option<capnp_uri::Place>,
     },
     /// The grants of a vat
     Grants {
@@ -364,8 +368,9 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         Command::List => own::list(&context),
         Command::Metrics { name } => own::metrics(&context, &name),
         Command::Status { name } => own::status(&context, &name),
-        Command::Share { name, label, expires_in, under, with_hints } => {
-            own::share(&context, &name, &own::Terms { label, expires_in, under }, with_hints)
+        Command::Share { name, label, expires_in, under, with_hints, capnp } => {
+            let form = capnp.map_or(own::Form::Vat { with_hints }, own::Form::Capnp);
+            own::share(&context, &name, &own::Terms { label, expires_in, under }, &form)
         }
         Command::Grants { name } => own::grants(&context, &name),
         Command::Revoke { name, number } => own::revoke(&context, &name, number),
