@@ -141,9 +141,12 @@ impl<'w> Shell<'w> {
         let vat = program("vat");
         let programs = vat.parent().expect("a program lies in a folder");
         let path = std::env::var("PATH").unwrap_or_default();
-        let folders = more.iter().map(PathBuf::as_path).chain([programs]).map(|folder| format!("{}:", folder.display()));
+        let folders =
+            more.iter().map(PathBuf::as_path).chain([programs]).map(|folder| format!("{}:", folder.display()));
         let mut command = world.command("bash");
-        command.args(["--noprofile", "--norc", "-c", SHELL]).env("PATH", format!("{}{path}", folders.collect::<String>()));
+        command
+            .args(["--noprofile", "--norc", "-c", SHELL])
+            .env("PATH", format!("{}{path}", folders.collect::<String>()));
         command.current_dir(world.path("user"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().expect("bash");
