@@ -116,3 +116,91 @@ impl ForeignClients {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use capnp::capability::Promise;
+    use schemas::Coded;
+    use tokio::{task::LocalSet, time::advance};
+    use transport::{LocalListener, LocalStream, OutputGate, SessionLimits, dial_local};
+
+    use super::*;
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        LocalSet::new().block_on(&runtime, test);
+    }
+
+    fn options() -> ForeignOptions {
+        ForeignOptions {
+            bootstrap: capnp_rpc::new_broken_cap(capnp::Error::failed("nothing here".to_owned())),
+            restore: Rc::new(|_| Promise::err(capnp::Error::failed(String::new()))),
+            gate: OutputGate::always_open(),
+            limits: SessionLimits::default(),
+        }
+    }
+
+    /// A client that has a place and says nothing: its own end, and its session.
+    async fn enter(clients: &ForeignClients, place: Place) -> (LocalStream, Rc<Session>) {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = LocalListener::bind(&folder.path().join("socket")).unwrap();
+        let (own, accepted) = tokio::join!(dial_local(listener.path()), listener.accept());
+        let (clients_too, accepted) = (clients.clone(), accepted.unwrap());
+        tokio::task::spawn_local(async move { clients_too.serve(accepted.into(), options(), place).await });
+        let before = clients.count();
+        while clients.count() == before {
+            tokio::task::yield_now().await;
+        }
+        let session = clients.inner.open.borrow().last().cloned();
+        (own.unwrap(), session.unwrap())
+    }
+
+    #[test]
+    fn the_client_that_is_idle_for_the_longest_makes_room_but_not_at_once() {
+        run(async {
+            let clients = ForeignClients::new(2);
+            let (_one, first) = enter(&clients, clients.place_or_eviction().unwrap()).await;
+            advance(EVICTABLE_AFTER / 2).await;
+            let (_two, second) = enter(&clients, clients.place_or_eviction().unwrap()).await;
+            assert!(clients.place_or_eviction().is_none(), "both may only have paused");
+            advance(EVICTABLE_AFTER / 2).await;
+            let place = clients.place_or_eviction();
+            assert_eq!(first.closed().await.code(), ErrorCode::SessionEvicted);
+            assert!(second.end().is_none());
+            assert!(clients.place_or_eviction().is_none(), "the other one is not idle for long enough");
+            drop(place);
+            assert!(clients.place_or_eviction().is_some());
+        });
+    }
+
+    #[test]
+    fn one_who_waits_for_a_place_gets_that_of_the_next_who_leaves() {
+        run(async {
+            let clients = ForeignClients::new(1);
+            let (own, _session) = enter(&clients, clients.place().await).await;
+            let waiting = clients.place();
+            tokio::pin!(waiting);
+            assert!(futures::poll!(&mut waiting).is_pending());
+            drop(own);
+            drop(waiting.await);
+            assert_eq!(clients.count(), 0);
+        });
+    }
+
+    #[test]
+    fn nobody_stays_after_a_drain_nor_enters_during_it() {
+        run(async {
+            let clients = ForeignClients::new(2);
+            let late = clients.place().await;
+            let (_own, session) = enter(&clients, clients.place().await).await;
+            clients.drain(ErrorCode::VatStopping).await;
+            assert_eq!(session.end().map(|end| end.code()), Some(ErrorCode::VatStopping));
+            let folder = tempfile::tempdir().unwrap();
+            let listener = LocalListener::bind(&folder.path().join("socket")).unwrap();
+            let (_other, accepted) = tokio::join!(dial_local(listener.path()), listener.accept());
+            // Ends by itself, since the session does.
+            clients.serve(accepted.unwrap().into(), options(), late).await;
+            assert_eq!(clients.count(), 0);
+        });
+    }
+}
