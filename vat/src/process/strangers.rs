@@ -20,7 +20,7 @@ use crate::{
     core::{Vat, VatError},
     foreign::ForeignClients,
     home::replace_file,
-    limits::{ACCEPT_PAUSE, MAX_TLS_CLIENTS, MAX_TLS_CLIENTS_PER_NETWORK},
+    limits::{ACCEPT_PAUSE, MAX_TLS_CLIENTS, MAX_TLS_CLIENTS_PER_NETWORK, MAX_TLS_HANDSHAKES},
     object::wire_error,
 };
 
@@ -28,6 +28,8 @@ use crate::{
 pub(super) struct Strangers {
     listener: TlsListener,
     clients: ForeignClients,
+    /// Those who still shake hands are counted apart, so that nobody loses a place to one who never gets that far.
+    handshakes: ForeignClients,
     /// How many come from the same network.
     networks: Networks,
 }
@@ -36,7 +38,12 @@ type Networks = Rc<RefCell<HashMap<Network, usize>>>;
 
 impl Strangers {
     pub(super) fn new(listener: TlsListener) -> Self {
-        Self { listener, clients: ForeignClients::new(MAX_TLS_CLIENTS), networks: Rc::default() }
+        Self {
+            listener,
+            clients: ForeignClients::new(MAX_TLS_CLIENTS),
+            handshakes: ForeignClients::new(MAX_TLS_HANDSHAKES),
+            networks: Rc::default(),
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -72,7 +79,7 @@ impl Strangers {
     fn admit(&self, incoming: TlsIncoming, vat: &Rc<Vat>, public: &vat_capnp::vat::Client, gate: &OutputGate) {
         // Dropped is hung up on, before anything was spent on its handshake.
         let Some(neighbour) = Neighbour::enter(&self.networks, incoming.remote_address().ip()) else { return };
-        let Some(place) = self.clients.place_or_eviction() else { return };
+        let Some(handshake) = self.handshakes.place_or_eviction() else { return };
         let options = ForeignOptions {
             bootstrap: public.clone().client,
             restore: Rc::new({
@@ -84,8 +91,13 @@ impl Strangers {
         };
         let clients = self.clients.clone();
         tokio::task::spawn_local(async move {
-            match incoming.accept().await {
-                Ok(stream) => clients.serve(stream, options, place).await,
+            let stream = incoming.accept().await;
+            drop(handshake);
+            match stream {
+                Ok(stream) => match clients.place_or_eviction() {
+                    Some(place) => clients.serve(stream, options, place).await,
+                    None => tracing::debug!("a client over TLS was not let in: there is no place"),
+                },
                 Err(error) => tracing::debug!(%error, "no TLS connection"),
             }
             drop(neighbour);
