@@ -34,7 +34,7 @@ use rustls::{
 };
 use schemas::{IdentityKey, VatId};
 
-pub use certificate::{CERTIFICATE_NAME, Certificate};
+pub use certificate::{CERTIFICATE_NAME, Certificate, key_digest};
 
 mod certificate;
 

@@ -105,9 +105,7 @@ impl Vats {
         });
         opening
     }
-}
 
-impl Vats {
     /// The next one who asks gets a new session. What runs over this one may still be answered.
     fn suspect(&self, link: &Rc<Link>) {
         let is_meant = |slot: &Slot| matches!(slot, Slot::Open(open) if open.as_ptr() == Rc::as_ptr(link));
@@ -239,3 +237,6 @@ fn told(error: capnp::Error) -> capnp::Error {
     let (code, message) = remote_failure(&error);
     capnp::Error { kind: error.kind, extra: code.to_wire(&message) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ mod ask;
 mod book;
 mod bridge;
 mod call;
+mod capnp_uri;
 mod connect;
 mod demo;
 mod doctor;
@@ -63,6 +64,9 @@ enum Command {
         /// Address to listen on; port 0 takes any free one
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
+        /// Address to listen on for TLS over TCP as well, for programs that have no QUIC
+        #[arg(long, value_name = "ADDR")]
+        listen_tls: Option<SocketAddr>,
         /// Go on from this copy although a newer one existed; names what may be lost
         #[arg(long)]
         take_over: bool,
@@ -95,6 +99,9 @@ enum Command {
         /// Put the search path and the addresses into the reference, for finders that have none of their own
         #[arg(long)]
         with_hints: bool,
+        /// Print it as capnp://, for programs that come through the vat's TLS port at this address
+        #[arg(long, value_name = "HOST:PORT", conflicts_with = "with_hints", value_parser = capnp_uri::place)]
+        capnp: Option<capnp_uri::Place>,
     },
     /// The grants of a vat
     Grants {
@@ -370,12 +377,15 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
     let context = Context { home, config, kinds, output };
     match arguments.command {
         Command::New { name, object } => own::new(&context, &name, &object),
-        Command::Run { name, listen, take_over } => run::run(context, &name, listen, take_over),
+        Command::Run { name, listen, listen_tls, take_over } => {
+            run::run(context, &name, run::Listen { quic: listen, tls: listen_tls }, take_over)
+        }
         Command::List => own::list(&context),
         Command::Metrics { name } => own::metrics(&context, &name),
         Command::Status { name } => own::status(&context, &name),
-        Command::Share { name, label, expires_in, under, with_hints } => {
-            own::share(&context, &name, &own::Terms { label, expires_in, under }, with_hints)
+        Command::Share { name, label, expires_in, under, with_hints, capnp } => {
+            let form = capnp.map_or(own::Form::Vat { with_hints }, own::Form::Capnp);
+            own::share(&context, &name, &own::Terms { label, expires_in, under }, &form)
         }
         Command::Grants { name } => own::grants(&context, &name),
         Command::Revoke { name, number } => own::revoke(&context, &name, number),

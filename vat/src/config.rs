@@ -5,6 +5,8 @@
 //! search_path = ["vls://<id>@<host>:<port>"]
 //! # Where `vat run` listens when --listen is not given.
 //! listen = "[::]:0"
+//! # Where it listens for TLS over TCP as well, if anywhere: for programs that have no QUIC.
+//! listen_tls = "[::]:4434"
 //! # Addresses to publish instead of the ones that this machine finds: behind a NAT with a forwarded port, say.
 //! advertise = ["example.org:4433"]
 //! # Whether `vat run` may start when no location server can tell whether a newer copy exists.
@@ -124,6 +126,8 @@ pub struct Config {
     pub search_path: Setting<Vec<SearchPathEntry>>,
     /// Where `vat run` listens.
     pub listen: Setting<SocketAddr>,
+    /// Where `vat run` listens for TLS over TCP; `None`: nowhere.
+    pub listen_tls: Setting<Option<SocketAddr>>,
     /// Addresses to publish; empty: those that this machine finds.
     pub advertise: Setting<Vec<Address>>,
     /// Whether the witness is required.
@@ -154,6 +158,7 @@ pub struct Backup {
 struct File {
     search_path: Option<Spanned<Vec<Spanned<String>>>>,
     listen: Option<Spanned<String>>,
+    listen_tls: Option<Spanned<String>>,
     advertise: Option<Spanned<Vec<Spanned<String>>>>,
     witness: Option<Spanned<Witness>>,
     timeout: Option<Spanned<u32>>,
@@ -252,6 +257,12 @@ impl Parser<'_> {
             listen: match file.listen {
                 None => Setting { value: default_listen, source: Source::Default },
                 Some(text) => Setting { value: self.item(&text, |text| text.parse())?, source: self.source(&text) },
+            },
+            listen_tls: match file.listen_tls {
+                None => Setting { value: None, source: Source::Default },
+                Some(text) => {
+                    Setting { value: Some(self.item(&text, |text| text.parse())?), source: self.source(&text) }
+                }
             },
             witness: match file.witness {
                 None => Setting { value: Witness::Optional, source: Source::Default },

@@ -11,6 +11,7 @@
 //! HOME/address-book/        received references, sealed
 //! HOME/cache/records/       verified location records
 //! HOME/run/NAME.sock        the socket of a vat that is awake
+//! HOME/run/NAME.pem         the certificate that its TLS port shows, if it has one; no secret
 //! ```
 //!
 //! Folders have mode 0700 and files 0600, whatever the umask.

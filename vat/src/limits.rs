@@ -120,6 +120,18 @@ pub const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a vat that goes to sleep waits until its peers have taken their last answers.
 pub const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 
+/// Clients that may shake hands at a vat's TLS port at once; one more is hung up on. Each costs half a millisecond of
+/// the processor, and may be left unfinished for ten seconds.
+pub const MAX_TLS_HANDSHAKES: usize = 64;
+
+/// Clients that a vat's TLS port serves at once; the one that is idle for the longest makes room
+/// for the next. They are anonymous, so they have places of their own, and cannot take those of peers that prove who
+/// they are. At some 70 kB each this is 18 MB.
+pub const MAX_TLS_CLIENTS: usize = 256;
+
+/// As many of them from one network (/24 of IPv4, /56 of IPv6): no network can take all places.
+pub const MAX_TLS_CLIENTS_PER_NETWORK: usize = 32;
+
 /// Programs that may be connected to a bridge at once; the next one waits. All are of one user, who would notice.
 pub const MAX_BRIDGE_CLIENTS: usize = 256;
 

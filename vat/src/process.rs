@@ -22,9 +22,11 @@ mod error;
 mod metrics;
 mod registration;
 mod sessions;
+mod strangers;
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -36,7 +38,7 @@ use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
-use transport::{Endpoint, EndpointConfig, OutputGate};
+use transport::{Endpoint, EndpointConfig, OutputGate, TlsListener, limits::HANDSHAKE_DEADLINE};
 use vls_client::{EntryReport, Resolver, ResolverConfig};
 
 pub use crate::opener::OpenerError;
@@ -45,6 +47,7 @@ pub(crate) use awake::Awake;
 use backups::Backups;
 pub use error::RunError;
 use registration::Seen;
+use strangers::Strangers;
 
 use crate::{
     Kinds,
@@ -71,6 +74,8 @@ pub fn system_clock() -> Clock {
 pub struct RunOptions {
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Where to listen for TLS over TCP as well, if anywhere: for programs that have no QUIC.
+    pub listen_tls: Option<SocketAddr>,
     /// Go on although a location server knows more than the checkpoint.
     pub take_over: bool,
     /// Make the backups that the configuration asks for, when they are due.
@@ -99,6 +104,20 @@ pub struct Live {
     pub turn: u64,
     /// How each search path entry took the registration.
     pub registrations: Vec<EntryReport>,
+    /// Its TLS port, if it has one.
+    pub tls: Option<LiveTls>,
+}
+
+/// Where a vat listens for TLS over TCP, and how a client can tell that it is this vat. Not in its record: whoever is
+/// to come this way is told by the owner.
+#[derive(Debug, Clone)]
+pub struct LiveTls {
+    /// The address.
+    pub address: SocketAddr,
+    /// SHA-256 of the key, as clients pin it: `sha256//` and base64. It follows from the vat's id.
+    pub key_fingerprint: String,
+    /// The file with the vat's certificate, for clients without raw keys.
+    pub certificate: PathBuf,
 }
 
 /// Runs a vat until `stop` resolves, its owner puts it to sleep, or it has to stop.
@@ -147,6 +166,10 @@ async fn wake(
 ) -> Result<(Rc<Awake>, Seen, mpsc::UnboundedReceiver<Durable>), RunError> {
     let (opened, durable) = open(home, name, config, kinds)?;
     let endpoint = Endpoint::bind(opened.vat.key(), options.listen, EndpointConfig::default())?;
+    let strangers = match options.listen_tls {
+        Some(listen) => Some(Strangers::new(TlsListener::bind(opened.vat.key(), listen, HANDSHAKE_DEADLINE)?)),
+        None => None,
+    };
     let resolver = witness_resolver(&endpoint, config);
     let seen =
         ask_witness(name, config, opened.vat.id(), opened.vat.engine().store(), &resolver, options.take_over, report)
@@ -160,7 +183,8 @@ async fn wake(
     // A vat without backups is better than none: what is wrong with them stands in the status.
     let backups = Backups::new(Plan::of(home, config, None));
     let awake =
-        Awake::new(name.clone(), opened, endpoint, resolver, config, begun_at, epoch, incarnation, backups).await;
+        Awake::new(name.clone(), opened, endpoint, resolver, config, begun_at, epoch, incarnation, backups, strangers)
+            .await;
     Ok((awake, seen, durable))
 }
 

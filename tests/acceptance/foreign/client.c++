@@ -5,7 +5,7 @@
 //   client tls HOST:PORT FILE          through a vat's TLS port, whose certificate is in FILE
 //
 // References are read from standard input, one a line: those of a counter, a directory and a poll, and one that was
-// revoked. They are secrets, so they are no arguments.
+// revoked; for TLS also one in the form capnp://. They are secrets, so they are no arguments.
 
 #include <capnp/ez-rpc.h>
 #include <capnp/message.h>
@@ -13,8 +13,7 @@
 #include <kj/async-io.h>
 #include <kj/compat/tls.h>
 #include <kj/debug.h>
-
-#include <fcntl.h>
+#include <kj/encoding.h>
 
 #include <fstream>
 #include <iostream>
@@ -189,18 +188,28 @@ kj::Own<kj::AsyncIoStream> connectTls(kj::AsyncIoContext& io, const char* addres
   return tls->wrapClient(kj::mv(stream), "capnp").wait(io.waitScope);
 }
 
-// The object of a whole reference of this vat, asked for in the first message.
+// The object of this name, asked for in the first message.
 template <typename Interface>
-typename Interface::Client restore(capnp::RpcSystem<capnp::rpc::twoparty::VatId>& system, const std::string& uri) {
+typename Interface::Client restore(capnp::RpcSystem<capnp::rpc::twoparty::VatId>& system, const std::string& object) {
   capnp::MallocMessageBuilder host, name;
   auto vatId = host.initRoot<capnp::rpc::twoparty::VatId>();
   vatId.setSide(capnp::rpc::twoparty::Side::SERVER);
-  name.initRoot<capnp::AnyPointer>().setAs<capnp::Text>(uri);
+  name.initRoot<capnp::AnyPointer>().setAs<capnp::Text>(kj::StringPtr(object.data(), object.size()));
   return system.restore(vatId, name.getRoot<capnp::AnyPointer>()).castAs<Interface>();
+}
+
+// What stands behind the last slash of a capnp:// reference: the bytes of the object's name, in URL-safe base64.
+std::string nameIn(const std::string& uri) {
+  auto encoded = uri.substr(uri.rfind('/') + 1);
+  for (auto& character: encoded) character = character == '-' ? '+' : character == '_' ? '/' : character;
+  auto bytes = kj::decodeBase64(kj::arrayPtr(encoded.data(), encoded.size()));
+  return std::string(bytes.asChars().begin(), bytes.size());
 }
 
 void throughTls(const char* address, const char* certificateFile) {
   auto references = readReferences();
+  std::string capnpUri;
+  KJ_REQUIRE(bool(std::getline(std::cin, capnpUri)), "the reference in the form capnp:// is missing");
   auto io = kj::setupAsyncIo();
   kj::Own<kj::TlsContext> tls;
   auto stream = connectTls(io, address, certificateFile, tls);
@@ -213,6 +222,10 @@ void throughTls(const char* address, const char* certificateFile) {
   say("revoked", codeOfFailing([&]() { add(revoked, 1).wait(io.waitScope); }));
   auto elsewhere = restore<Counter>(system, references.poll);
   say("of another vat", codeOfFailing([&]() { add(elsewhere, 1).wait(io.waitScope); }));
+  // As a client in OCaml does it.
+  auto named = restore<Counter>(system, nameIn(capnpUri));
+  auto before = add(counter, 0).wait(io.waitScope);
+  say("as OCaml names it", std::to_string(add(named, 2).wait(io.waitScope) - before));
 }
 
 }  // namespace

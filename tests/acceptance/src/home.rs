@@ -7,6 +7,8 @@ use std::{
     process::Command,
 };
 
+use data_encoding::BASE64URL_NOPAD;
+use schemas::{Secret, SturdyRef, VatAddress};
 use serde_json::Value;
 
 use crate::{
@@ -103,6 +105,24 @@ impl<'w> Home<'w> {
         let done = self.world.run_disclosing(self.command(&arguments), "").ok();
         let reference = done.stdout.lines().next_back().unwrap_or_default().to_owned();
         self.world.mint(&reference);
+        reference
+    }
+
+    /// `vat share NAME --capnp PLACE`: the new reference, of whose secret the world is told.
+    ///
+    /// # Panics
+    /// When it is not alone on the last line of standard output, or holds no secret.
+    #[track_caller]
+    #[must_use]
+    pub fn share_as_capnp(&self, name: &str, place: &str) -> String {
+        let done = self.discloses(&["share", name, "--capnp", place]).ok();
+        let reference = done.stdout.lines().next_back().unwrap_or_default().to_owned();
+        let (_, secret) = reference.rsplit_once('/').expect("a path");
+        let secret = BASE64URL_NOPAD.decode(secret.as_bytes()).expect("the secret in base64");
+        let secret = Secret::from_slice(&secret).expect("32 bytes");
+        let address = self.json(&["status", name])["vat"].as_str().expect("the address of a vat").to_owned();
+        let address: VatAddress = address.parse().expect("an address");
+        self.world.mint(&SturdyRef { id: address.id, secret, hints: address.hints }.expose());
         reference
     }
 

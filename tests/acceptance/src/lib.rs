@@ -32,5 +32,5 @@ pub use mount::SmallDisk;
 pub use programs::program;
 pub use random::Random;
 pub use running::Running;
-pub use tutorial::{run_page, run_text};
+pub use tutorial::{run_page, run_page_with, run_text};
 pub use world::World;

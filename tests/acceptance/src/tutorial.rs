@@ -65,8 +65,16 @@ struct Step {
 /// # Panics
 /// When anything happens that the page does not show.
 pub fn run_page(world: &World, page: &Path) {
+    run_page_with(world, page, &[]);
+}
+
+/// The same with the programs of more folders at hand.
+///
+/// # Panics
+/// As [`run_page`].
+pub fn run_page_with(world: &World, page: &Path, programs: &[PathBuf]) {
     let text = fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
-    run_text(world, &page.display().to_string(), &text);
+    run_steps(world, &page.display().to_string(), &text, programs);
 }
 
 /// The same for a page that is not in a file of its own.
@@ -74,9 +82,13 @@ pub fn run_page(world: &World, page: &Path) {
 /// # Panics
 /// As [`run_page`].
 pub fn run_text(world: &World, page: &str, text: &str) {
+    run_steps(world, page, text, &[]);
+}
+
+fn run_steps(world: &World, page: &str, text: &str, programs: &[PathBuf]) {
     let steps = steps(text);
     assert!(!steps.is_empty(), "{page} has no console block");
-    let mut shell = Shell::start(world);
+    let mut shell = Shell::start(world, programs);
     for (index, step) in steps.iter().enumerate() {
         let may_fail = steps.get(index + 1).is_some_and(|next| next.command.contains("$?"));
         if let Err(problem) = shell.run(step, may_fail) {
@@ -125,12 +137,16 @@ struct Shell<'w> {
 }
 
 impl<'w> Shell<'w> {
-    fn start(world: &'w World) -> Self {
-        let programs = program("vat");
-        let programs = programs.parent().expect("a program lies in a folder").display();
+    fn start(world: &'w World, more: &[PathBuf]) -> Self {
+        let vat = program("vat");
+        let programs = vat.parent().expect("a program lies in a folder");
         let path = std::env::var("PATH").unwrap_or_default();
+        let folders =
+            more.iter().map(PathBuf::as_path).chain([programs]).map(|folder| format!("{}:", folder.display()));
         let mut command = world.command("bash");
-        command.args(["--noprofile", "--norc", "-c", SHELL]).env("PATH", format!("{programs}:{path}"));
+        command
+            .args(["--noprofile", "--norc", "-c", SHELL])
+            .env("PATH", format!("{}{path}", folders.collect::<String>()));
         command.current_dir(world.path("user"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().expect("bash");

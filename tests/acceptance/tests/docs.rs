@@ -7,9 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use acceptance::{World, run_page, run_text};
+use acceptance::{Foreign, World, run_page, run_page_with, run_text};
 
-const PAGES: [&str; 6] = ["location-server", "vat", "keys", "backup", "call", "object"];
+const PAGES: [&str; 7] = ["location-server", "vat", "keys", "backup", "call", "object", "foreign"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -49,6 +49,44 @@ fn the_page_for_the_developer_is_true() {
 #[test]
 fn the_page_about_backups_is_true() {
     follow("backup");
+}
+
+#[test]
+fn the_page_for_other_languages_is_true() {
+    let world = World::new();
+    let foreign = Foreign::prepared();
+    let user = world.path("user");
+    fs::create_dir(user.join("schemas")).unwrap();
+    for schema in fs::read_dir(foreign.schemas()).unwrap() {
+        let schema = schema.unwrap();
+        fs::copy(schema.path(), user.join("schemas").join(schema.file_name())).unwrap();
+    }
+    for program in ["tally.py", "tally.c++"] {
+        fs::copy(root().join("examples/foreign").join(program), user.join(program)).unwrap();
+    }
+    // As if the page's `venv` were active.
+    run_page_with(&world, &root().join("docs/tutorial/foreign.md"), &[foreign.python_folder()]);
+    world.no_secret_leaked();
+}
+
+#[test]
+fn the_page_for_other_languages_quotes_programs_as_they_are() {
+    let page = fs::read_to_string(root().join("docs/tutorial/foreign.md")).unwrap();
+    let sources = |files: &[&str]| -> String {
+        files.iter().map(|file| fs::read_to_string(root().join(file)).unwrap()).collect()
+    };
+    for (language, files) in [
+        ("python", &["examples/foreign/tally.py", "tests/acceptance/foreign/client.py"][..]),
+        ("c++", &["examples/foreign/tally.c++"]),
+        ("capnp", &["schemas/capnp/bridge.capnp"]),
+    ] {
+        let source = sources(files);
+        let quoted: Vec<_> = blocks(&page).into_iter().filter(|(block, _)| block == language).collect();
+        assert!(!quoted.is_empty(), "it quotes some {language}");
+        for (_, code) in quoted {
+            assert!(source.contains(&code), "this is not in {files:?}:\n{code}");
+        }
+    }
 }
 
 /// The fenced blocks of a page: (language, contents).
@@ -97,7 +135,7 @@ fn every_page_is_followed_and_every_block_says_what_it_is() {
     assert_eq!(found, pages, "each page has its test above");
     for page in pages {
         for (language, contents) in blocks(&fs::read_to_string(&page).unwrap()) {
-            let known = ["console", "sh", "ini", "toml", "rust", "capnp"].contains(&language.as_str());
+            let known = ["console", "sh", "ini", "toml", "rust", "capnp", "python", "c++"].contains(&language.as_str());
             assert!(known, "{}: a block of {language:?}:\n{contents}", page.display());
         }
     }

@@ -24,13 +24,18 @@ struct Scene<'w> {
 
 impl<'w> Scene<'w> {
     fn new(world: &'w World) -> Self {
+        Self::with(world, &[])
+    }
+
+    /// The same, with more options for the counter's vat.
+    fn with(world: &'w World, options: &[&str]) -> Self {
         let server = world.location_server("server");
         let (alice, bob) = (world.home("alice").with_program("poll"), world.home("bob"));
         alice.add_server(server.entry());
         bob.add_server(server.entry());
         let vats = [("tally", "counter"), ("home", "directory"), ("lunch", "poll")].map(|(name, kind)| {
             alice.new_vat(name, kind);
-            alice.wake(name)
+            alice.wake_with(name, if name == "tally" { options } else { &[] })
         });
         Self { world, alice, bob, vats: vats.into(), _server: server }
     }
@@ -38,7 +43,9 @@ impl<'w> Scene<'w> {
     /// What the clients read: the references of the three, and one that was revoked.
     fn references(&self) -> String {
         let revoked = self.alice.share("tally", &["--label", "revoked"]);
-        self.alice.vat(&["revoke", "tally", "1"]).ok();
+        let grants = self.alice.json(&["grants", "tally"]);
+        let number = grants["grants"].as_array().unwrap().last().unwrap()["number"].to_string();
+        self.alice.vat(&["revoke", "tally", &number]).ok();
         let others = ["tally", "home", "lunch"].map(|name| self.alice.share(name, &[]));
         format!("{}\n{revoked}\n", others.join("\n"))
     }
@@ -163,12 +170,11 @@ fn programs_share_one_session_with_a_vat_and_the_next_connect_dials_again() {
     scene.vats.remove(0).sleep();
     scene.vats.insert(0, scene.alice.wake("tally"));
     // What was obtained in the old session is over, and says so; nothing was repeated.
-    let broken = other.told("add");
-    assert!(broken.starts_with("DISCONNECTED session."), "{broken}");
+    assert_eq!(other.told("add"), "DISCONNECTED vat.stopping");
     assert_eq!(other.told("connect"), "done");
     assert_eq!(other.told("add"), "3");
     // The other one hears of it when it calls, and does the same.
-    assert!(one.told("add").starts_with("DISCONNECTED session."));
+    assert_eq!(one.told("add"), "DISCONNECTED vat.stopping");
     assert_eq!((one.told("connect"), one.told("add")), ("done".into(), "4".into()));
 
     // A session ends with the last program that asked for it.
@@ -179,6 +185,92 @@ fn programs_share_one_session_with_a_vat_and_the_next_connect_dials_again() {
     }
     bridge.interrupt().ok();
     scene.sleep();
+}
+
+/// What both programs do through a TLS port, and what each does beside that.
+fn through_tls(beside: &str) -> String {
+    format!("pipelined: 5\na hundred calls: in order\nrevoked: ref.denied\n{beside}")
+}
+
+const TLS: [&str; 2] = ["--listen-tls", "127.0.0.1:0"];
+
+/// Where the counter's vat listens, and its certificate.
+fn tls_of(scene: &Scene<'_>) -> (String, String) {
+    let tls = &scene.vats[0].live["tls"];
+    let text = |key: &str| tls[key].as_str().unwrap_or_else(|| panic!("no {key}: {tls}")).to_owned();
+    assert!(text("key").starts_with("sha256//"));
+    (text("address"), text("certificate"))
+}
+
+#[test]
+fn a_program_in_python_reaches_a_vat_through_its_tls_port() {
+    let world = World::new();
+    let scene = Scene::with(&world, &TLS);
+    let (address, certificate) = tls_of(&scene);
+    let (host, port) = address.split_once(':').unwrap();
+    let references = scene.references();
+    let run = |certificate: &str| world.run(python(&world, &["tls", host, port, certificate]), &references);
+    let done = run(&certificate);
+    assert_eq!(done.clone().ok().stdout, through_tls("guessed: ref.denied\n"), "{done}");
+
+    // Whoever has another key is not taken for the vat.
+    let other = scene.alice.path("other.pem");
+    let pem = fs::read_to_string(&certificate).unwrap();
+    let place = pem.find("MC").unwrap() + 100;
+    let changed = if pem.as_bytes()[place] == b'A' { "B" } else { "A" };
+    scene.alice.write("other.pem", &format!("{}{changed}{}", &pem[..place], &pem[place + 1..]));
+    let refused = run(other.to_str().unwrap());
+    assert!(refused.status != Some(0) && refused.stderr.contains("SSL"), "{refused}");
+    scene.sleep();
+}
+
+#[test]
+fn a_program_in_cpp_reaches_a_vat_through_its_tls_port_and_names_objects_in_its_first_message() {
+    let world = World::new();
+    let scene = Scene::with(&world, &TLS);
+    let (address, certificate) = tls_of(&scene);
+    let named = scene.alice.share_as_capnp("tally", &address);
+    // The same key as elsewhere, in another alphabet.
+    let key = scene.vats[0].live["tls"]["key"].as_str().unwrap().replace('+', "-").replace('/', "_");
+    let expected = format!("capnp://sha-256:{}@{address}/", key.trim_start_matches("sha256__").trim_end_matches('='));
+    assert!(named.starts_with(&expected));
+    let input = format!("{}{named}\n", scene.references());
+    let done = world.run(cpp(&world, &["tls", &address, &certificate]), &input);
+    let beside = "of another vat: ref.denied\nas OCaml names it: 2\n";
+    assert_eq!(done.clone().ok().stdout, through_tls(beside), "{done}");
+    scene.sleep();
+}
+
+#[test]
+fn a_vat_has_no_tls_port_unless_its_owner_asks_and_the_same_certificate_whenever_it_has_one() {
+    let world = World::new();
+    let alice = world.home("alice");
+    alice.new_vat("tally", "counter");
+    let vat = alice.wake("tally");
+    assert_eq!(vat.live["tls"], serde_json::Value::Null);
+    vat.sleep();
+    alice.write("config.toml", "listen_tls = \"127.0.0.1:0\"\n");
+    let certificates = [0, 1].map(|_| {
+        let vat = alice.wake("tally");
+        let certificate = fs::read(vat.live["tls"]["certificate"].as_str().unwrap()).unwrap();
+        // The record says nothing of it.
+        assert!(
+            vat.live["addresses"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|address| address.as_str().unwrap().starts_with("quic:"))
+        );
+        vat.sleep();
+        certificate
+    });
+    assert_eq!(certificates[0], certificates[1]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let holder = std::net::TcpListener::bind(&taken).unwrap();
+    let run = ["run", "tally", "--listen", "127.0.0.1:0", "--listen-tls", &taken];
+    alice.fails(&run, 7, "net.bind").says(&[&taken, "TCP"]);
+    drop(holder);
+    world.no_secret_leaked();
 }
 
 #[test]

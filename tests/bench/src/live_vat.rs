@@ -52,7 +52,12 @@ impl CounterVat {
     pub(crate) fn wake(&self) -> Result<Program<Live>, Failure> {
         let (home, name, config) = (self.home.clone(), self.name.clone(), Config::load(&self.home)?);
         Program::start("vat", async move |ready, stop| {
-            let options = RunOptions { listen: (Ipv4Addr::LOCALHOST, 0).into(), take_over: false, back_up: false };
+            let options = RunOptions {
+                listen: (Ipv4Addr::LOCALHOST, 0).into(),
+                listen_tls: None,
+                take_over: false,
+                back_up: false,
+            };
             let stopped = async {
                 // Dropped or sent: both mean the end.
                 let _ = stop.await;

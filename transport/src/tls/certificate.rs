@@ -61,13 +61,18 @@ impl Certificate {
         pem
     }
 
-    /// The fingerprint by which a client can pin the key: the SHA-256 of the SubjectPublicKeyInfo in base64, after
-    /// `sha256//` as curl and others write it. It follows from the vat's id.
+    /// The fingerprint by which a client can pin the key: [`key_digest`] in base64, after `sha256//` as curl and others
+    /// write it.
     #[must_use]
     pub fn key_fingerprint(&self) -> String {
-        let digest = Sha256::digest(super::subject_public_key_info(&self.id));
-        format!("sha256//{}", BASE64.encode(&digest))
+        format!("sha256//{}", BASE64.encode(&key_digest(&self.id)))
     }
+}
+
+/// By what the world pins the key of a vat: the SHA-256 of its SubjectPublicKeyInfo. It follows from the id.
+#[must_use]
+pub fn key_digest(id: &VatId) -> [u8; 32] {
+    Sha256::digest(super::subject_public_key_info(id)).into()
 }
 
 // ---- DER

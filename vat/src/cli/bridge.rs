@@ -1,7 +1,6 @@
 //! `vat bridge`: every vat for programs in any language, through a socket of this machine.
 
 use std::{
-    cell::RefCell,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -10,11 +9,8 @@ use std::{
 use console::{Failure, Output};
 use schemas::{ErrorCode, Exit, RemoteError, VatAddress, bridge_capnp};
 use serde_json::json;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Notify,
-};
-use transport::{ForeignOptions, LocalListener, LocalStream, OutputGate, Session, SessionLimits};
+use tokio::signal::unix::{SignalKind, signal};
+use transport::{ForeignOptions, LocalListener, OutputGate, SessionLimits};
 use vls_client::Resolver;
 
 use super::{
@@ -23,7 +19,8 @@ use super::{
 };
 use crate::{
     bridge::{BridgeService, Reach, Vats},
-    limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, MAX_BRIDGE_CLIENTS},
+    foreign::ForeignClients,
+    limits::{ACCEPT_PAUSE, MAX_BRIDGE_CLIENTS},
 };
 
 /// `unix:PATH`: the only kind of place at which a bridge listens, since a socket of the file system is the only one
@@ -47,16 +44,16 @@ pub(super) fn bridge(context: Context, path: &Path) -> Result<Exit, Failure> {
         let resolver = resolver(&context, &endpoint, deadline)?;
         let listener = LocalListener::bind(path)?;
         let vats = Vats::new(reach(Rc::new(context), resolver, deadline), deadline);
-        let clients = Clients::default();
+        let clients = ForeignClients::new(MAX_BRIDGE_CLIENTS);
         // A closed pipe is no reason to stop serving.
         let unprinted = announce(output, &listener).err();
         tokio::select! {
             _ = interrupt.recv() => (),
             _ = terminate.recv() => (),
-            () = clients.accept(&listener, &vats) => (),
+            () = accept(&clients, &listener, &vats) => (),
         }
         drop(listener);
-        clients.close_all().await;
+        clients.drain(ErrorCode::SessionClosed).await;
         endpoint.close().await;
         unprinted.map_or(Ok(Exit::Ok), Err)
     })
@@ -84,61 +81,33 @@ fn reach(context: Rc<Context>, resolver: Resolver, deadline: Duration) -> Reach 
     })
 }
 
-/// The programs that are connected to the bridge.
-#[derive(Default)]
-struct Clients {
-    open: Rc<RefCell<Vec<Rc<Session>>>>,
-    /// Told when one has left. While the bridge is full nobody is let in: who dials then waits.
-    left: Rc<Notify>,
-}
-
-impl Clients {
-    /// Lets programs in, each in a task of its own, until dropped.
-    async fn accept(&self, listener: &LocalListener, vats: &Rc<Vats>) {
-        loop {
-            while self.open.borrow().len() >= MAX_BRIDGE_CLIENTS {
-                self.left.notified().await;
+/// Lets programs in, each in a task of its own, until dropped.
+async fn accept(clients: &ForeignClients, listener: &LocalListener, vats: &Rc<Vats>) {
+    loop {
+        let place = clients.place().await;
+        match listener.accept().await {
+            Ok(stream) => {
+                let (clients, options) = (clients.clone(), options(vats));
+                tokio::task::spawn_local(async move { clients.serve(stream.into(), options, place).await });
             }
-            match listener.accept().await {
-                Ok(stream) => self.admit(stream, vats),
-                Err(error) => {
-                    // Too many open files, say: asking again at once would only burn the processor.
-                    tracing::warn!(%error, "the bridge's socket failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+            Err(error) => {
+                // Too many open files, say: asking again at once would only burn the processor.
+                tracing::warn!(%error, "the bridge's socket failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
 
-    fn admit(&self, stream: LocalStream, vats: &Rc<Vats>) {
-        let service = BridgeService::new(vats.clone());
-        let bootstrap: bridge_capnp::bridge::Client = capnp_rpc::new_client_from_rc(service.clone());
-        let session = Rc::new(Session::accept_foreign(
-            stream.into(),
-            ForeignOptions {
-                bootstrap: bootstrap.client,
-                restore: Rc::new(move |id| service.clone().restore(id)),
-                // What is said here was said by a vat, whose own gate has let it pass.
-                gate: OutputGate::always_open(),
-                limits: SessionLimits::default(),
-            },
-        ));
-        self.open.borrow_mut().push(session.clone());
-        let (open, left) = (self.open.clone(), self.left.clone());
-        tokio::task::spawn_local(async move {
-            let end = session.closed().await;
-            tracing::debug!(%end, "a client of the bridge has left");
-            open.borrow_mut().retain(|other| !Rc::ptr_eq(other, &session));
-            left.notify_one();
-        });
-    }
-
-    /// Ends every session, each after what may still be said.
-    async fn close_all(&self) {
-        let open = self.open.take();
-        open.iter().for_each(|session| session.close());
-        // A program that takes nothing must not keep the bridge: its connection ends with the process.
-        let closed = futures::future::join_all(open.iter().map(|session| session.closed()));
-        let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
+/// What one program gets.
+fn options(vats: &Rc<Vats>) -> ForeignOptions {
+    let service = BridgeService::new(vats.clone());
+    let bootstrap: bridge_capnp::bridge::Client = capnp_rpc::new_client_from_rc(service.clone());
+    ForeignOptions {
+        bootstrap: bootstrap.client,
+        restore: Rc::new(move |id| service.clone().restore(id)),
+        // What is said here was said by a vat, whose own gate has let it pass.
+        gate: OutputGate::always_open(),
+        limits: SessionLimits::default(),
     }
 }

@@ -320,7 +320,7 @@ fn kept_where(kept: &Kept) -> String {
 /// that epoch, and whether all of them heard it.
 fn announce(context: &Context, name: &Name) -> Result<(u64, bool), Failure> {
     // It is awake to say one thing. A backup would keep it from its sleep, and is of nothing that the image is not.
-    let options = RunOptions { listen: context.config.listen.value, take_over: true, back_up: false };
+    let options = RunOptions { listen: context.config.listen.value, listen_tls: None, take_over: true, back_up: false };
     let (live, is_live) = (Cell::new((0, false)), Notify::new());
     let mut report = |report| match report {
         Report::Notice(text) => context.output.notice(&text),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, block_on,
+    capnp_uri::{Place, capnp_uri},
     connect::{address_of, asleep, failure, name_and_path, owner, root_of, walk, within},
     nursery::grow,
     way::{Intent, Way, put_back, way},
@@ -257,8 +258,16 @@ pub(super) struct Terms {
     pub(super) under: Option<u64>,
 }
 
+/// How a reference is printed.
+pub(super) enum Form {
+    /// As `vat://`, for this program and a bridge.
+    Vat { with_hints: bool },
+    /// As `capnp://`, for programs that come through the TLS port at this place.
+    Capnp(Place),
+}
+
 /// `vat share NAME[/PATH]`
-pub(super) fn share(context: &Context, target: &str, terms: &Terms, with_hints: bool) -> Result<Exit, Failure> {
+pub(super) fn share(context: &Context, target: &str, terms: &Terms, form: &Form) -> Result<Exit, Failure> {
     let (name, path) = name_and_path(target)?;
     let (places, id) = context.home.vat(&name)?;
     let expires = terms.expires_in.map(|seconds| system_clock()().as_seconds().saturating_add(seconds));
@@ -291,12 +300,15 @@ pub(super) fn share(context: &Context, target: &str, terms: &Terms, with_hints: 
         }
     })?;
     let mut hints = Hints::default();
-    if with_hints {
+    if let Form::Vat { with_hints: true } = form {
         hints.search_path = context.config.search_path.value.clone();
         hints.addresses = publishable_addresses(&addresses);
     }
     let reference = SturdyRef { id, secret, hints };
-    let text = reference.expose();
+    let text = match form {
+        Form::Vat { .. } => reference.expose(),
+        Form::Capnp(place) => capnp_uri(&reference, place),
+    };
     context.output.notice("Whoever has this reference can use the object. Treat it like a key:");
     context.output.result(&text, &json!({"sturdyref": text.as_str(), "hash": reference.secret.hash().to_string()}))?;
     Ok(Exit::Ok)

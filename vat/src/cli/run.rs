@@ -13,10 +13,21 @@ use crate::{
     process::{self, Live, Report, RunOptions},
 };
 
-/// `vat run NAME [--listen ADDR] [--take-over]`
-pub(super) fn run(context: Context, name: &str, listen: Option<SocketAddr>, take_over: bool) -> Result<Exit, Failure> {
+/// Where a vat is to listen, as far as the command says.
+pub(super) struct Listen {
+    pub(super) quic: Option<SocketAddr>,
+    pub(super) tls: Option<SocketAddr>,
+}
+
+/// `vat run NAME [--listen ADDR] [--listen-tls ADDR] [--take-over]`
+pub(super) fn run(context: Context, name: &str, listen: Listen, take_over: bool) -> Result<Exit, Failure> {
     let name: Name = name.parse()?;
-    let options = RunOptions { listen: listen.unwrap_or(context.config.listen.value), take_over, back_up: true };
+    let options = RunOptions {
+        listen: listen.quic.unwrap_or(context.config.listen.value),
+        listen_tls: listen.tls.or(context.config.listen_tls.value),
+        take_over,
+        back_up: true,
+    };
     let Context { home, config, kinds, output } = context;
     block_on(async {
         let io = |error| Failure::new(schemas::ErrorCode::SystemIo, format!("signals: {error}"));
@@ -48,6 +59,10 @@ pub(super) fn run(context: Context, name: &str, listen: Option<SocketAddr>, take
 fn describe(name: &Name, live: &Live, notices: &[String]) -> (String, serde_json::Value) {
     let mut lines = vec![address_of(live.id)];
     lines.extend(live.addresses.iter().map(|address| format!("  at {address}")));
+    if let Some(tls) = &live.tls {
+        lines.push(format!("  TLS on {}, certificate in {}", tls.address, tls.certificate.display()));
+        lines.push(format!("  with the key {}", tls.key_fingerprint));
+    }
     lines.push(format!("{name} is awake: epoch {}, turn {}. Ctrl-C puts it to sleep.", live.epoch, live.turn));
     let registrations: Vec<_> = live
         .registrations
@@ -55,10 +70,13 @@ fn describe(name: &Name, live: &Live, notices: &[String]) -> (String, serde_json
         .map(|report| json!({"entry": report.entry.to_string(), "registered": report.is_registered()}))
         .collect();
     let addresses: Vec<_> = live.addresses.iter().map(ToString::to_string).collect();
-    let data = json!({
+    let mut data = json!({
         "name": name.as_str(), "vat": address_of(live.id), "addresses": addresses, "epoch": live.epoch,
         "turn": live.turn, "registrations": registrations, "notices": notices,
     });
+    if let Some(tls) = &live.tls {
+        data["tls"] = json!({"address": tls.address, "key": tls.key_fingerprint, "certificate": tls.certificate});
+    }
     (lines.join("\n"), data)
 }
 

@@ -55,6 +55,11 @@ pub(super) fn show(context: &Context) -> Result<Exit, Failure> {
         ),
         ("listen".to_owned(), json!(config.listen.value.to_string()), config.listen.source),
         (
+            "listen_tls".to_owned(),
+            json!(config.listen_tls.value.map(|address| address.to_string())),
+            config.listen_tls.source,
+        ),
+        (
             "advertise".to_owned(),
             texts(config.advertise.value.iter().map(ToString::to_string).collect()),
             config.advertise.source,

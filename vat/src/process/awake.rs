@@ -13,6 +13,7 @@ use super::{
     backups::Backups,
     registration::{self, OwnRecord, Seen, Standing},
     sessions::Sessions,
+    strangers::{Strangers, certificate_file},
 };
 use crate::{
     config::Config,
@@ -39,6 +40,8 @@ pub(crate) struct Awake {
     resolver: Resolver,
     advertise: Vec<Address>,
     pub(super) sessions: Sessions,
+    /// Those who come over TLS, if they may.
+    strangers: Option<Strangers>,
     /// Where the checkpoint stood when the vat woke.
     begun_at: Position,
     pub(super) epoch: u64,
@@ -64,6 +67,7 @@ impl Awake {
         epoch: u64,
         incarnation: [u8; 16],
         backups: Backups,
+        strangers: Option<Strangers>,
     ) -> Rc<Self> {
         let Opened { vat, gate, has_turns, folded, metrics: store_metrics } = opened;
         let advertise = config.advertise.value.clone();
@@ -86,6 +90,7 @@ impl Awake {
             resolver,
             advertise,
             sessions,
+            strangers,
             begun_at,
             epoch,
             started_at,
@@ -163,14 +168,25 @@ impl Awake {
     ) -> Result<(), RunError> {
         let registrations = self.announce(seen.expected()).await?;
         make_folder(&home.root().join("run"))?;
-        let listener = LocalListener::bind(&home.places(&self.name).socket)?;
+        let socket = home.places(&self.name).socket;
+        let listener = LocalListener::bind(&socket)?;
+        let tls = self.strangers.as_ref().map(|strangers| strangers.describe(certificate_file(&socket))).transpose()?;
         let public: vat_capnp::vat::Client = capnp_rpc::new_client(VatService::new(self.vat.clone()));
-        let owner: vat_capnp::owner::Client = capnp_rpc::new_client(OwnerService { public, awake: self.clone() });
+        let owner: vat_capnp::owner::Client =
+            capnp_rpc::new_client(OwnerService { public: public.clone(), awake: self.clone() });
         // From here on strangers are served. What came before may block for as long as the disk takes.
         let _watchdog = Watchdog::of_a_program();
         let accepting = tokio::task::spawn_local({
             let awake = self.clone();
             async move { awake.sessions.accept(&awake.endpoint, &awake.vat, listener, &owner).await }
+        });
+        let accepting_strangers = tokio::task::spawn_local({
+            let awake = self.clone();
+            async move {
+                if let Some(strangers) = &awake.strangers {
+                    strangers.accept(&awake.vat, &public, &awake.gate).await;
+                }
+            }
         });
         // A turn like any other, so not before it is certain that no other copy was faster.
         let sweeping = tokio::task::spawn_local(self.clone().sweep_at_folds());
@@ -180,6 +196,7 @@ impl Awake {
             epoch: self.epoch,
             turn: self.vat.engine().durable().turn,
             registrations,
+            tls,
         }));
         let outcome = tokio::select! {
             () = stop => Ok(()),
@@ -189,6 +206,7 @@ impl Awake {
             outcome = self.review() => outcome,
         };
         accepting.abort();
+        accepting_strangers.abort();
         sweeping.abort();
         outcome
     }
@@ -234,7 +252,11 @@ impl Awake {
 
     /// Ends every session after its last answer, publishes that the vat sleeps, and closes the checkpoint.
     pub(super) async fn fall_asleep(&self) -> Result<(), RunError> {
-        self.sessions.drain().await;
+        tokio::join!(self.sessions.drain(), async {
+            if let Some(strangers) = &self.strangers {
+                strangers.drain().await;
+            }
+        });
         // No session can begin another turn.
         let newest = self.vat.engine().newest_turn();
         // A disk that does not answer must not keep the process alive; the error below tells the rest.
@@ -287,7 +309,8 @@ impl Awake {
         status.set_process_id(std::process::id());
         status.set_journal_bytes(sizes.journal_bytes);
         status.set_base_bytes(sizes.base_bytes);
-        status.set_sessions(u32::try_from(self.sessions.count()).unwrap_or(u32::MAX));
+        let sessions = self.sessions.count() + self.strangers.as_ref().map_or(0, Strangers::count);
+        status.set_sessions(u32::try_from(sessions).unwrap_or(u32::MAX));
         status.set_objects(self.vat.object_count()?);
         status.set_grants(self.vat.grants()?.len() as u64);
         status.set_started_at(self.started_at.as_seconds());
