@@ -44,7 +44,9 @@ pub(crate) fn attack<T>(attack: impl AsyncFnOnce(&Scene) -> T) {
 
         let hangs = Arc::<Mutex<Vec<Hang>>>::default();
         let mut watching = WatchdogConfig::default();
-        (watching.look, watching.hung_after) = (Duration::from_millis(100), 10);
+        // Three seconds: the attacker works on this thread, too, and other tests on the same machine.
+        (watching.look, watching.hung_after) = (Duration::from_millis(100), 30);
+        watching.hopeless_after = 100;
         let report = hangs.clone();
         let watchdog = Watchdog::start(watching, move |hang| report.lock().unwrap().push(hang.clone())).unwrap();
         let standing = attack(&scene).await;

@@ -17,7 +17,7 @@ fn nothing_of_the_rpc_layer_reaches_standard_output() {
             "unsupported::",
             "--nocapture",
             // They wait more than they work.
-            "--test-threads=16",
+            "--test-threads=4",
             "--skip",
             "standard_output",
         ])
