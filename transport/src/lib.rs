@@ -49,7 +49,7 @@ pub use hello::{Greeting, HelloError, Peer};
 pub use limits::SessionLimits;
 pub use local::{LocalError, LocalListener, LocalStream, dial_local};
 pub use output_gate::{GatePoisoned, GateWait, OutputGate};
-pub use peer_connection::PeerConnection;
+pub use peer_connection::{PeerConnection, Traffic};
 pub use resume::ResumeToken;
 pub use session::{
     ForeignOptions, ForeignStream, Restore, Session, SessionEnd, SessionError, SessionOptions, Violation,

@@ -78,10 +78,25 @@ impl PeerConnection {
         self.inner.quinn.set_max_concurrent_bi_streams(VarInt::from_u32(count));
     }
 
+    /// What has gone over it so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let stats = self.inner.quinn.stats();
+        Traffic { asked: stats.frame_tx.stream + stats.frame_tx.ping, heard: stats.udp_rx.datagrams }
+    }
+
     /// Takes the one place for a session; `false` if it is taken.
     pub(crate) fn claim_session(&self) -> bool {
         !self.inner.has_session.swap(true, Ordering::AcqRel)
     }
+}
+
+/// What has gone over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// How often something was sent that the peer acknowledges at once if it is there, repetitions included.
+    pub asked: u64,
+    /// Datagrams of the peer.
+    pub heard: u64,
 }
 
 impl fmt::Debug for PeerConnection {

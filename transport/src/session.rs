@@ -24,7 +24,7 @@ use crate::{
     connection::{Explain, Network, OtherEnd, Wire},
     hello::{self, Greeting, HelloError, Peer},
     local::{LocalStream, dial_local},
-    peer_connection::PeerConnection,
+    peer_connection::{PeerConnection, Traffic},
     resume::ResumeToken,
 };
 use driver::{Carrier, Driver, NextStream, Progress, Rpc};
@@ -65,6 +65,8 @@ pub struct Session {
     wire: Rc<Wire>,
     rpc: Rc<Rpc>,
     peer: Peer,
+    /// What it runs over; `None` on a local socket.
+    connection: Option<PeerConnection>,
     /// What names this session to its peer when it is lost; `None` on a local socket.
     token: Option<ResumeToken>,
     /// The session that the dialler said it had lost.
@@ -186,10 +188,11 @@ impl Session {
         gate: OutputGate,
         limits: SessionLimits,
     ) -> Self {
-        let token = match &carrier {
-            Carrier::Quic { connection, .. } => ResumeToken::of(connection.quinn()),
+        let connection = match &carrier {
+            Carrier::Quic { connection, .. } => Some(connection.clone()),
             Carrier::Local => None,
         };
+        let token = connection.as_ref().and_then(|connection| ResumeToken::of(connection.quinn()));
         let steps = Arc::new(StepWaker::default());
         let wire = Wire::new(input, gate, limits, steps.clone(), explain);
         let system = RpcSystem::new(Box::new(Network::new(wire.clone())), bootstrap);
@@ -213,7 +216,7 @@ impl Session {
             peer: peer.id,
         };
         tokio::task::spawn_local(driver.run());
-        Self { wire, rpc, peer, token, resumes: None, desk, ended }
+        Self { wire, rpc, peer, connection, token, resumes: None, desk, ended }
     }
 
     /// The peer's bootstrap capability. Calls on it may be made at once; they fail if the peer offers none, and
@@ -333,6 +336,13 @@ impl Session {
     pub async fn fetch(&self, token: &Secret, offset: u64) -> Result<BulkReader, BulkError> {
         let desk = self.desk.as_ref().ok_or(BulkError::Unavailable)?;
         BulkReader::open(desk.connection(), token, offset).await
+    }
+
+    /// What has gone over the connection so far, to tell a peer that is silent from one that has nothing to say;
+    /// `None` on a local socket.
+    #[must_use]
+    pub fn traffic(&self) -> Option<Traffic> {
+        self.connection.as_ref().map(PeerConnection::traffic)
     }
 
     /// Ends the session at once and tells the peer why: what has not reached it is lost. For sessions whose peer is

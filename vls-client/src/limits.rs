@@ -127,6 +127,14 @@ pub const RECONNECT_CAP: Duration = Duration::from_secs(4);
 /// the longest wait, so that a vat that accepts and drops its peers is not asked without end at once.
 pub const RECONNECT_STEADY: Duration = Duration::from_secs(5);
 
+/// How long a peer may be silent, although it was asked for a sign of life, until another connection is attempted
+/// beside: several times what a lost packet and its repetitions take on a bad path, and well below one keep-alive
+/// period, within which everybody is to be back.
+pub const SILENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a peer is silent. Two small reads of counters, for each vat that references lead to.
+pub const SILENCE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The end of one attempt to reach a vat: lookup, dial and greeting. As [`CONNECT_DEADLINE`], since that is most of
 /// it.
 pub const RECONNECT_DEADLINE: Duration = CONNECT_DEADLINE;

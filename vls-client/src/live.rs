@@ -32,9 +32,9 @@ use futures::{
     future::{LocalBoxFuture, Shared},
 };
 use schemas::{RemoteError, Secret, SturdyRef, VatId, vat_capnp};
-use tokio::sync::watch;
 use transport::{Session, SessionEnd};
 
+use board::Reader;
 pub use error::LiveError;
 use link::{Interest, Link, Up, View, World};
 pub use network::{Attempted, Finder, LiveNetwork};
@@ -45,9 +45,11 @@ use crate::{
     reconnect::ReconnectTiming,
 };
 
+mod board;
 mod error;
 mod link;
 mod network;
+mod silence;
 
 /// How live references go about it. The default is right for usual networks.
 #[non_exhaustive]
@@ -181,9 +183,9 @@ impl LiveRef {
     /// What becomes of it from now on. As long as this is held, the vat is connected to again whenever it is lost.
     #[must_use]
     pub fn events(&self) -> LiveEvents {
-        let view = self.inner.link.view();
+        let mut view = self.inner.link.view();
         // An attempt that failed before is no news.
-        let attempts = view.borrow().attempts;
+        let attempts = view.look().attempts;
         let interest = self.inner.link.want();
         LiveEvents { inner: self.inner.clone(), view, live: None, generation: 0, attempts, _interest: interest }
     }
@@ -326,7 +328,7 @@ pub enum LiveEvent {
 /// `Live`, generations grow, and what was told last is what holds, once [`next`](Self::next) has nothing more to say.
 pub struct LiveEvents {
     inner: Rc<Inner>,
-    view: watch::Receiver<View>,
+    view: Reader<View>,
     /// The generation that was told to be live, and not to be broken.
     live: Option<u64>,
     /// The last generation of which anything was told.
@@ -340,12 +342,11 @@ impl LiveEvents {
     /// Waits for the next event. May be dropped without losing one.
     pub async fn next(&mut self) -> LiveEvent {
         loop {
-            let view = self.view.borrow_and_update().clone();
+            let view = self.view.look().clone();
             if let Some(event) = self.news(view).await {
                 return event;
             }
-            // Proof that it does not fail: the sender is in the link, which `inner` holds.
-            let _ = self.view.changed().await;
+            self.view.changed().await;
         }
     }
 

@@ -9,6 +9,8 @@
 //!   [`base`](ReconnectTiming::base), because a server that restarts has many peers; after attempts that failed
 //!   it comes after a wait that doubles up to [`cap`](ReconnectTiming::cap), of which half is random. A session
 //!   that did not last for [`steady`](ReconnectTiming::steady) counts as an attempt that failed;
+//! * a session whose peer is silent is kept, and an attempt is made beside it; if that succeeds, the old session is
+//!   ended, and when it has ended, the new one takes its place;
 //! * the epoch never falls: a peer that greets with a lower one than was seen is an old copy of the vat, and is
 //!   left; news of a higher one ends the session with the copy that was superseded (R8).
 
@@ -56,6 +58,8 @@ pub enum ReconnectEvent {
     Failed,
     /// The session has ended.
     Ended,
+    /// The peer of the session has been silent for too long.
+    Silent,
     /// Somebody knows by other means, such as its signed record, that the vat has come to this epoch.
     Seen {
         /// The epoch.
@@ -82,6 +86,9 @@ pub enum ReconnectAction {
     },
     /// The session that counts is one with a copy that was superseded: end it. That it has ended is an event.
     Break,
+    /// The session that counts is given up for the one that has come: end it, and say that the other is connected
+    /// when it has ended.
+    Replace,
 }
 
 /// Whether one vat is connected, and when that is tried again.
@@ -102,7 +109,15 @@ pub struct Reconnect {
 enum State {
     Down,
     Connecting,
-    Up { since: Duration, epoch: u64 },
+    Up {
+        since: Duration,
+        epoch: u64,
+    },
+    /// The same, and its peer is silent: an attempt is under way beside it.
+    Doubted {
+        since: Duration,
+        epoch: u64,
+    },
 }
 
 impl Reconnect {
@@ -137,6 +152,20 @@ impl Reconnect {
                 self.state = State::Up { since: now, epoch };
                 actions.push(ReconnectAction::Keep { generation: self.generation });
             }
+            (ReconnectEvent::Silent, State::Up { since, epoch }) if self.wanted => {
+                self.state = State::Doubted { since, epoch };
+                actions.push(ReconnectAction::Connect);
+            }
+            (ReconnectEvent::Connected { epoch }, State::Doubted { .. }) if epoch >= self.highest_epoch => {
+                actions.push(ReconnectAction::Replace);
+            }
+            (ReconnectEvent::Connected { .. }, State::Doubted { since, epoch }) => {
+                self.state = State::Up { since, epoch };
+                actions.push(ReconnectAction::Discard { known: self.highest_epoch });
+            }
+            (ReconnectEvent::Failed, State::Doubted { since, epoch }) => self.state = State::Up { since, epoch },
+            // Whatever is under way beside it is the next attempt, or has come.
+            (ReconnectEvent::Ended, State::Doubted { .. }) => self.state = State::Connecting,
             (ReconnectEvent::Connected { .. }, State::Connecting) => {
                 self.fall_back(now, random);
                 actions.push(ReconnectAction::Discard { known: self.highest_epoch });
@@ -154,7 +183,7 @@ impl Reconnect {
             }
             (ReconnectEvent::Seen { epoch }, state) if epoch > self.highest_epoch => {
                 self.highest_epoch = epoch;
-                if matches!(state, State::Up { .. }) {
+                if matches!(state, State::Up { .. } | State::Doubted { .. }) {
                     actions.push(ReconnectAction::Break);
                 }
             }

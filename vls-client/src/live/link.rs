@@ -6,20 +6,25 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    future::Future,
     rc::{Rc, Weak},
 };
 
 use schemas::{ErrorCode, Hints, VatId, vat_capnp};
 use tokio::{
-    sync::watch,
     task::{AbortHandle, spawn_local},
     time::{sleep, timeout},
 };
 use transport::{ResumeToken, Session, SessionEnd};
 
-use super::{Attempted, LiveError, LiveNetwork};
+use super::{
+    Attempted, LiveError, LiveNetwork,
+    board::{Board, Reader},
+    silence::Silence,
+};
 use crate::{
     clock::{Clock, Randomness},
+    limits,
     reconnect::{Reconnect, ReconnectAction, ReconnectEvent, ReconnectTiming},
 };
 
@@ -55,12 +60,14 @@ pub(super) struct Link {
     world: Rc<World>,
     hints: RefCell<Hints>,
     machine: RefCell<Reconnect>,
-    view: watch::Sender<View>,
+    view: Board<View>,
     /// How many wait or watch.
     interest: Cell<usize>,
     timer: RefCell<Option<AbortHandle>>,
     /// Names the last session to its peer, until there is another.
     lost: Cell<Option<ResumeToken>>,
+    /// Waits for the session that counts to have ended.
+    successor: RefCell<Option<Rc<Session>>>,
     this: Weak<Self>,
 }
 
@@ -72,10 +79,11 @@ impl Link {
             world,
             hints: RefCell::default(),
             machine,
-            view: watch::Sender::new(View::default()),
+            view: Board::new(View::default()),
             interest: Cell::new(0),
             timer: RefCell::default(),
             lost: Cell::new(None),
+            successor: RefCell::default(),
             this: this.clone(),
         })
     }
@@ -91,14 +99,14 @@ impl Link {
         }
     }
 
-    pub(super) fn view(&self) -> watch::Receiver<View> {
-        self.view.subscribe()
+    pub(super) fn view(&self) -> Reader<View> {
+        self.view.reader()
     }
 
     /// The session, if there is one that has not ended. One that has is still the one that counts until all its
     /// capabilities are broken; nobody is given it any more.
     pub(super) fn up(&self) -> Option<Rc<Up>> {
-        self.view.borrow().up.clone().filter(|up| up.session.end().is_none())
+        self.view.look().up.clone().filter(|up| up.session.end().is_none())
     }
 
     /// The session, or the one that the attempt under way brings, or the next attempt.
@@ -107,21 +115,20 @@ impl Link {
             return Ok(up);
         }
         let mut view = self.view();
-        let attempts = view.borrow_and_update().attempts;
+        let attempts = view.look().attempts;
         let _interest = self.want();
         loop {
             if let Some(up) = self.up() {
                 return Ok(up);
             }
             let failure = {
-                let view = view.borrow_and_update();
+                let view = view.look();
                 if view.attempts > attempts { view.failure.clone() } else { None }
             };
             if let Some(failure) = failure {
                 return Err(failure);
             }
-            // Proof that it does not fail: the sender is in `self`.
-            let _ = view.changed().await;
+            view.changed().await;
         }
     }
 
@@ -144,9 +151,9 @@ impl Link {
         for action in self.judge(event) {
             match action {
                 ReconnectAction::Connect => self.connect(),
-                ReconnectAction::Break => self.end_superseded(),
+                ReconnectAction::Break => self.end_current(ErrorCode::SessionSuperseded),
                 // Asked for only when a session comes; see `connected`.
-                ReconnectAction::Keep { .. } | ReconnectAction::Discard { .. } => {}
+                ReconnectAction::Keep { .. } | ReconnectAction::Discard { .. } | ReconnectAction::Replace => {}
             }
         }
         self.set_timer();
@@ -180,8 +187,12 @@ impl Link {
                     session.dismiss(ErrorCode::SessionSuperseded);
                     self.failed_with(LiveError::Stale { id: self.id, found, known });
                 }
+                ReconnectAction::Replace => {
+                    self.successor.replace(Some(session));
+                    return self.end_current(ErrorCode::SessionStalled);
+                }
                 ReconnectAction::Connect => self.connect(),
-                ReconnectAction::Break => self.end_superseded(),
+                ReconnectAction::Break => self.end_current(ErrorCode::SessionSuperseded),
             }
         }
         self.set_timer();
@@ -190,6 +201,7 @@ impl Link {
     fn keep(&self, session: Rc<Session>, generation: u64) {
         self.lost.set(None);
         let up = Rc::new(Up { vat: session.bootstrap(), session, generation });
+        spawn_local(listen(self.this.clone(), &up.session, self.world.clock.clone()));
         let (closed, this) = (up.session.when_closed(), self.this.clone());
         spawn_local(async move {
             let end = closed.await;
@@ -197,7 +209,7 @@ impl Link {
                 link.ended(generation, end);
             }
         });
-        self.view.send_modify(|view| {
+        self.view.change(|view| {
             view.attempts += 1;
             view.failure = None;
             view.up = Some(up);
@@ -211,26 +223,38 @@ impl Link {
 
     fn failed_with(&self, error: LiveError) {
         tracing::debug!(id = %self.id, %error, "an attempt to reach a vat failed");
-        self.view.send_modify(|view| {
+        self.view.change(|view| {
             view.attempts += 1;
             view.failure = Some(error);
         });
     }
 
     fn ended(&self, generation: u64, end: SessionEnd) {
-        let Some(up) = self.view.borrow().up.clone().filter(|up| up.generation == generation) else { return };
+        let Some(up) = self.view.look().up.clone().filter(|up| up.generation == generation) else { return };
         self.lost.set(up.session.resume_token());
-        self.view.send_modify(|view| {
+        self.view.change(|view| {
             view.up = None;
             view.broken = Some((generation, end));
         });
         self.handle(ReconnectEvent::Ended);
+        let successor = self.successor.borrow_mut().take();
+        if let Some(successor) = successor {
+            self.connected(successor);
+        }
     }
 
-    /// A higher epoch has been seen: whoever is at the other end is a copy of the vat that no longer counts.
-    fn end_superseded(&self) {
-        if let Some(up) = &self.view.borrow().up {
-            up.session.dismiss(ErrorCode::SessionSuperseded);
+    /// The peer of `session`, if that is the one that counts, has been silent for too long.
+    fn doubt(&self, session: &Session) {
+        if self.view.look().up.as_ref().is_some_and(|up| std::ptr::eq(&*up.session, session)) {
+            // Should the attempt succeed, the vat is to end its half.
+            self.lost.set(session.resume_token());
+            self.handle(ReconnectEvent::Silent);
+        }
+    }
+
+    fn end_current(&self, code: ErrorCode) {
+        if let Some(up) = &self.view.look().up {
+            up.session.dismiss(code);
         }
     }
 
@@ -257,6 +281,28 @@ impl Drop for Link {
         if let Some(timer) = self.timer.get_mut() {
             timer.abort();
         }
+    }
+}
+
+/// Tells a link when the peer of its session is silent, until the session has ended.
+fn listen(link: Weak<Link>, session: &Rc<Session>, clock: Rc<dyn Clock>) -> impl Future<Output = ()> + 'static {
+    let (closed, silence) = (session.when_closed(), session.traffic().map(Silence::new));
+    // Who listens keeps nothing open.
+    let session = Rc::downgrade(session);
+    async move {
+        let Some(mut silence) = silence else { return };
+        let look = async {
+            loop {
+                sleep(limits::SILENCE_INTERVAL).await;
+                let (Some(link), Some(session)) = (link.upgrade(), session.upgrade()) else { return };
+                let Some(traffic) = session.traffic() else { return };
+                if silence.after(clock.now().elapsed, traffic) >= limits::SILENCE {
+                    link.doubt(&session);
+                }
+            }
+        };
+        futures::pin_mut!(closed, look);
+        futures::future::select(closed, look).await;
     }
 }
 

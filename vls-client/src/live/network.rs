@@ -55,7 +55,9 @@ impl Finder {
 impl LiveNetwork for Finder {
     fn connect(&self, attempt: Attempted) -> LocalBoxFuture<'static, Result<Rc<Session>, LiveError>> {
         let Attempted { id, hints, lost } = attempt;
-        let open = self.table.as_ref().and_then(|table| table.with(&id));
+        // One that is given up for lost, or is doubted, is what another shall take the place of.
+        let is_lost = |session: &Rc<Session>| lost.is_some() && session.resume_token() == lost;
+        let open = self.table.as_ref().and_then(|table| table.with(&id)).filter(|open| !is_lost(open));
         if let Some(open) = open {
             return futures::future::ready(Ok(open)).boxed_local();
         }

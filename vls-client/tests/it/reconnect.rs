@@ -51,6 +51,42 @@ fn nothing_is_dialled_for_nobody_and_the_first_who_wants_it_does_not_wait() {
 }
 
 #[test]
+fn a_session_whose_peer_is_silent_is_kept_until_another_has_come_and_has_ended_before_that_counts() {
+    let mut simulated = Simulated::new();
+    simulated.now(ReconnectEvent::Wanted);
+    let connected = |epoch| ReconnectEvent::Connected { epoch };
+    assert_eq!(simulated.now(connected(3)), [ReconnectAction::Keep { generation: 1 }]);
+    assert_eq!(simulated.now(ReconnectEvent::Silent), [ReconnectAction::Connect]);
+    assert_eq!(simulated.now(ReconnectEvent::Silent), [], "one attempt at a time");
+    assert_eq!(simulated.now(ReconnectEvent::Failed), [], "it is still the one that counts");
+    assert_eq!(simulated.now(ReconnectEvent::Silent), [ReconnectAction::Connect]);
+    assert_eq!(simulated.now(connected(2)), [ReconnectAction::Discard { known: 3 }], "an old copy takes no place");
+    assert_eq!(simulated.now(ReconnectEvent::Silent), [ReconnectAction::Connect]);
+    assert_eq!(simulated.now(connected(3)), [ReconnectAction::Replace]);
+    assert_eq!(simulated.now(ReconnectEvent::Ended), []);
+    assert_eq!(simulated.now(connected(3)), [ReconnectAction::Keep { generation: 2 }]);
+}
+
+#[test]
+fn a_silent_session_that_ends_by_itself_leaves_its_place_to_the_attempt_that_is_under_way() {
+    let mut simulated = Simulated::new();
+    simulated.now(ReconnectEvent::Wanted);
+    simulated.now(ReconnectEvent::Connected { epoch: 1 });
+    assert_eq!(simulated.now(ReconnectEvent::Silent), [ReconnectAction::Connect]);
+    assert_eq!(simulated.now(ReconnectEvent::Ended), [], "no second attempt");
+    assert_eq!(simulated.now(ReconnectEvent::Connected { epoch: 1 }), [ReconnectAction::Keep { generation: 2 }]);
+}
+
+#[test]
+fn a_silent_session_that_nobody_waits_for_or_watches_is_left_alone() {
+    let mut simulated = Simulated::new();
+    simulated.now(ReconnectEvent::Wanted);
+    simulated.now(ReconnectEvent::Connected { epoch: 1 });
+    simulated.now(ReconnectEvent::Unwanted);
+    assert_eq!(simulated.now(ReconnectEvent::Silent), []);
+}
+
+#[test]
 fn waits_after_failures_double_to_the_cap_and_half_of_them_is_random() {
     for (random, expected) in [(u64::MAX, [100, 200, 400, 800, 1000, 1000]), (0, [50, 100, 200, 400, 500, 500])] {
         let mut simulated = Simulated::new();
@@ -122,6 +158,7 @@ fn event() -> impl Strategy<Value = ReconnectEvent> {
         (0_u64..4).prop_map(|epoch| ReconnectEvent::Connected { epoch }),
         Just(ReconnectEvent::Failed),
         Just(ReconnectEvent::Ended),
+        Just(ReconnectEvent::Silent),
         (0_u64..4).prop_map(|epoch| ReconnectEvent::Seen { epoch }),
         Just(ReconnectEvent::Tick),
     ]
@@ -143,11 +180,12 @@ proptest! {
             for action in machine.handle(now, event, &mut move || random) {
                 match action {
                     ReconnectAction::Connect => {
-                        prop_assert!(!connecting && !up);
+                        // Beside a session only if that is silent.
+                        prop_assert!(!connecting && (!up || event == ReconnectEvent::Silent));
                         connecting = true;
                     }
                     ReconnectAction::Keep { generation: next } => {
-                        prop_assert!(was_connecting);
+                        prop_assert!(was_connecting && !up);
                         prop_assert_eq!(next, generation + 1);
                         let ReconnectEvent::Connected { epoch: found } = event else { panic!("{event:?}") };
                         prop_assert!(found >= epoch);
@@ -159,6 +197,8 @@ proptest! {
                         connecting = false;
                     }
                     ReconnectAction::Break => prop_assert!(up),
+                    // What has come is said to be connected once more when the old one has ended.
+                    ReconnectAction::Replace => prop_assert!(up && was_connecting),
                 }
             }
             match event {
