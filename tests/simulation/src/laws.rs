@@ -22,6 +22,8 @@ pub enum Breach {
     OutOfOrder(u32),
     /// Calls waited in a session when it broke, and its holder was told before them, or never.
     HolderNotTold(u32),
+    /// The holders of a session were not told of its end at one instant, each once and in their order.
+    ToldOutOfOrder(u32),
     /// A call had no outcome although its caller lived to see the end.
     NeverEnded(u64),
     /// A call was carried out more than once, or without having been made.
@@ -97,6 +99,7 @@ impl<'a> Calls<'a> {
     fn judge_breaks(&self, trace: &Trace, breaches: &mut Vec<Breach>) {
         let mut broken: BTreeMap<u32, Break> = BTreeMap::new();
         let mut told: HashMap<u32, usize> = HashMap::new();
+        let mut holders: BTreeMap<u32, Vec<(u8, Duration)>> = BTreeMap::new();
         let mut given_up: HashMap<u32, usize> = HashMap::new();
         for (position, event) in trace.events.iter().enumerate() {
             match &event.what {
@@ -118,11 +121,18 @@ impl<'a> Calls<'a> {
                 What::GaveUp { session } => {
                     given_up.insert(*session, position);
                 }
-                What::Broken { session, .. } => {
+                What::Broken { session, holder, .. } => {
                     told.entry(*session).or_insert(position);
+                    holders.entry(*session).or_default().push((*holder, event.at));
                     broken.entry(*session).or_insert_with(|| Break::at(position, event));
                 }
                 _ => {}
+            }
+        }
+        for (session, told) in &holders {
+            let at_once = told.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 == pair[1].1);
+            if !at_once {
+                breaches.push(Breach::ToldOutOfOrder(*session));
             }
         }
         for (session, state) in &broken {
@@ -254,7 +264,9 @@ mod tests {
         for call in 3..=4 {
             see(9, What::Ended { session: 1, call, outcome: Outcome::Broken });
         }
-        see(9, What::Broken { session: 1, code: "session.closed".to_owned() });
+        for holder in 0..2 {
+            see(9, What::Broken { session: 1, holder, code: "session.closed".to_owned() });
+        }
         see(10, What::Began { session: 2, epoch: 1 });
         let healed_at = 20;
         see(healed_at, What::Called { session: 2, capability: 0, call: 5 });
@@ -297,7 +309,7 @@ mod tests {
         let found = breaches(|events, _| {
             let answer = events.remove(position(events, end_of(2)));
             let told = position(events, |what| matches!(what, What::Broken { .. }));
-            events.insert(told + 1, Event { at: seconds(9), ..answer });
+            events.insert(told + 2, Event { at: seconds(9), ..answer });
         });
         assert_eq!(found, [Breach::AnsweredAfterTheBreak(2)]);
     }
@@ -306,8 +318,7 @@ mod tests {
     fn a_break_in_two_steps_is_seen() {
         let found = breaches(|events, _| {
             let last = position(events, end_of(4));
-            events[last].at += Duration::from_millis(1);
-            events[last + 1].at += Duration::from_millis(1);
+            events[last..last + 3].iter_mut().for_each(|event| event.at += Duration::from_millis(1));
         });
         assert_eq!(found, [Breach::NotTogether(1)]);
     }
@@ -318,8 +329,8 @@ mod tests {
             let told = position(events, |what| matches!(what, What::Broken { .. }));
             let see = |at, what| Event { at: seconds(at), host: CALLER, what };
             let end = What::Ended { session: 1, call: 6, outcome: Outcome::Broken };
-            events.insert(told + 1, see(10, end));
-            events.insert(told + 1, see(9, What::Called { session: 1, capability: 0, call: 6 }));
+            events.insert(told + 2, see(10, end));
+            events.insert(told + 2, see(9, What::Called { session: 1, capability: 0, call: 6 }));
         });
         assert_eq!(found, [Breach::SlowToFail(6)]);
     }
@@ -343,9 +354,25 @@ mod tests {
         assert!(early.contains(&Breach::HolderNotTold(1)), "{early:?}");
         let never = breaches(|events, _| {
             let told = told(events);
-            events.remove(told);
+            events.drain(told..told + 2);
         });
         assert_eq!(never, [Breach::HolderNotTold(1)]);
+    }
+
+    #[test]
+    fn holders_that_are_told_twice_or_out_of_order_or_apart_are_seen() {
+        let alterations: [fn(&mut Vec<Event>, usize); 3] = [
+            |events, told| events.swap(told, told + 1),
+            |events, told| events.insert(told, events[told].clone()),
+            |events, told| events[told + 1].at += Duration::from_millis(1),
+        ];
+        for alter in alterations {
+            let found = breaches(|events, _| {
+                let told = position(events, |what| matches!(what, What::Broken { .. }));
+                alter(events, told);
+            });
+            assert_eq!(found, [Breach::ToldOutOfOrder(1)]);
+        }
     }
 
     #[test]

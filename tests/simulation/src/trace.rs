@@ -83,6 +83,8 @@ pub enum What {
     Broken {
         /// Which.
         session: u32,
+        /// Which of those that hold something of it, in the order in which they said that they want to be told.
+        holder: u8,
         /// The reason's code.
         code: String,
     },

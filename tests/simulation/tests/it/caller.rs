@@ -1,5 +1,5 @@
-//! A host that calls: it keeps a session with the vat, makes calls on several capabilities at once, and writes
-//! down what comes of each.
+//! A host that calls: it keeps a session with the vat by itself, makes calls on several capabilities at once, and
+//! writes down what comes of each.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,7 +10,7 @@ use std::{
 use schemas::{Coded, ErrorCode, RemoteError, objects_capnp::counter, vat_capnp::vat};
 use simulation::{Host, Outcome, What};
 use tokio::{task::spawn_local, time::Instant};
-use transport::{OutputGate, Session};
+use transport::{OutputGate, ResumeToken, Session};
 
 use crate::{
     vat::{DIAL_DEADLINE, restored},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Capabilities of one session in use.
-const CAPABILITIES: u8 = 3;
+pub(crate) const CAPABILITIES: u8 = 3;
 
 /// How long a caller that waits for answers bears to hear nothing before it gives its session up.
 ///
@@ -28,17 +28,18 @@ const SUSPICION: Duration = Duration::from_secs(6);
 
 /// What a caller knows besides its session.
 pub(crate) struct Caller {
-    process: Process,
+    pub(crate) process: Process,
     /// Calls that failed with their session, for the mutation that repeats them.
     failed: RefCell<Vec<u64>>,
+    /// Names the last session to the vat, which may not know yet that it is over.
+    lost: Cell<Option<ResumeToken>>,
     waiting: Cell<usize>,
     /// When a call last ended, or the first of those that wait was made.
     heard_at: Cell<Instant>,
 }
 
 pub(crate) async fn call(process: Process) {
-    let heard_at = Cell::new(Instant::now());
-    let caller = Rc::new(Caller { process, failed: RefCell::default(), waiting: Cell::new(0), heard_at });
+    let caller = Caller::new(process);
     while caller.is_calling() {
         match caller.begin().await {
             Ok(session) => caller.use_session(session).await,
@@ -53,7 +54,12 @@ pub(crate) async fn call(process: Process) {
 }
 
 impl Caller {
-    fn is_calling(&self) -> bool {
+    pub(crate) fn new(process: Process) -> Rc<Self> {
+        let (failed, lost) = (RefCell::default(), Cell::new(None));
+        Rc::new(Self { process, failed, lost, waiting: Cell::new(0), heard_at: Cell::new(Instant::now()) })
+    }
+
+    pub(crate) fn is_calling(&self) -> bool {
         turmoil::sim_elapsed().expect("on a host") < self.process.world.plan.last_call_at
     }
 
@@ -66,7 +72,7 @@ impl Caller {
         let dialled = self.process.endpoint.dial(id, vat_address(), DIAL_DEADLINE).await;
         let connection = dialled.map_err(|error| error.code())?;
         let options = self.process.options(None, OutputGate::always_open());
-        Session::open(connection, options).await.map_err(|error| error.code())
+        Session::open_again(connection, options, self.lost.take()).await.map_err(|error| error.code())
     }
 
     /// Makes calls until the session is over or no more are to be made.
@@ -74,6 +80,7 @@ impl Caller {
         let number = self.process.world.next_session();
         self.process.see(What::Began { session: number, epoch: session.peer().epoch });
         self.heard_at.set(Instant::now());
+        self.lost.set(session.resume_token());
         let vat: vat::Client = session.bootstrap();
         let capabilities: Vec<counter::Client> = (0..CAPABILITIES).map(|_| restored(&vat)).collect();
         let session = Rc::new(session);
@@ -81,7 +88,7 @@ impl Caller {
             let (caller, session) = (self.clone(), session.clone());
             async move {
                 let end = session.closed().await;
-                caller.process.see(What::Broken { session: number, code: end.code().as_str().to_owned() });
+                caller.process.see(What::Broken { session: number, holder: 0, code: end.code().as_str().to_owned() });
             }
         });
         while session.end().is_none() && self.is_calling() {
@@ -106,7 +113,7 @@ impl Caller {
         }
     }
 
-    fn make_call(self: &Rc<Self>, session: u32, capability: u8, object: &counter::Client) {
+    pub(crate) fn make_call(self: &Rc<Self>, session: u32, capability: u8, object: &counter::Client) {
         let retries = self.process.world.mutation == Mutation::SilentRetry;
         let again = if retries { self.failed.borrow_mut().pop() } else { None };
         let call = again.unwrap_or_else(|| {

@@ -13,6 +13,8 @@ use std::{
 };
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
+use schemas::Timestamp;
+use vls_client::Moment;
 
 /// The monotonic clock of one process, for QUIC: tokio's simulated one and how far it has jumped ahead of it.
 #[derive(Debug, Default)]
@@ -40,6 +42,30 @@ impl Clock {
 
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std() + self.ahead()
+    }
+}
+
+/// The two clocks of one process, for what finds vats. The wall clock jumps with the other.
+pub(crate) struct WallClock {
+    clock: Arc<Clock>,
+    origin: tokio::time::Instant,
+}
+
+/// When every simulation begins, in seconds since 1970.
+const BEGINNING: u64 = 1_800_000_000;
+
+impl WallClock {
+    pub(crate) fn new(clock: Arc<Clock>) -> Self {
+        Self { clock, origin: tokio::time::Instant::now() }
+    }
+}
+
+impl vls_client::Clock for WallClock {
+    fn now(&self) -> Moment {
+        let beginning = Timestamp::from_micros(BEGINNING * 1_000_000);
+        // A process that is being taken down is on no host any more, and nothing comes of what it still does.
+        let since = turmoil::sim_elapsed().unwrap_or_default() + self.clock.ahead();
+        Moment { wall: beginning.saturating_add(since), elapsed: self.origin.elapsed() }
     }
 }
 

@@ -8,6 +8,7 @@ mod caller;
 mod clock;
 mod directed;
 mod laws_in_action;
+mod live;
 mod radio;
 mod seeds;
 mod vat;

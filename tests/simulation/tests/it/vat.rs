@@ -6,7 +6,7 @@ use capnp::capability::FromClientHook;
 use schemas::{objects_capnp::counter, vat_capnp::vat};
 use simulation::What;
 use tokio::sync::mpsc;
-use transport::{OutputGate, Session};
+use transport::{OutputGate, Sessions, peers::PeerLimits};
 
 use crate::world::{Mutation, Process, pause};
 
@@ -22,13 +22,13 @@ pub(crate) async fn serve(process: Process) {
     tokio::task::spawn_local(commit(process.clone(), gate.clone(), committing));
     let ledger = Rc::new(Ledger { process: process.clone(), gate: gate.clone(), newest: RefCell::new(durable), turns });
     let bootstrap: vat::Client = capnp_rpc::new_client(Restorer(ledger));
+    let sessions = Sessions::new(process.endpoint.id(), PeerLimits::default());
     while let Some(attempt) = process.endpoint.accept().await {
         let options = process.options(Some(bootstrap.client.clone()), gate.clone());
+        let Some(handshake) = sessions.begin(attempt) else { continue };
         tokio::task::spawn_local(async move {
             // What fails here is seen by the caller.
-            let Ok(connection) = attempt.accept().await else { return };
-            let Ok(session) = Session::accept(connection, options).await else { return };
-            session.closed().await;
+            let _ = handshake.finish(|_| options).await;
         });
     }
 }

@@ -23,12 +23,16 @@ use turmoil::Sim;
 use crate::{
     caller,
     clock::{Clock, SimulatedRuntime},
+    live,
     radio::{Air, Radio},
     vat,
 };
 
 /// How finely time passes. A datagram arrives at the next whole one; within it, timers are exact.
 const TICK: Duration = Duration::from_millis(4);
+
+/// The caller that has live references; the other keeps its session itself.
+pub(crate) const LIVE_CALLER: u8 = 1;
 
 /// Where the vat listens.
 pub(crate) const PORT: u16 = 4433;
@@ -77,6 +81,8 @@ pub(crate) struct Process {
     pub(crate) host: Host,
     pub(crate) epoch: u64,
     pub(crate) endpoint: Endpoint,
+    pub(crate) clock: Arc<Clock>,
+    incarnation: [u8; 16],
     random: RefCell<fastrand::Rng>,
     pub(crate) world: Rc<World>,
 }
@@ -107,7 +113,12 @@ pub(crate) fn run(plan: Plan, mutation: Mutation) -> Report {
         .build();
     add_host(&mut simulation, &world, Host::Vat, vat::serve);
     for caller in 0..CALLERS {
-        add_host(&mut simulation, &world, Host::Caller(caller), caller::call);
+        let host = Host::Caller(caller);
+        if caller == LIVE_CALLER {
+            add_host(&mut simulation, &world, host, live::call);
+        } else {
+            add_host(&mut simulation, &world, host, caller::call);
+        }
     }
     strike_and_step(&mut simulation, &world);
     drop(simulation);
@@ -243,8 +254,9 @@ impl World {
         self.see(host, What::Woke { epoch });
         let mut random =
             fastrand::Rng::with_seed(self.plan.seed ^ (key(host).id().as_bytes()[0] as u64) << 32 ^ epoch << 48);
-        let mut seed = [0; 32];
+        let (mut seed, mut incarnation) = ([0; 32], [0; 16]);
         random.fill(&mut seed);
+        random.fill(&mut incarnation);
         let clock = Arc::new(Clock::default());
         let port = if host == Host::Vat { PORT } else { 0 };
         if let Some(dead) = self.radios.borrow_mut().remove(&host) {
@@ -256,8 +268,8 @@ impl World {
         config.random_seed = Some(seed);
         let runtime = Arc::new(SimulatedRuntime(clock.clone()));
         let endpoint = Endpoint::with_socket(&key(host), radio.clone(), runtime, config).expect("the socket is bound");
-        tokio::task::spawn_local(self.clone().fate(host, radio, clock));
-        Ok(Process { host, epoch, endpoint, random: RefCell::new(random), world: self })
+        tokio::task::spawn_local(self.clone().fate(host, radio, clock.clone()));
+        Ok(Process { host, epoch, endpoint, clock, incarnation, random: RefCell::new(random), world: self })
     }
 
     /// What strikes one host from within.
@@ -287,14 +299,17 @@ impl Process {
     }
 
     pub(crate) fn options(&self, bootstrap: Option<capnp::capability::Client>, gate: OutputGate) -> SessionOptions {
-        let mut incarnation = [0; 16];
-        self.random.borrow_mut().fill(&mut incarnation);
         SessionOptions {
-            greeting: Greeting { epoch: self.epoch, incarnation, program: "simulation".to_owned() },
+            greeting: Greeting { epoch: self.epoch, incarnation: self.incarnation, program: "simulation".to_owned() },
             bootstrap,
             gate,
             limits: SessionLimits::default(),
         }
+    }
+
+    /// Any number, drawn from this process's part of the seed.
+    pub(crate) fn draw_number(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
     }
 
     /// A small number, drawn from this process's part of the seed.
