@@ -76,9 +76,14 @@ pub fn schema_sets(data: &[u8]) {
             SchemaSet::parse(&closure).expect("what we write, we read");
         }
     }
+    // What is known already, a stranger cannot redefine.
     let mut known = SchemaSet::parse(SCHEMA_REQUEST).unwrap();
     known.merge(set);
-    assert!(known.interface_by_name("Counter").is_some() || known.interface(0).is_none());
+    for name in INTERFACES {
+        let ours = SCHEMAS.interface_by_name(name).expect("ours");
+        let now = known.interface(ours.id()).expect("it stays");
+        assert!(now.methods().map(|method| method.signature()).eq(ours.methods().map(|method| method.signature())));
+    }
 }
 
 fn describe(interface: &Interface<'_>) {

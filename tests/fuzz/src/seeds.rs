@@ -352,7 +352,7 @@ fn greetings() -> Vec<(String, Vec<u8>)> {
         ("another_version_of_the_session", with(24, 9)),
         ("truncated", greeting()[..40].to_vec()),
         ("too_long", announced),
-        ("pointers_astray", with(35, 0x7f)),
+        ("pointers_astray", with(43, 0x7f)),
     ])
 }
 
