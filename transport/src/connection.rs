@@ -2,8 +2,10 @@
 //! hostile peer meets its limits.
 //!
 //! capnp-rpc trusts its peer and its application: its stock connection allocates what is announced, queues
-//! without bound, and writes a message the moment it exists. Nothing of it is forked here; it is only given
-//! another `VatNetwork`. Between it and the stream stands [`Wire`]:
+//! without bound, and writes a message the moment it exists. Nothing of it is forked here: this is another
+//! [`capnp_rpc::Connection`], and above it stands our own RPC layer ([`rpc`](crate::rpc)). Where modules below say what
+//! capnp-rpc does or does not do, that is why something is settled here that an RPC layer could settle too: no limit
+//! depends on what is above. Between it and the stream stands [`Wire`]:
 //!
 //! * **out**: every message is tagged with the newest turn and waits in the [`Outbox`] until the gate has
 //!   released that turn (R3). A message that the peer would refuse is answered here instead of being sent
@@ -30,7 +32,7 @@ use capnp::{
     message::{Builder, HeapAllocator, Reader},
 };
 use capnp_rpc::{
-    IncomingMessage, OutgoingMessage, VatNetwork,
+    IncomingMessage, OutgoingMessage,
     rpc_capnp::{exception, message},
 };
 use schemas::{Coded, ErrorCode};
@@ -423,38 +425,15 @@ impl Drop for Transfer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OtherEnd;
 
-/// The network that capnp-rpc sees: one peer, connected already.
-pub(crate) struct Network {
+/// The connection that the RPC layer sees.
+pub(crate) struct Connection {
     wire: Rc<Wire>,
-    accepted: bool,
 }
 
-impl Network {
+impl Connection {
     pub(crate) fn new(wire: Rc<Wire>) -> Self {
-        Self { wire, accepted: false }
+        Self { wire }
     }
-}
-
-impl VatNetwork<OtherEnd> for Network {
-    fn connect(&mut self, _host: OtherEnd) -> Option<Box<dyn capnp_rpc::Connection<OtherEnd>>> {
-        Some(Box::new(Connection { wire: self.wire.clone() }))
-    }
-
-    fn accept(&mut self) -> Promise<Box<dyn capnp_rpc::Connection<OtherEnd>>, capnp::Error> {
-        if std::mem::replace(&mut self.accepted, true) {
-            return Promise::from_future(futures::future::pending());
-        }
-        Promise::ok(Box::new(Connection { wire: self.wire.clone() }))
-    }
-
-    /// The driver decides when the system is dropped, after everyone who waited was told.
-    fn drive_until_shutdown(&mut self) -> Promise<(), capnp::Error> {
-        Promise::from_future(futures::future::pending())
-    }
-}
-
-struct Connection {
-    wire: Rc<Wire>,
 }
 
 impl capnp_rpc::Connection<OtherEnd> for Connection {

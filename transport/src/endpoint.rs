@@ -15,8 +15,8 @@ use std::{
 };
 
 use quinn::{
-    AsyncUdpSocket, IdleTimeout, Runtime, ServerConfig, TokenMemoryCache, TokenStore, TokioRuntime, TransportConfig,
-    ValidationTokenConfig, VarInt,
+    AsyncUdpSocket, IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig, TokenMemoryCache, TokenStore, TokioRuntime,
+    TransportConfig, ValidationTokenConfig, VarInt,
 };
 use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use ring::hmac;
@@ -315,10 +315,11 @@ impl Incoming {
     /// [`AcceptError`].
     pub async fn accept(self) -> Result<PeerConnection, AcceptError> {
         let address = self.remote_address();
-        let handshake = async {
+        // On the heap: who waits here in a task of its own keeps the task, and its size, as long as the connection.
+        let handshake = Box::pin(async {
             let connection = self.attempt.accept()?.await?;
             Ok(connection)
-        };
+        });
         match tokio::time::timeout(self.deadline, handshake).await {
             Err(_) => Err(AcceptError::Timeout { address, after: self.deadline }),
             Ok(Err(source)) => Err(AcceptError::Handshake { address, source }),
@@ -387,8 +388,11 @@ fn server_config(tls: &TlsIdentity, transport: &Arc<TransportConfig>) -> Result<
 }
 
 fn transport_config(config: &EndpointConfig) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.minimum_change(limits::MTU_STEP);
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(VarInt::from_u32(limits::STREAMS_PER_CONNECTION))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW_BYTES))

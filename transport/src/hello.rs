@@ -140,12 +140,12 @@ pub(crate) async fn receive(input: &mut (impl AsyncRead + Unpin), id: Option<Vat
     check_preface(preface)?;
     let mut decoder =
         FrameDecoder::new(FrameLimits { message_bytes: limits::HELLO_BYTES, segments: limits::HELLO_SEGMENTS });
-    let mut space = [0; limits::HELLO_BYTES];
+    // On the heap and as large as it must be: whoever waits for a greeting in a task of its own keeps that task, and its
+    // size, for as long as the session lasts. A message that needs more than `HELLO_BYTES` was refused by its table.
     loop {
-        // Proof of the index: a message that needs more than `HELLO_BYTES` was refused by its table.
-        let part = &mut space[..decoder.needed()];
-        input.read_exact(part).await.map_err(broken)?;
-        if let Some(frame) = decoder.push(&mut &part[..])? {
+        let mut space = vec![0; decoder.needed()];
+        input.read_exact(&mut space).await.map_err(broken)?;
+        if let Some(frame) = decoder.push(&mut &space[..])? {
             return read(&Reader::new(frame, reader_options()), id);
         }
     }
@@ -203,7 +203,8 @@ fn check_preface(bytes: [u8; Preface::BYTES]) -> Result<(), HelloError> {
     }
 }
 
-fn encode(greeting: &Greeting, resumes: Option<ResumeToken>) -> Vec<u8> {
+/// Our preface and greeting.
+pub(crate) fn encode(greeting: &Greeting, resumes: Option<ResumeToken>) -> Vec<u8> {
     let mut message = Builder::new_default();
     let mut hello: hello::Builder<'_> = message.init_root();
     hello.set_version(SESSION_VERSION);

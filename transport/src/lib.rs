@@ -37,6 +37,7 @@ mod local;
 mod output_gate;
 mod peer_connection;
 mod resume;
+mod rpc;
 mod session;
 mod sessions;
 mod text;
@@ -52,7 +53,7 @@ pub use output_gate::{GatePoisoned, GateWait, OutputGate};
 pub use peer_connection::{PeerConnection, Traffic};
 pub use resume::ResumeToken;
 pub use session::{
-    ForeignOptions, ForeignStream, Restore, Session, SessionEnd, SessionError, SessionOptions, Violation,
+    ForeignOptions, ForeignStream, Opening, Restore, Session, SessionEnd, SessionError, SessionOptions, Violation,
 };
 pub use sessions::{AdmitError, Handshake, Sessions};
 pub use tls_listener::{TlsIncoming, TlsListener};

@@ -7,9 +7,8 @@
 use std::{cell::RefCell, fmt, future::Future, path::Path, rc::Rc, sync::Arc};
 
 use capnp::capability::{Client, FromClientHook};
-use capnp_rpc::RpcSystem;
 use futures::channel::oneshot;
-use schemas::{Coded, ErrorCode, Secret, VatId};
+use schemas::{ErrorCode, Secret, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout},
@@ -17,15 +16,17 @@ use tokio::{
 
 pub use end::{SessionEnd, SessionError, Violation};
 pub use foreign::{ForeignOptions, ForeignStream, Restore};
+pub use opening::Opening;
 
 use crate::{
     OutputGate, SessionLimits,
     bulk::{BulkError, BulkReader, BulkSource, Desk},
-    connection::{Explain, Network, OtherEnd, Wire},
+    connection::{Connection, Explain, Wire},
     hello::{self, Greeting, HelloError, Peer},
     local::{LocalStream, dial_local},
     peer_connection::{PeerConnection, Traffic},
     resume::ResumeToken,
+    rpc::System,
 };
 use driver::{Carrier, Driver, NextStream, Progress, Rpc};
 use ended::{Ended, announcement};
@@ -35,6 +36,7 @@ mod driver;
 mod end;
 mod ended;
 mod foreign;
+mod opening;
 pub(crate) mod steps;
 
 /// What this side brings to a session.
@@ -101,8 +103,19 @@ impl Session {
         options: SessionOptions,
         lost: Option<ResumeToken>,
     ) -> Result<Self, SessionError> {
-        let stream = connection.clone();
-        Self::over_quic(connection, options, lost, async move { stream.quinn().open_bi().await }).await
+        Self::begin(connection, options, lost).await?.greeted().await
+    }
+
+    /// The same without waiting for the peer's greeting: calls can be made at once, and leave together with our own.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn begin(
+        connection: PeerConnection,
+        options: SessionOptions,
+        lost: Option<ResumeToken>,
+    ) -> Result<Opening, SessionError> {
+        Opening::begin(connection, options, lost).await
     }
 
     /// Begins the session of a connection that this side accepted.
@@ -141,11 +154,12 @@ impl Session {
         if !connection.claim_session() {
             return Err(SessionError::SecondSession);
         }
-        let greeted = async {
+        // On the heap: who waits here in a task of its own keeps the task, and its size, as long as the session.
+        let greeted = Box::pin(async {
             let (mut output, mut input) = stream.await.map_err(|error| HelloError::Broken(Arc::new(error.into())))?;
             let peer = greet(&mut input, &mut output, (&options.greeting, lost), Some(connection.peer())).await?;
             Ok((input, output, peer))
-        };
+        });
         match within(options.limits.hello_deadline, greeted).await {
             Ok((input, output, peer)) => {
                 let explain = explain_quic(connection.clone());
@@ -156,15 +170,7 @@ impl Session {
                 session.resumes = lost.or(session.peer.resumes);
                 Ok(session)
             }
-            Err(error) => {
-                // What the peer said explains more than what became of the stream.
-                let error = match (error, connection.close_reason()) {
-                    (HelloError::Broken(_), Some(reason)) => SessionError::Ended(reason),
-                    (error, _) => SessionError::Hello(error),
-                };
-                connection.close_because(error.code(), &error.to_string());
-                Err(error)
-            }
+            Err(error) => Err(opening::failed(&connection, error)),
         }
     }
 
@@ -195,12 +201,12 @@ impl Session {
         let token = connection.as_ref().and_then(|connection| ResumeToken::of(connection.quinn()));
         let steps = Arc::new(StepWaker::default());
         let wire = Wire::new(input, gate, limits, steps.clone(), explain);
-        let system = RpcSystem::new(Box::new(Network::new(wire.clone())), bootstrap);
+        let system = System::new(Box::new(Connection::new(wire.clone())), bootstrap);
         let desk = match &carrier {
             Carrier::Quic { connection, .. } => Some(Desk::new(connection.clone(), wire.clone())),
             Carrier::Local => None,
         };
-        let disconnector = system.get_disconnector();
+        let disconnector = system.disconnector();
         let rpc = Rc::new(Rpc { system: RefCell::new(Some(system)), wanted: RefCell::default() });
         let (last_word, ended) = announcement();
         let driver = Driver {
@@ -226,7 +232,7 @@ impl Session {
         let ended = || self.wire.end().unwrap_or(SessionEnd::Local).to_exception();
         let client: Client = match self.rpc.system.try_borrow_mut() {
             Ok(mut slot) => match slot.as_mut() {
-                Some(system) => system.bootstrap(OtherEnd),
+                Some(system) => system.bootstrap(),
                 None => capnp_rpc::new_broken_cap(ended()),
             },
             // Asked by an object of this very session, within its own call: the driver answers after that.
@@ -288,9 +294,7 @@ impl Session {
 
     /// Does `work`, unless the session ends before it is done.
     ///
-    /// Calls fail by themselves when their session ends, with one exception: after a panic within the session
-    /// capnp-rpc leaves calls of ours that wait for the peer pending. Who cannot bound a call otherwise makes it
-    /// in here.
+    /// Calls fail by themselves when their session ends; this is for work that has other things to wait for.
     ///
     /// # Errors
     /// Why the session ended.

@@ -8,22 +8,45 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+    cell::Cell,
+    sync::atomic::{AtomicI64, AtomicU8, Ordering::Relaxed},
 };
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
 /// Off, this costs one load of a flag that nobody changes. On, it would disturb what is measured in time.
-static ON: AtomicBool = AtomicBool::new(false);
+static COUNTED: AtomicU8 = AtomicU8::new(NOBODY);
 static BYTES: AtomicI64 = AtomicI64::new(0);
+static ALLOCATIONS: AtomicI64 = AtomicI64::new(0);
+
+/// Whose memory is counted.
+const NOBODY: u8 = 0;
+const EVERYBODY: u8 = 1;
+const WATCHED: u8 = 2;
+
+thread_local! {
+    /// Whether this thread is among the watched. Needs no memory of its own, and nothing to be done at the thread's end.
+    static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
+}
 
 struct Watched;
 
+fn is_counted() -> bool {
+    match COUNTED.load(Relaxed) {
+        NOBODY => false,
+        EVERYBODY => true,
+        _ => IS_WATCHED.get(),
+    }
+}
+
 fn changed(old: usize, new: usize) {
-    if ON.load(Relaxed) {
+    if is_counted() {
         // No allocation has 2⁶³ bytes.
         BYTES.fetch_add(new.cast_signed() as i64 - old.cast_signed() as i64, Relaxed);
+        if new > 0 {
+            ALLOCATIONS.fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -57,19 +80,40 @@ pub(crate) struct Counting(());
 impl Counting {
     /// Counts from now on, from 0. Only one may count at a time.
     pub(crate) fn start() -> Self {
+        Self::of(EVERYBODY)
+    }
+
+    /// The same for what [watched](watch_this_thread) threads take and give back, and nobody else. What they take must
+    /// not be given back by others, nor the other way round.
+    pub(crate) fn start_with_the_watched() -> Self {
+        Self::of(WATCHED)
+    }
+
+    fn of(whom: u8) -> Self {
         BYTES.store(0, Relaxed);
-        ON.store(true, Relaxed);
+        ALLOCATIONS.store(0, Relaxed);
+        COUNTED.store(whom, Relaxed);
         Self(())
     }
 
-    /// How many bytes the program holds now beyond those at the start, in all threads.
+    /// How many bytes those who are counted hold now beyond those at the start.
     pub(crate) fn held(&self) -> i64 {
         BYTES.load(Relaxed)
+    }
+
+    /// How many times memory was asked for since then, or a piece of it made larger or smaller.
+    pub(crate) fn allocations(&self) -> i64 {
+        ALLOCATIONS.load(Relaxed)
     }
 }
 
 impl Drop for Counting {
     fn drop(&mut self) {
-        ON.store(false, Relaxed);
+        COUNTED.store(NOBODY, Relaxed);
     }
+}
+
+/// This thread is one whose memory can be counted by itself.
+pub(crate) fn watch_this_thread() {
+    IS_WATCHED.set(true);
 }

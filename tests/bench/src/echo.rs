@@ -5,50 +5,30 @@
 //! Everything else is quinn's default. Whatever a session costs more than this is the price of Cap'n Proto,
 //! the output gate and the objects behind it.
 
-mod keys;
-
-use std::net::{Ipv4Addr, SocketAddr};
-
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use schemas::IdentityKey;
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::task::spawn_local;
 
 use crate::{
     Failure,
+    allocations::watch_this_thread,
+    bare::{self, BareServer, Dialler},
     exchange::Exchange,
     program::{Program, Ready, Stop},
 };
 
-/// Where an echo server is, and the key that it proves.
-#[derive(Debug, Clone)]
-pub(crate) struct EchoServer {
-    address: SocketAddr,
-    key: keys::PublicKey,
-}
-
-const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// A stream begins with the two sizes, 8 bytes each.
 const HEAD_BYTES: usize = 16;
 
 /// Starts an echo server.
-pub(crate) fn start() -> Result<Program<EchoServer>, Failure> {
-    Program::start("echo", serve)
+pub(crate) fn start() -> Result<Program<BareServer>, Failure> {
+    Program::start("echo", async |ready, stop| {
+        watch_this_thread();
+        serve(ready, stop).await
+    })
 }
 
-async fn serve(ready: Ready<EchoServer>, mut stop: Stop) -> Result<(), Failure> {
-    let key = IdentityKey::generate()?;
-    let endpoint = Endpoint::server(keys::server(&key)?, ANY_PORT)?;
-    ready.serving(EchoServer { address: endpoint.local_addr()?, key: keys::public(&key) });
-    loop {
-        tokio::select! {
-            _ = &mut stop => break,
-            Some(incoming) = endpoint.accept() => {
-                // Whoever came will say what went wrong.
-                spawn_local(async move { answer_connection(incoming.await?).await });
-            }
-        }
-    }
-    Ok(())
+async fn serve(ready: Ready<BareServer>, stop: Stop) -> Result<(), Failure> {
+    bare::serve(ready, stop, answer_connection).await
 }
 
 async fn answer_connection(connection: Connection) -> Result<(), Failure> {
@@ -76,25 +56,30 @@ pub(crate) struct Echo {
     receive: RecvStream,
     request: Vec<u8>,
     answer: Vec<u8>,
-    /// The stream needs them; nothing else does.
-    _connection: Connection,
-    _endpoint: Endpoint,
+    connection: Connection,
 }
 
 impl Echo {
     /// Connects, and has the first exchange.
-    pub(crate) async fn connect(server: &EchoServer, sizes: Exchange) -> Result<Self, Failure> {
-        let mut endpoint = Endpoint::client(ANY_PORT)?;
-        endpoint.set_default_client_config(keys::client(&IdentityKey::generate()?, server.key.clone())?);
-        let connection = endpoint.connect(server.address, keys::SERVER_NAME)?.await?;
+    pub(crate) async fn connect(server: &BareServer, sizes: Exchange) -> Result<Self, Failure> {
+        Self::connect_from(&Dialler::new(server)?, sizes).await
+    }
+
+    /// The same with a dialler that there is already.
+    pub(crate) async fn connect_from(dialler: &Dialler, sizes: Exchange) -> Result<Self, Failure> {
+        let connection = dialler.connect().await?;
         let (mut send, receive) = connection.open_bi().await?;
-        for size in [sizes.request, sizes.answer] {
-            send.write_all(&u64::try_from(size)?.to_be_bytes()).await?;
-        }
+        let head = [sizes.request, sizes.answer].map(|size| (size as u64).to_be_bytes());
+        send.write_all(head.as_flattened()).await?;
         let (request, answer) = (vec![0; sizes.request], vec![0; sizes.answer]);
-        let mut echo = Self { send, receive, request, answer, _connection: connection, _endpoint: endpoint };
+        let mut echo = Self { send, receive, request, answer, connection };
         echo.exchange().await?;
         Ok(echo)
+    }
+
+    /// Says goodbye.
+    pub(crate) fn close(self) {
+        self.connection.close(0_u32.into(), b"");
     }
 
     /// One request, one answer.
@@ -127,7 +112,7 @@ mod tests {
     #[test]
     fn a_server_with_another_key_is_refused() {
         let (server, other) = (start().unwrap(), start().unwrap());
-        let mixed = EchoServer { address: server.greeting().address, key: other.greeting().key.clone() };
+        let mixed = server.greeting().with_key_of(other.greeting());
         let refused = run(Echo::connect(&mixed, Exchange { request: 1, answer: 1 }));
         assert!(refused.is_err());
     }

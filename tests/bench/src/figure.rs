@@ -32,6 +32,8 @@ pub(crate) enum Unit {
     Bytes,
     /// File descriptors; less is better.
     Descriptors,
+    /// Pieces of memory that were asked for; less is better.
+    Allocations,
 }
 
 impl fmt::Display for Figure {
@@ -43,6 +45,7 @@ impl fmt::Display for Figure {
             Unit::Syncs => ("syncs", 3),
             Unit::Bytes => ("bytes", 0),
             Unit::Descriptors => ("descriptors", 3),
+            Unit::Allocations => ("allocations", 1),
         };
         let Comparison { value, baseline, .. } = &self.comparison;
         let line = json!({

@@ -12,11 +12,13 @@
 //! With `--brief` each figure is measured once and with the least effort, to see that it works.
 //!
 //! A benchmark is one module with a `run`, and one line in [`BENCHES`]. What several of them need stands
-//! beside them: [`echo`] and [`journal`] are baselines; [`location_server`] and [`live_vat`] are what is
+//! beside them: [`echo`] and [`journal`] are baselines, and [`bare`] is what baselines on a network stand on;
+//! [`location_server`] and [`live_vat`] are what is
 //! measured, each as [`program`] runs it: on a thread of its own with an event loop of its own; [`placement`]
 //! keeps the scheduler from deciding a comparison; [`allocations`] counts memory.
 
 mod allocations;
+mod bare;
 mod checkpoint_engine;
 mod echo;
 mod exchange;
@@ -30,6 +32,7 @@ mod main_job;
 mod placement;
 mod program;
 mod rounds;
+mod sessions;
 
 use std::{
     io::{self, Write},
@@ -56,6 +59,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run },
     Bench { name: "flood", summary: "answer an honest peer beside one that sends without end", run: flood::run },
     Bench { name: "checkpoint", summary: "make turns durable, sealed, and open again", run: checkpoint_engine::run },
+    Bench { name: "transport", summary: "call over a session, connect, and keep sessions idle", run: sessions::run },
 ];
 
 /// Measures each figure once and briefly: whether it works, not how fast it is.

@@ -51,6 +51,13 @@ impl Outbox {
         }
     }
 
+    /// Queues what is said before all messages.
+    pub(crate) fn push_greeting(&mut self, greeting: &[u8]) {
+        debug_assert_eq!(self.queued, 0, "it comes first");
+        self.bytes.extend_from_slice(greeting);
+        self.mark(greeting.len(), false);
+    }
+
     /// Queues a message, tagged with the newest turn.
     pub(crate) fn push(&mut self, segments: &[&[u8]], is_answer: bool) {
         if self.start > self.bytes.len() / 2 {
@@ -60,7 +67,11 @@ impl Outbox {
         }
         let before = self.bytes.len();
         frames::encode(segments, &mut self.bytes);
-        let length = self.bytes.len() - before;
+        self.mark(self.bytes.len() - before, is_answer);
+    }
+
+    /// The last `length` bytes are a message.
+    fn mark(&mut self, length: usize, is_answer: bool) {
         self.queued += length as u64;
         let turn = self.gate.newest();
         debug_assert!(self.marks.back().is_none_or(|last| last.turn <= turn), "tags never fall");

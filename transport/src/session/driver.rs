@@ -12,7 +12,6 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use capnp_rpc::{Disconnector, RpcSystem};
 use futures::{channel::oneshot, future::LocalBoxFuture};
 use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
@@ -24,9 +23,10 @@ use super::{SessionEnd, ended::LastWord, steps::StepWaker};
 use crate::{
     GateWait,
     bulk::Desk,
-    connection::{OtherEnd, Wire},
+    connection::Wire,
     limits,
     peer_connection::PeerConnection,
+    rpc::{Disconnector, System},
     watchdog::Watched,
 };
 
@@ -50,14 +50,14 @@ pub(super) type NextStream =
 #[derive(Default)]
 pub(super) struct Rpc {
     /// `None` once the session has ended. Borrowed while it is polled.
-    pub(super) system: RefCell<Option<RpcSystem<OtherEnd>>>,
+    pub(super) system: RefCell<Option<System>>,
     pub(super) wanted: RefCell<Vec<oneshot::Sender<capnp::capability::Client>>>,
 }
 
 pub(super) struct Driver {
     pub(super) wire: Rc<Wire>,
     pub(super) rpc: Rc<Rpc>,
-    pub(super) disconnector: Disconnector<OtherEnd>,
+    pub(super) disconnector: Disconnector,
     pub(super) output: Box<dyn AsyncWrite + Unpin>,
     pub(super) carrier: Carrier,
     /// Answers streams beside the session's; `None` where there are none.
@@ -100,7 +100,8 @@ impl Driver {
         })
         .await;
         let end = self.end_rpc();
-        self.end_carrier(&end).await;
+        // On the heap: a session that goes on has no room for its end.
+        Box::pin(self.end_carrier(&end)).await;
         self.last_word.say(end);
     }
 
@@ -110,19 +111,29 @@ impl Driver {
         for _ in 0..limits::STEPS_PER_POLL {
             self.steps.begin_step();
             self.poll_rpc(context);
-            if !self.wire.has_ended() {
-                self.poll_output(context);
-                self.wire.end_if_drained();
-            }
-            if self.wire.has_ended() && (self.wire.is_released_by_rpc() || self.rpc.system.borrow().is_none()) {
+            if self.has_ended_for_all() {
                 return Poll::Ready(());
             }
             if !self.steps.wants_another() {
-                break;
+                // All that was said in this visit is written together. It may make room for more answers.
+                self.poll_output(context);
+                if self.has_ended_for_all() {
+                    return Poll::Ready(());
+                }
+                if !self.steps.wants_another() {
+                    self.poll_deadline(context);
+                    return Poll::Pending;
+                }
             }
         }
+        // Other tasks have their turn; what was said so far need not wait for that.
+        self.poll_output(context);
         self.poll_deadline(context);
-        Poll::Pending
+        if self.has_ended_for_all() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn has_ended_for_all(&self) -> bool {
+        self.wire.has_ended() && (self.wire.is_released_by_rpc() || self.rpc.system.borrow().is_none())
     }
 
     /// Has the wire see to what is due. Once per visit: every message that sets an earlier deadline wakes the driver.
@@ -145,26 +156,31 @@ impl Driver {
         let outcome = {
             let mut slot = self.rpc.system.borrow_mut();
             let Some(system) = slot.as_mut() else { return };
-            let outcome = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *system).poll(context)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| system.poll(context)));
             if outcome.is_ok() {
                 for wanted in self.rpc.wanted.take() {
                     // Whoever asked may have lost interest.
-                    let _ = wanted.send(system.bootstrap(OtherEnd));
+                    let _ = wanted.send(system.bootstrap());
                 }
             }
             outcome
         };
-        match outcome {
-            Ok(Poll::Pending) => {}
-            // Does not happen: our network never shuts down by itself.
-            Ok(Poll::Ready(_)) => self.wire.finish(SessionEnd::Local),
-            Err(panic) => {
-                let message = panic_message(panic.as_ref());
-                let peer = self.peer.map_or_else(|| "a local socket".to_owned(), |peer| peer.to_string());
-                tracing::error!(peer, message, "a panic while this peer was served; its session ends, no other does");
-                self.wire.finish(SessionEnd::Panicked { message });
-                self.drop_system();
-            }
+        if let Err(panic) = outcome {
+            let message = panic_message(panic.as_ref());
+            let peer = self.peer.map_or_else(|| "a local socket".to_owned(), |peer| peer.to_string());
+            tracing::error!(peer, message, "a panic while this peer was served; its session ends, no other does");
+            self.wire.finish(SessionEnd::Panicked { message });
+            self.disconnect();
+            self.drop_system();
+        }
+    }
+
+    /// Fails everything that waits for the peer, unless that was done.
+    fn disconnect(&self) {
+        // Proof of the default: called only when there is a reason.
+        let reason = self.wire.end().unwrap_or(SessionEnd::Local).to_exception();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.disconnector.disconnect(reason))) {
+            tracing::warn!(message = panic_message(panic.as_ref()), "a panic while a session was taken down");
         }
     }
 
@@ -203,8 +219,11 @@ impl Driver {
 
     /// Writes everything that the gate has released, in one piece if the stream takes it.
     fn poll_output(&mut self, context: &mut Context<'_>) {
+        if self.wire.has_ended() {
+            return;
+        }
         match self.write_released(context) {
-            Ok(()) => {}
+            Ok(()) => self.wire.end_if_drained(),
             Err(end) => self.wire.finish(end),
         }
     }
@@ -259,11 +278,7 @@ impl Driver {
     fn end_rpc(&mut self) -> SessionEnd {
         let waker = Waker::from(self.steps.clone());
         let mut context = Context::from_waker(&waker);
-        // After a panic capnp-rpc does not know yet that it is over; otherwise this does nothing.
-        let disconnect = AssertUnwindSafe(|| Pin::new(&mut self.disconnector).poll(&mut context).is_ready());
-        if let Err(panic) = catch_unwind(disconnect) {
-            tracing::warn!(message = panic_message(panic.as_ref()), "a panic while a session was taken down");
-        }
+        self.disconnect();
         // Those who waited are told by capnp-rpc's own tasks, which take their turns first.
         for _ in 0..limits::STEPS_TO_END {
             self.steps.begin_step();

@@ -49,6 +49,9 @@ pub enum SessionEnd {
         /// For how long at least.
         after: Duration,
     },
+    /// The greeting failed after this side had begun to call.
+    #[error(transparent)]
+    Greeting(Arc<HelloError>),
     /// This vat's storage failed, so it says nothing more (R5).
     #[error("the session was ended: this vat's storage failed")]
     Poisoned,
@@ -66,6 +69,7 @@ impl Coded for SessionEnd {
             Self::Local | Self::Lost(_) | Self::Poisoned => ErrorCode::SessionClosed,
             Self::Drained { code } | Self::Dismissed { code } => *code,
             Self::Peer(remote) => remote.code,
+            Self::Greeting(error) => error.code(),
             Self::Violation(violation) => violation.code(),
             Self::Stalled { .. } => ErrorCode::SessionStalled,
             Self::Idle { .. } => ErrorCode::SessionIdle,
@@ -89,6 +93,7 @@ impl SessionEnd {
             Self::Poisoned => Some((self.code(), "the other side has stopped".to_owned())),
             Self::Panicked { .. } => Some((self.code(), "the other side failed".to_owned())),
             Self::Violation(violation) => Some((violation.code(), violation.to_string())),
+            Self::Greeting(error) => Some((error.code(), error.to_string())),
             Self::Stalled { .. } => Some((self.code(), "what was sent was not taken in time".to_owned())),
             Self::Idle { .. } => Some((self.code(), "nothing was said, and nothing held, for long".to_owned())),
             Self::Peer(_) | Self::Lost(_) => None,

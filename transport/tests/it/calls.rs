@@ -347,7 +347,7 @@ fn a_panic_in_an_object_ends_its_session_and_no_other() {
 }
 
 #[test]
-fn after_a_panic_work_of_ours_that_waits_for_the_peer_can_end() {
+fn after_a_panic_calls_of_ours_that_wait_for_the_peer_fail() {
     run(async {
         let fragile: counter::Client = capnp_rpc::new_client(Fragile);
         let ((called, was_called), (dropped, _)) = (oneshot::channel(), oneshot::channel());
@@ -355,14 +355,15 @@ fn after_a_panic_work_of_ours_that_waits_for_the_peer_can_end() {
         let silent: counter::Client = capnp_rpc::new_client(silent);
         let (dialling, accepting) = sessions(serving(silent.client), serving(fragile.client)).await;
         let ours: counter::Client = accepting.bootstrap();
-        let waiting = accepting.or_ended(async { ours.get_request().send().promise.await });
+        let waiting = async { ours.get_request().send().promise.await.err().unwrap() };
         let breaking = async {
             was_called.await.unwrap();
             let fragile: counter::Client = dialling.bootstrap();
             fragile.get_request().send().promise.await.err().unwrap()
         };
         let (waited, _) = tokio::join!(waiting, breaking);
-        assert!(matches!(waited, Err(SessionEnd::Panicked { .. })));
+        assert_eq!(RemoteError::parse(&waited.extra).unwrap().code, ErrorCode::Internal);
+        assert!(matches!(accepting.closed().await, SessionEnd::Panicked { .. }));
     });
 }
 

@@ -116,12 +116,12 @@ fn a_caller_may_choose_how_long_it_waits() {
 fn a_late_answer_is_given_to_nobody_else_and_what_comes_with_it_is_given_back() {
     attack(async |scene| {
         let (mut peer, session) = scene.attack_within(new_counter(), |limits| limits.call_deadline = Some(SHORT)).await;
-        let theirs: counter::Client = session.bootstrap();
+        let theirs: counter::Client = with_call_deadline(None, || session.bootstrap());
         let first = theirs.get_request().send().promise;
         let late = peer.called().await;
         assert_eq!(code_of(&first.await.err().unwrap()), ErrorCode::SessionUnanswered);
 
-        // capnp-rpc gives the number to the next call; the peer must not see it twice.
+        // The RPC layer gives the number to the next call; the peer must not see it twice.
         let second = with_call_deadline(None, || theirs.get_request().send().promise);
         let in_time = peer.called().await;
         assert_ne!(late, in_time);

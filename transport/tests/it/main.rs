@@ -16,6 +16,7 @@ mod memory;
 mod migration;
 mod peers;
 mod pipelines;
+mod protocol;
 mod raw;
 mod refused;
 mod scene;

@@ -13,7 +13,7 @@ use transport::{SessionEnd, Violation, limits};
 use crate::{
     raw::{Answer, COUNTER, OWNER, RawPeer, VAT, VERIFY, set_capability},
     scene::attack,
-    support::{expect_panics, new_counter},
+    support::new_counter,
 };
 
 /// Answers nothing.
@@ -182,8 +182,7 @@ impl schemas::objects_capnp::counter::Server for TooLate {
 }
 
 #[test]
-fn a_missing_capability_that_an_object_pipelines_on_too_late_ends_that_session_alone() {
-    expect_panics();
+fn a_missing_capability_that_an_object_pipelines_on_too_late_is_a_broken_one() {
     attack(async |scene| {
         let object = Rc::new(TooLate(Default::default()));
         let client: schemas::objects_capnp::counter::Client = capnp_rpc::new_client_from_rc(object.clone());
@@ -196,10 +195,11 @@ fn a_missing_capability_that_an_object_pipelines_on_too_late_ends_that_session_a
             answer.init_results().init_content().init_as::<vat_capnp::vat::restore_results::Builder<'_>>();
         })
         .await;
-        let end = session.closed().await;
-        assert!(matches!(end, SessionEnd::Panicked { .. }), "{end}");
-        assert_eq!(peer.told().await.code, ErrorCode::Internal);
+        // capnp-rpc would panic here; the object may do with it what it likes, which is nothing.
+        assert_eq!(peer.answer_to(1).await, crate::raw::Answer::Results(0));
         object.0.borrow_mut().take();
+        assert!(session.end().is_none());
+        (peer, session)
     });
 }
 

@@ -66,7 +66,7 @@ pub(crate) fn attack<T>(attack: impl AsyncFnOnce(&Scene) -> T) {
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (server, client) = (server(), Endpoint::client(&key()).unwrap());
         let (dialled, accepted) = connect(&server, &client).await;
         let accept = Session::accept(accepted, serving(new_counter()));

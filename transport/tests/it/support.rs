@@ -24,25 +24,6 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     local.block_on(&runtime, async { tokio::time::timeout(PATIENCE, test).await.expect("the test hangs") })
 }
 
-thread_local! {
-    static PANICS_EXPECTED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// From now on the panics of this thread say nothing: one is part of the test, and what a backtrace reads of the
-/// program's symbols would stay in memory and be taken for a leak.
-pub(crate) fn expect_panics() {
-    static HOOK: std::sync::Once = std::sync::Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !PANICS_EXPECTED.get() {
-                usual(panic);
-            }
-        }));
-    });
-    PANICS_EXPECTED.set(true);
-}
-
 pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }

@@ -10,7 +10,8 @@ use vls_client::{Resolver, ResolverConfig};
 
 use crate::{
     Failure,
-    echo::{Echo, EchoServer},
+    bare::BareServer,
+    echo::Echo,
     exchange::Exchange,
     live_vat::CounterVat,
     rounds::{Comparison, Effort, compare, median, median_time, microseconds},
@@ -23,7 +24,7 @@ pub(super) struct Setting<'a> {
     pub(super) live: &'a Live,
     /// The search path: one location server.
     pub(super) path: &'a SearchPathEntry,
-    pub(super) echo: &'a EchoServer,
+    pub(super) echo: &'a BareServer,
 }
 
 impl Setting<'_> {

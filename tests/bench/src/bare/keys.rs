@@ -1,13 +1,13 @@
-//! Raw public keys (RFC 7250) for the bare echo, with nothing but what rustls and ring bring.
+//! Raw public keys (RFC 7250) for the baselines, with nothing but what rustls and ring bring.
 //!
 //! The crate `transport` is not used on purpose: a baseline that shares its code would hide what that code
 //! costs.
 
 use std::sync::Arc;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, PeerIncompatible, ServerConfig,
+    SignatureScheme,
     client::{
         AlwaysResolvesClientRawPublicKeys,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -25,41 +25,42 @@ use schemas::IdentityKey;
 use crate::Failure;
 
 /// Never sent: rustls needs some name.
-pub(super) const SERVER_NAME: &str = "echo.invalid";
-const PROTOCOL: &[u8] = b"echo";
+pub(crate) const SERVER_NAME: &str = "bare.invalid";
 /// PKCS#8 of an Ed25519 key (RFC 8410, section 7): always these bytes, then the seed.
 const PKCS8_HEAD: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// A public key as the handshake carries it.
-pub(super) type PublicKey = CertificateDer<'static>;
+pub(crate) type PublicKey = CertificateDer<'static>;
 
-pub(super) fn public(key: &IdentityKey) -> PublicKey {
+pub(crate) fn public(key: &IdentityKey) -> PublicKey {
     CertificateDer::from(public_key_to_spki(&alg_id::ED25519, key.id().as_bytes()).to_vec())
 }
 
-pub(super) fn server(key: &IdentityKey) -> Result<quinn::ServerConfig, Failure> {
+/// For accepting any peer that proves a key of its own, over `protocol`.
+pub(crate) fn server(key: &IdentityKey, protocol: &[u8]) -> Result<ServerConfig, Failure> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(Verifier { expected: None, algorithms: provider.signature_verification_algorithms });
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified(key)?)));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    Ok(quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config)?)))
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(config)
 }
 
-pub(super) fn client(key: &IdentityKey, expected: PublicKey) -> Result<quinn::ClientConfig, Failure> {
+/// For dialling the peer that proves `expected`, over `protocol`.
+pub(crate) fn client(key: &IdentityKey, expected: PublicKey, protocol: &[u8]) -> Result<ClientConfig, Failure> {
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { expected: Some(expected), algorithms }))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified(key)?)));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     config.enable_sni = false;
-    Ok(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?)))
+    Ok(config)
 }
 
 fn certified(key: &IdentityKey) -> Result<Arc<CertifiedKey>, Failure> {

@@ -1,0 +1,247 @@
+//! The RPC protocol itself: order, numbers, and who holds what, as a peer on the wire and as a program see it.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use capnp::capability::Client;
+use capnp_rpc::rpc_capnp::{message, return_};
+use futures::channel::oneshot;
+use schemas::{objects_capnp::counter, vat_capnp::vat};
+use transport::Session;
+
+use crate::{
+    raw::{COUNTER, RawPeer, VAT},
+    scene::Scene,
+    support::{self, Counter, add, connect, new_counter, options, restored, run, server, serving, sessions},
+};
+
+/// Restores its capability when it is told to.
+struct Later {
+    capability: Client,
+    told: Cell<Option<oneshot::Receiver<()>>>,
+}
+
+impl vat::Server for Later {
+    async fn restore(
+        self: Rc<Self>,
+        _params: vat::RestoreParams,
+        mut results: vat::RestoreResults,
+    ) -> Result<(), capnp::Error> {
+        self.told.take().unwrap().await.unwrap();
+        results.get().init_capability().set_as_capability(self.capability.hook.add_ref());
+        Ok(())
+    }
+}
+
+fn later(capability: Client) -> (Client, oneshot::Sender<()>) {
+    let (tell, told) = oneshot::channel();
+    let client: vat::Client = capnp_rpc::new_client(Later { capability, told: Cell::new(Some(told)) });
+    (client.client, tell)
+}
+
+/// Calls `add` of what question `target` is answered with.
+async fn add_to(peer: &mut RawPeer, question: u32, target: u32, by: u64) {
+    peer.send(|message| {
+        let mut call = message.init_call();
+        call.set_question_id(question);
+        call.set_interface_id(COUNTER);
+        let mut target_builder = call.reborrow().init_target().init_promised_answer();
+        target_builder.set_question_id(target);
+        target_builder.init_transform(1).get(0).set_get_pointer_field(0);
+        call.init_params().get_content().init_as::<counter::add_params::Builder<'_>>().set_by(by);
+    })
+    .await;
+}
+
+/// The next answer: to which question, and of what kind.
+async fn answer(peer: &mut RawPeer) -> (u32, &'static str) {
+    let message = peer.receive().await.expect("an answer");
+    let Ok(message::Return(answer)) = message.get_root::<message::Reader<'_>>().unwrap().which() else {
+        panic!("no answer")
+    };
+    let answer = answer.unwrap();
+    let kind = match answer.which() {
+        Ok(return_::Results(_)) => "results",
+        Ok(return_::Exception(_)) => "exception",
+        Ok(return_::Canceled(())) => "canceled",
+        _ => "something else",
+    };
+    (answer.get_answer_id(), kind)
+}
+
+async fn finish(peer: &mut RawPeer, question: u32) {
+    peer.send(|message| {
+        let mut finish = message.init_finish();
+        finish.set_question_id(question);
+        finish.set_release_result_caps(true);
+    })
+    .await;
+}
+
+#[test]
+fn calls_to_what_a_running_call_will_bring_wait_for_it_and_keep_their_order() {
+    run(async {
+        let scene = Scene::new().await;
+        let object = Rc::new(Counter::default());
+        let (vat, tell) = later(support::counter(object.clone()));
+        let (mut peer, _session) = scene.attack(vat).await;
+        peer.bootstrap(0).await;
+        assert_eq!(answer(&mut peer).await, (0, "results"));
+        peer.call(1, 0, VAT, 0).await;
+        for by in 1..=5 {
+            add_to(&mut peer, 1 + u32::try_from(by).unwrap(), 1, by).await;
+        }
+        scene.honest_peer_is_served().await;
+        assert_eq!(object.seen.borrow().as_slice(), [0_u64; 0]);
+        tell.send(()).unwrap();
+        for question in 1..=6 {
+            assert_eq!(answer(&mut peer).await, (question, "results"));
+        }
+        assert_eq!(object.seen.borrow().as_slice(), [1, 2, 3, 4, 5]);
+    });
+}
+
+#[test]
+fn a_call_that_is_given_up_is_answered_so_that_its_number_can_be_used_again() {
+    run(async {
+        let scene = Scene::new().await;
+        let (vat, tell) = later(new_counter());
+        let (mut peer, session) = scene.attack(vat).await;
+        peer.bootstrap(0).await;
+        assert_eq!(answer(&mut peer).await, (0, "results"));
+        peer.call(1, 0, VAT, 0).await;
+        finish(&mut peer, 1).await;
+        assert_eq!(answer(&mut peer).await, (1, "canceled"));
+        assert!(tell.is_canceled(), "the object's work is dropped");
+        // The object has given its one answer away: that it is asked at all is what counts.
+        peer.bootstrap(1).await;
+        assert_eq!(answer(&mut peer).await, (1, "results"));
+        assert!(session.end().is_none());
+    });
+}
+
+#[test]
+fn a_call_that_others_wait_for_goes_on_when_its_own_answer_is_given_up() {
+    run(async {
+        let scene = Scene::new().await;
+        let object = Rc::new(Counter::default());
+        let (vat, tell) = later(support::counter(object.clone()));
+        let (mut peer, _session) = scene.attack(vat).await;
+        peer.bootstrap(0).await;
+        assert_eq!(answer(&mut peer).await, (0, "results"));
+        peer.call(1, 0, VAT, 0).await;
+        add_to(&mut peer, 2, 1, 7).await;
+        finish(&mut peer, 1).await;
+        scene.honest_peer_is_served().await;
+        tell.send(()).unwrap();
+        assert_eq!(answer(&mut peer).await, (1, "canceled"));
+        assert_eq!(answer(&mut peer).await, (2, "results"));
+        assert_eq!(object.seen.borrow().as_slice(), [7]);
+    });
+}
+
+#[test]
+fn calls_through_a_promise_that_turns_out_to_be_our_own_object_keep_their_order() {
+    run(async {
+        let object = Rc::new(Counter::default());
+        let (server, client) = (server(), transport::Endpoint::client(&support::key()).unwrap());
+        let (dialled, accepted) = connect(&server, &client).await;
+        // The server restores what the client has given it: the client's own counter.
+        let slot = Rc::new(RefCell::new(None));
+        let vat: vat::Client = capnp_rpc::new_client(FromSlot(slot.clone()));
+        let accept = Session::accept(accepted, serving(vat.client));
+        let open = Session::open(dialled, serving(support::counter(object.clone())));
+        let (dialling, accepting) = tokio::try_join!(open, accept).unwrap();
+        *slot.borrow_mut() = Some(accepting.bootstrap::<Client>());
+
+        let promise = restored(&dialling.bootstrap());
+        let early: Vec<_> = (1..=3).map(|by| tokio::task::spawn_local(call_add(&promise, by))).collect();
+        promise.client.when_resolved().await.unwrap();
+        let late: Vec<_> = (4..=6).map(|by| tokio::task::spawn_local(call_add(&promise, by))).collect();
+        for call in early.into_iter().chain(late) {
+            call.await.unwrap().unwrap();
+        }
+        assert_eq!(object.seen.borrow().as_slice(), [1, 2, 3, 4, 5, 6]);
+    });
+}
+
+struct FromSlot(Rc<RefCell<Option<Client>>>);
+
+impl vat::Server for FromSlot {
+    async fn restore(
+        self: Rc<Self>,
+        _params: vat::RestoreParams,
+        mut results: vat::RestoreResults,
+    ) -> Result<(), capnp::Error> {
+        let hook = self.0.borrow().as_ref().unwrap().hook.add_ref();
+        results.get().init_capability().set_as_capability(hook);
+        Ok(())
+    }
+}
+
+/// Sends at once; the answer can be waited for elsewhere.
+fn call_add(counter: &counter::Client, by: u64) -> impl Future<Output = Result<(), capnp::Error>> + use<> {
+    let mut request = counter.add_request();
+    request.get().set_by(by);
+    let sent = request.send().promise;
+    async move { sent.await.map(drop) }
+}
+
+#[test]
+fn an_object_is_let_go_of_when_the_last_capability_to_it_is_dropped() {
+    run(async {
+        let object = Rc::new(Counter::default());
+        let vat = support::vat(support::counter(object.clone()));
+        let (dialling, _accepting) = sessions(options(), serving(vat.clone())).await;
+        let held = Rc::strong_count(&object);
+        let bootstrap: vat::Client = dialling.bootstrap();
+        let (one, other) = (restored(&bootstrap), restored(&bootstrap));
+        assert_eq!(add(&one, 1).await.unwrap(), 1);
+        assert_eq!(add(&other, 1).await.unwrap(), 2);
+        drop(one);
+        assert_eq!(add(&other, 1).await.unwrap(), 3, "the other reference still holds it");
+        drop(other);
+        // One more call behind the release: when it is answered, the release was read.
+        restored(&bootstrap).get_request().send().promise.await.unwrap();
+        drop((vat, bootstrap));
+        dialling.close();
+        dialling.closed().await;
+        assert!(Rc::strong_count(&object) <= held);
+    });
+}
+
+#[test]
+fn calls_can_be_made_before_the_peer_has_greeted() {
+    run(async {
+        let (server, client) = (server(), transport::Endpoint::client(&support::key()).unwrap());
+        let (dialled, accepted) = connect(&server, &client).await;
+        let opening = Session::begin(dialled, options(), None).await.unwrap();
+        let counter: counter::Client = opening.bootstrap();
+        let call = tokio::task::spawn_local(call_add(&counter, 5));
+        let accept = Session::accept(accepted, serving(new_counter()));
+        let (session, accepting) = tokio::try_join!(opening.greeted(), accept).unwrap();
+        call.await.unwrap().unwrap();
+        assert_eq!(session.peer().program, "test 1.0");
+        assert_eq!(accepting.peer().epoch, 1);
+        assert_eq!(add(&session.bootstrap(), 1).await.unwrap(), 6);
+    });
+}
+
+#[test]
+fn calls_made_before_a_greeting_that_fails_fail_with_its_reason() {
+    run(async {
+        let (server, client) = (server(), transport::Endpoint::client(&support::key()).unwrap());
+        let (dialled, accepted) = connect(&server, &client).await;
+        let opening = Session::begin(dialled, options(), None).await.unwrap();
+        let counter: counter::Client = opening.bootstrap();
+        let call = tokio::task::spawn_local(call_add(&counter, 5));
+        let (mut output, _input) = accepted.quinn().accept_bi().await.unwrap();
+        output.write_all(&crate::raw::preface(1, 9)).await.unwrap();
+        let error = opening.greeted().await.unwrap_err();
+        assert_eq!(schemas::Coded::code(&error), schemas::ErrorCode::SessionVersion);
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(schemas::RemoteError::parse(&error.extra).unwrap().code, schemas::ErrorCode::SessionVersion);
+    });
+}
