@@ -68,9 +68,9 @@ pub const CALL_BYTES_IN_FLIGHT: usize = 2 * MESSAGE_BYTES;
 /// capabilities. Four times as many as can run.
 pub const OPEN_QUESTIONS: usize = 4 * CALLS_IN_FLIGHT;
 
-/// Most calls that one peer may give up before their answer in the life of a session: capnp-rpc keeps some 200
-/// bytes for each until the session ends. A peer that waits with a deadline gives up a few; one call a minute
-/// for a month and a half is this many.
+/// Most calls that one peer may give up before their answer in the life of a session: whoever calls and gives up over
+/// and over has objects begin work that nobody wants, for the price of two small messages. A peer that waits with a
+/// deadline gives up a few; one call a minute for a month and a half is this many.
 pub const CALLS_GIVEN_UP: usize = 1 << 16;
 
 /// Most calls in a chain of which each is made on the result of the one before while none is answered. The RPC

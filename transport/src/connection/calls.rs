@@ -30,8 +30,6 @@ struct Open {
     running: Option<usize>,
     /// How many calls, itself included, are in the longest chain of running calls that it waits for.
     depth: u16,
-    /// Whether its result was passed on, as a parameter, before it was there.
-    was_passed: bool,
     /// Capabilities of ours that were lent with the answer: released if the peer's `Finish` says so.
     lent: Vec<u32>,
 }
@@ -60,7 +58,7 @@ impl CallLedger {
         if depth > limits.pipeline_depth {
             return Err(ErrorCode::SessionTooDeep);
         }
-        self.open.insert(question, Open { running: Some(bytes), depth, was_passed: false, lent: Vec::new() });
+        self.open.insert(question, Open { running: Some(bytes), depth, lent: Vec::new() });
         self.running += 1;
         self.running_bytes += bytes;
         Ok(())
@@ -74,18 +72,6 @@ impl CallLedger {
     /// Whether the question has not been answered, or not been finished.
     pub(super) fn is_open(&self, question: u32) -> bool {
         self.open.contains_key(&question)
-    }
-
-    /// The result of the question is passed on, as a parameter of another.
-    pub(super) fn pass(&mut self, question: u32) {
-        if let Some(open) = self.open.get_mut(&question).filter(|open| open.running.is_some()) {
-            open.was_passed = true;
-        }
-    }
-
-    /// Whether the result of the question was passed on before it was there.
-    pub(super) fn was_passed(&self, question: u32) -> bool {
-        self.open.get(&question).is_some_and(|open| open.was_passed)
     }
 
     /// Our answer was sent, with capabilities of ours.
@@ -185,18 +171,6 @@ mod tests {
         }
         assert_eq!((ledger.running, ledger.running_bytes, ledger.open.len()), (0, 0, 0));
         assert_eq!(ledger.finish(77, &limits()), Err(()), "it stays so");
-    }
-
-    #[test]
-    fn a_result_is_passed_on_before_it_is_there_only_while_its_call_runs() {
-        let mut ledger = CallLedger::default();
-        for question in 1..=2 {
-            assert_eq!(ask(&mut ledger, question, 1), Ok(()));
-        }
-        ledger.pass(1);
-        ledger.answer(2, true, Vec::new());
-        ledger.pass(2);
-        assert!(ledger.was_passed(1) && !ledger.was_passed(2) && !ledger.was_passed(3));
     }
 
     #[test]

@@ -160,7 +160,6 @@ impl Wire {
         let refused = match calls.ask(question, bytes, uses, &self.limits) {
             Ok(()) if self.capabilities.borrow_mut().receive(&found.imports, self.limits.imports) => {
                 self.idle_since.set(None);
-                found.answers.iter().for_each(|question| calls.pass(*question));
                 return Some(());
             }
             Ok(()) => {

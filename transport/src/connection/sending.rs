@@ -47,11 +47,7 @@ impl Wire {
                     _ => Vec::new(),
                 };
                 let (question, needs_finish) = (answer.get_answer_id(), !answer.get_no_finish_needed());
-                let may_be_itself = !lent.is_empty() && self.calls.borrow().was_passed(question);
                 self.send_return(message, question, needs_finish, lent);
-                if may_be_itself {
-                    hide_promises(message);
-                }
             }
             Ok(Ok(message::Bootstrap(Ok(bootstrap)))) => {
                 let number = bootstrap.get_question_id();
@@ -243,29 +239,6 @@ impl Wire {
         self.inbound.borrow_mut().local.push_back(message);
         self.wake_receiver();
         self.driver.wake_by_ref();
-    }
-}
-
-/// Has what capnp-rpc keeps of an answer lead nowhere, if there is a promise among its capabilities. The peer has the
-/// answer as it is.
-///
-/// The result of this call was passed to an object before it was there. If the object has handed it on to this very
-/// call, so that the result is the promise of itself, capnp-rpc follows that promise for ever when it keeps it. It
-/// cannot be told from another promise here; so a promise that was passed on before it was there, and turns out to be
-/// a promise still, is broken for whoever makes calls on it before the answer has come.
-fn hide_promises(message: &mut Builder<HeapAllocator>) {
-    let Ok(Ok(message::Return(Ok(answer)))) =
-        message.get_root_as_reader::<message::Reader<'_>>().map(message::Reader::which)
-    else {
-        return;
-    };
-    let Ok(return_::Results(Ok(results))) = answer.which() else { return };
-    let is_promise =
-        |descriptor: cap_descriptor::Reader<'_>| matches!(descriptor.which(), Ok(cap_descriptor::SenderPromise(_)));
-    if results.get_cap_table().is_ok_and(|table| table.iter().any(is_promise)) {
-        let mut empty = small_message();
-        empty.init_root::<message::Builder<'_>>().init_return().init_results();
-        *message = empty;
     }
 }
 

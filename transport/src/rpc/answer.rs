@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Context, Poll, Waker},
 };
 
@@ -19,7 +19,7 @@ use capnp_rpc::{
     IncomingMessage, OutgoingMessage,
     rpc_capnp::{call, disembargo, message, return_},
 };
-use futures::channel::oneshot;
+use futures::{FutureExt, channel::oneshot};
 
 use super::state::{Capabilities, State, Target, broken, broken_because, describe_error};
 
@@ -242,6 +242,29 @@ pub(super) fn promised(state: &State, question: u32, operations: Vec<PipelineOp>
     }
 }
 
+/// What a capability is kept with that was passed on before its answer was there.
+///
+/// If that is again a promise of this process, it may be this very one: an object can be brought what its own result will
+/// be, and give it as its result. Whoever follows such a capability follows it for ever, so it is broken, and with it some that
+/// would have been kept later. Promises of a peer's answers look after that themselves when they are settled.
+fn brought(mut hook: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+    while let Some(resolved) = hook.get_resolved() {
+        hook = resolved;
+    }
+    if hook.get_brand() != OF_THIS_PROCESS {
+        return hook;
+    }
+    match hook.when_more_resolved().map(FutureExt::now_or_never) {
+        Some(None) => broken("it was passed on before it was there, and then there was another promise".to_owned()),
+        Some(Some(Err(error))) => broken_because(error),
+        Some(Some(Ok(resolved))) => resolved,
+        None => hook,
+    }
+}
+
+/// What hooks of capnp-rpc call the objects and promises of this process.
+const OF_THIS_PROCESS: usize = 0;
+
 impl Call {
     fn start(self: Rc<Self>, hook: &dyn ClientHook, method: Method, params: Box<dyn ParamsHook>) {
         if self.is_over.get() {
@@ -401,8 +424,9 @@ impl Call {
                     call.start(content.capability(&operations).as_ref(), method, params);
                 }
                 Waits::Capability { operations, sender } => {
+                    let brought = content.find(&operations).map_or_else(broken_because, brought);
                     // Whoever asked may have lost interest.
-                    let _ = sender.send(Client::new(content.capability(&operations)));
+                    let _ = sender.send(Client::new(brought));
                 }
             }
         }
@@ -491,16 +515,23 @@ pub(super) fn disembargo(state: &Rc<State>, disembargo: disembargo::Reader<'_>) 
     while let Some(resolved) = target.get_resolved() {
         target = resolved;
     }
-    let import =
-        if target.get_brand() == state.brand() { state.imports.borrow().id_of(target.get_ptr()) } else { None };
-    let Some(import) = import else {
+    let pointer = target.get_ptr();
+    let is_own = target.get_brand() == state.brand();
+    let import = state.imports.borrow().id_of(pointer).filter(|_| is_own);
+    let promise = state.promises.borrow().get(&pointer).and_then(Weak::upgrade).filter(|_| is_own);
+    if import.is_none() && promise.is_none() {
         return Err(Error::failed("the peer lifts an embargo on something that is not its own".to_owned()));
-    };
+    }
     // What was sent to it before has left already: calls are forwarded at once.
     state.tell(|root| {
         let mut answer = root.init_disembargo();
         answer.reborrow().init_context().set_receiver_loopback(embargo);
-        answer.init_target().set_imported_cap(import);
+        let mut target = answer.init_target();
+        match (import, promise) {
+            (Some(import), _) => target.set_imported_cap(import),
+            (None, Some(promise)) => promise.name(target.init_promised_answer()),
+            (None, None) => {}
+        }
         Ok(())
     })
 }

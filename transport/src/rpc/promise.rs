@@ -91,6 +91,10 @@ impl PipelinedClient {
             None => return,
             Some(Err(error)) => (broken_because(error.clone()), true),
             Some(Ok(results)) => match results.capability(&self.operations) {
+                Ok(hook) if self.is_behind(hook.as_ref()) => (
+                    broken_because(Error::failed("the peer answered with a promise of its own answer".to_owned())),
+                    true,
+                ),
                 Ok(hook) => (hook, false),
                 Err(error) => (broken_because(error), true),
             },
@@ -99,6 +103,22 @@ impl PipelinedClient {
         if comes_from_the_peer || is_broken || !self.called.get() || question.forgotten.get() {
             let before = self.target.replace(Promised::Settled(hook));
             drop(before);
+        }
+    }
+
+    /// Whether whoever follows a capability to what it stands for comes to this promise. It must not be settled by that
+    /// one: they would be followed for ever.
+    fn is_behind(&self, hook: &dyn ClientHook) -> bool {
+        let own = (self.state.brand(), std::ptr::from_ref(self).addr());
+        let mut hook = hook.add_ref();
+        loop {
+            if (hook.get_brand(), hook.get_ptr()) == own {
+                return true;
+            }
+            match hook.get_resolved() {
+                Some(resolved) => hook = resolved,
+                None => return false,
+            }
         }
     }
 

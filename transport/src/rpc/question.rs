@@ -362,6 +362,12 @@ impl NewCall {
     fn ask(&mut self) -> Result<Rc<Question>, Error> {
         let state = self.route.state().clone();
         state.check()?;
+        if let Route::Promise(_, question) = &self.route
+            && question.forgotten.get()
+        {
+            // Its number may be that of another question by now: the call would go to what that one brings.
+            return Err(Error::failed("a call to what an answer brought that brought no capabilities".to_owned()));
+        }
         let capabilities = std::mem::take(&mut self.capabilities);
         if !capabilities.is_empty() {
             // What is lent with a call comes back by releases: the connection makes them of an answer that says so.

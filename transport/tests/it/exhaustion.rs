@@ -368,9 +368,11 @@ fn an_answer_that_leads_to_more_than_it_contains() {
         repeat_first_pointer(&mut bytes, 2000);
         peer.write(&bytes).await;
         let answer = asked.await.unwrap();
-        assert!(answer.get().unwrap().get_capability().target_size().is_err());
-        // capnp-rpc would panic here.
-        assert!(answer.get().is_err());
+        // capnp-rpc would panic at the second look.
+        for _ in 0..2 {
+            let looked = answer.get().and_then(|results| results.get_capability().target_size());
+            assert!(looked.is_err(), "{looked:?}");
+        }
         assert!(session.end().is_none());
         (peer, session)
     });

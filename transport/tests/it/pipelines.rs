@@ -196,7 +196,7 @@ fn a_missing_capability_that_an_object_pipelines_on_too_late_is_a_broken_one() {
         })
         .await;
         // capnp-rpc would panic here; the object may do with it what it likes, which is nothing.
-        assert_eq!(peer.answer_to(1).await, crate::raw::Answer::Results(0));
+        assert_eq!(peer.answer_to(1).await, Answer::Results(0));
         object.0.borrow_mut().take();
         assert!(session.end().is_none());
         (peer, session)
