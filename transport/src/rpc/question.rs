@@ -358,8 +358,9 @@ impl NewCall {
         }
     }
 
-    /// Numbers the call. It is ready to be sent then.
-    fn ask(&mut self) -> Result<Rc<Question>, Error> {
+    /// Numbers the call. It is ready to be sent then. The capabilities are to be kept until it is: what names one of the
+    /// peer's must be sent before the release of what was the last handle to it.
+    fn ask(&mut self) -> Result<(Rc<Question>, Capabilities), Error> {
         let state = self.route.state().clone();
         state.check()?;
         if let Route::Promise(_, question) = &self.route
@@ -375,7 +376,7 @@ impl NewCall {
         }
         let question = Question::new(&state);
         self.call().set_question_id(question.id);
-        Ok(question)
+        Ok((question, capabilities))
     }
 }
 
@@ -398,9 +399,10 @@ impl RequestHook for NewCall {
 
     fn send(mut self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
         match self.ask() {
-            Ok(question) => {
+            Ok((question, capabilities)) => {
                 // The connection keeps the order, and its promise is of no use.
                 let _ = self.message.send();
+                drop(capabilities);
                 let pipeline = any_pointer::Pipeline::new(Box::new(Pipeline(question.clone())));
                 RemotePromise { promise: Promise::from_future(Waiting(question)), pipeline }
             }
@@ -412,16 +414,16 @@ impl RequestHook for NewCall {
     }
 
     fn send_streaming(mut self: Box<Self>) -> Promise<(), Error> {
-        let asked = self.ask().and_then(|question| {
+        let asked = self.ask().and_then(|(question, capabilities)| {
             let mut flow = self.route.flow().borrow_mut();
             if flow.is_none() {
                 *flow = Some(question.state.new_flow()?);
             }
             drop(flow);
-            Ok(question)
+            Ok((question, capabilities))
         });
-        let question = match asked {
-            Ok(question) => question,
+        let (question, _capabilities) = match asked {
+            Ok(asked) => asked,
             Err(error) => return Promise::err(error),
         };
         let Self { route, message, .. } = *self;

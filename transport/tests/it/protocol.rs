@@ -5,14 +5,17 @@ use std::{
     rc::Rc,
 };
 
-use capnp::capability::Client;
-use capnp_rpc::rpc_capnp::{message, return_};
+use capnp::capability::{Client, FromClientHook};
+use capnp_rpc::rpc_capnp::{disembargo, message, message_target, promised_answer, return_};
 use futures::channel::oneshot;
-use schemas::{objects_capnp::counter, vat_capnp::vat};
+use schemas::{
+    objects_capnp::counter,
+    vat_capnp::{owner, vat},
+};
 use transport::Session;
 
 use crate::{
-    raw::{COUNTER, RawPeer, VAT},
+    raw::{Answer, COUNTER, RawPeer, VAT, set_capability},
     scene::Scene,
     support::{self, Counter, add, connect, new_counter, options, restored, run, server, serving, sessions},
 };
@@ -181,12 +184,143 @@ impl vat::Server for FromSlot {
     }
 }
 
+/// A session whose object answers question 1 of the peer with what question `.1` to the peer promises.
+async fn answered_with_a_promise(
+    scene: &Scene,
+) -> (RawPeer, u32, capnp::capability::RemotePromise<vat::restore_results::Owned>, Session) {
+    let slot = Rc::new(RefCell::new(None));
+    let from_slot: vat::Client = capnp_rpc::new_client(FromSlot(slot.clone()));
+    let (mut peer, session) = scene.attack(from_slot.client).await;
+    let asked = session.bootstrap::<vat::Client>().restore_request().send();
+    let question = peer.called().await;
+    *slot.borrow_mut() = Some(FromClientHook::new(asked.pipeline.get_capability().as_cap()));
+    peer.bootstrap(0).await;
+    peer.call(1, 0, VAT, 0).await;
+    assert_eq!(peer.answer_to(1).await, Answer::Results(1));
+    (peer, question, asked, session)
+}
+
+/// The promise in the results of question 1.
+fn in_answer_1(mut answer: promised_answer::Builder<'_>) {
+    answer.set_question_id(1);
+    answer.init_transform(1).get(0).set_get_pointer_field(0);
+}
+
+#[test]
+fn a_promise_that_the_peer_settles_by_itself_is_broken() {
+    run(async {
+        let scene = Scene::new().await;
+        let (mut peer, question, asked, session) = answered_with_a_promise(&scene).await;
+        let promise: counter::Client = FromClientHook::new(asked.pipeline.get_capability().as_cap());
+        peer.answer(question, |answer| {
+            let mut results = answer.init_results();
+            set_capability(results.reborrow(), 0);
+            in_answer_1(results.get_cap_table().unwrap().get(0).init_receiver_answer());
+        })
+        .await;
+        asked.promise.await.unwrap();
+        // Whoever followed it to what it stands for would follow it for ever.
+        assert!(add(&promise, 1).await.is_err());
+        assert!(session.end().is_none());
+        scene.honest_peer_is_served().await;
+    });
+}
+
+#[test]
+fn an_embargo_on_a_promise_of_the_peers_own_answer_is_lifted() {
+    run(async {
+        let scene = Scene::new().await;
+        let (mut peer, question, _asked, _session) = answered_with_a_promise(&scene).await;
+        peer.send(|message| {
+            let mut disembargo = message.init_disembargo();
+            disembargo.reborrow().init_context().set_sender_loopback(7);
+            in_answer_1(disembargo.init_target().init_promised_answer());
+        })
+        .await;
+        let message = peer.receive().await.expect("a disembargo");
+        let Ok(message::Disembargo(disembargo)) = message.get_root::<message::Reader<'_>>().unwrap().which() else {
+            panic!("no disembargo")
+        };
+        let disembargo = disembargo.unwrap();
+        assert!(matches!(disembargo.get_context().which(), Ok(disembargo::context::ReceiverLoopback(7))));
+        let Ok(message_target::PromisedAnswer(target)) = disembargo.get_target().unwrap().which() else {
+            panic!("no promise")
+        };
+        assert_eq!(target.unwrap().get_question_id(), question);
+    });
+}
+
+#[test]
+fn a_call_to_what_a_forgotten_answer_did_not_bring_never_goes_to_what_another_brings() {
+    run(async {
+        let scene = Scene::new().await;
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        let theirs: vat::Client = session.bootstrap();
+        let asked = theirs.restore_request().send();
+        let question = peer.called().await;
+        let promise: counter::Client = FromClientHook::new(asked.pipeline.get_capability().as_cap());
+        // Made for the promise, and not sent.
+        let early = promise.add_request();
+        peer.answer(question, |mut answer| {
+            answer.set_no_finish_needed(true);
+            answer.init_results().get_content().init_as::<vat::restore_results::Builder<'_>>();
+        })
+        .await;
+        asked.promise.await.unwrap();
+        // The number is free, and is used.
+        let _other = theirs.restore_request().send();
+        assert_eq!(peer.called().await, question);
+        assert!(early.send().promise.await.is_err());
+        // Nothing was sent for it: the next call is the next one.
+        let _next = theirs.schema_request().send();
+        let message = peer.receive().await.expect("a call");
+        let Ok(message::Call(call)) = message.get_root::<message::Reader<'_>>().unwrap().which() else {
+            panic!("no call")
+        };
+        assert_eq!(call.unwrap().get_interface_id(), VAT);
+    });
+}
+
 /// Sends at once; the answer can be waited for elsewhere.
 fn call_add(counter: &counter::Client, by: u64) -> impl Future<Output = Result<(), capnp::Error>> + use<> {
     let mut request = counter.add_request();
     request.get().set_by(by);
     let sent = request.send().promise;
     async move { sent.await.map(drop) }
+}
+
+#[test]
+fn a_capability_that_is_given_back_with_its_last_handle_is_released_behind_the_call() {
+    run(async {
+        let scene = Scene::new().await;
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        let theirs: owner::Client = session.bootstrap();
+        let asked = theirs.root_request().send();
+        let question = peer.called().await;
+        peer.answer(question, |answer| {
+            let mut results = answer.init_results();
+            set_capability(results.reborrow(), 0);
+            results.get_cap_table().unwrap().get(0).set_sender_hosted(5);
+        })
+        .await;
+        let answer = asked.promise.await.unwrap();
+        let root = answer.get().unwrap().get_capability().get_as_capability::<Client>().unwrap();
+        drop((answer, asked.pipeline));
+        let mut request = theirs.share_request();
+        request.get().init_object().set_as_capability(root.hook);
+        let _asked = request.send();
+        let mut sent = Vec::new();
+        while sent.len() < 3 {
+            let message = peer.receive().await.expect("a message");
+            sent.push(match message.get_root::<message::Reader<'_>>().unwrap().which() {
+                Ok(message::Call(_)) => "call",
+                Ok(message::Finish(_)) => "finish",
+                Ok(message::Release(_)) => "release",
+                _ => "something else",
+            });
+        }
+        assert_eq!(sent, ["finish", "call", "release"]);
+    });
 }
 
 #[test]

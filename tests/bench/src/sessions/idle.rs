@@ -45,7 +45,7 @@ pub(super) async fn bytes(effort: Effort) -> Result<Comparison, Failure> {
 async fn settled(counting: &Counting) -> i64 {
     let mut before = i64::MIN;
     loop {
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await; // polls a condition
         let held = counting.held();
         if held == before {
             return held;
