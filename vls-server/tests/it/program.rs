@@ -292,7 +292,7 @@ fn when_the_disk_takes_no_more_it_says_why_and_has_everything_that_it_acknowledg
     });
     let (status, stdout, stderr) = server.ended();
     assert_eq!((status.code(), stdout.as_str()), (Some(1), ""));
-    let value: Value = serde_json::from_str(&stderr).unwrap();
+    let value: Value = serde_json::from_str(&stderr).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     assert_eq!(value["error"]["code"], "checkpoint.disk", "{stderr}");
 
     let server = Running::start(folder.path(), &[]);
