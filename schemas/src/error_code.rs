@@ -282,6 +282,9 @@ error_codes! {
     BulkInterrupted "bulk.interrupted" Unreachable:
         "The content stopped before its end.";
         "Fetch it again: it goes on where it stopped.";
+    BulkBusy "bulk.busy" Conflict:
+        "Another process is fetching the same content into the same file.";
+        "Wait until it is done, or name another file.";
     BulkDamaged "bulk.damaged" Integrity:
         "The content does not have the checksum that its source gave for it.";
         "Fetch it again, whole; if it stays, the source is broken.";

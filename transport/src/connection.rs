@@ -11,7 +11,7 @@
 //!   released that turn (R3). A message that the peer would refuse is answered here instead of being sent
 //!   ([`sending`]);
 //! * **in**: bytes become messages under limits ([`FrameDecoder`]), and each message is screened
-//!   ([`screen`]) before capnp-rpc sees it. While many answers wait for the peer, nothing more is read from it;
+//!   ([`screen`]) before the RPC layer sees it. While many answers wait for the peer, nothing more is read from it;
 //! * **held**: what each side holds of the other is counted as the messages pass: the peer's questions ([`calls`]),
 //!   ours and their deadlines ([`questions`]), and the capabilities of both ([`capabilities`]);
 //! * **end**: the first reason wins, and everything that waits fails with that reason.
@@ -64,7 +64,7 @@ pub use questions::with_call_deadline;
 /// How a failed read or write is explained: a QUIC connection knows more than the error says.
 pub(crate) type Explain = Box<dyn Fn(std::io::Error) -> SessionEnd>;
 
-/// One session's stream, between capnp-rpc and the driver.
+/// One session's stream, between the RPC layer and the driver.
 pub(crate) struct Wire {
     pub(crate) limits: SessionLimits,
     pub(crate) gate: OutputGate,
@@ -76,7 +76,7 @@ pub(crate) struct Wire {
     quiet: Cell<Quiet>,
     /// Why the session ended; the first reason stays.
     end: RefCell<Option<SessionEnd>>,
-    /// Whether capnp-rpc has let go of the connection.
+    /// Whether the RPC layer has let go of the connection.
     released_by_rpc: Cell<bool>,
     /// Since when the peer waits for nothing; `None` while it does.
     idle_since: Cell<Option<Instant>>,
@@ -86,7 +86,7 @@ pub(crate) struct Wire {
     draining: Cell<Option<ErrorCode>>,
     /// Whether a Bootstrap that names an object is answered with that object ([`restore`]).
     restores_by_id: Cell<bool>,
-    /// Woken when `receive` may have something: capnp-rpc polls it only then.
+    /// Woken when `receive` may have something: the RPC layer polls it only then.
     receiver: RefCell<Option<Waker>>,
     /// Woken when there is something to write, or the session ended.
     driver: Arc<StepWaker>,
@@ -105,9 +105,9 @@ struct Quiet {
 struct Inbound {
     input: Box<dyn AsyncRead + Unpin>,
     decoder: FrameDecoder,
-    /// Complete messages that capnp-rpc has not asked for yet.
+    /// Complete messages that the RPC layer has not asked for yet.
     frames: VecDeque<Frame>,
-    /// Messages of our own making for capnp-rpc: answers to calls that were not sent, and what goes with answers
+    /// Messages of our own making for the RPC layer: answers to calls that were not sent, and what goes with answers
     /// that the peer or we could not give.
     local: VecDeque<Builder<HeapAllocator>>,
     /// Calls that were not sent and whose callers do not know it yet.
@@ -179,7 +179,7 @@ impl Wire {
         self.end.borrow().is_some()
     }
 
-    /// Whether capnp-rpc has failed everything that waited and let go of the connection.
+    /// Whether the RPC layer has failed everything that waited and let go of the connection.
     pub(crate) fn is_released_by_rpc(&self) -> bool {
         self.released_by_rpc.get()
     }
@@ -421,7 +421,7 @@ impl Drop for Transfer {
 
 // ---- capnp-rpc's traits
 
-/// The one peer of a session, as capnp-rpc names it.
+/// The one peer of a session, as the RPC layer names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OtherEnd;
 
@@ -456,7 +456,7 @@ impl capnp_rpc::Connection<OtherEnd> for Connection {
 
     /// Never fails: capnp-rpc would print the failure to standard output.
     fn shutdown(&mut self, result: capnp::Result<()>) -> Promise<(), capnp::Error> {
-        // No Abort was sent before only if capnp-rpc could not form one.
+        // No Abort was sent before only if the RPC layer could not form one.
         self.wire.finish(match result {
             Ok(()) => SessionEnd::Local,
             Err(error) => SessionEnd::Violation(Violation::Rpc(error.extra)),
@@ -481,7 +481,7 @@ impl OutgoingMessage for Outgoing {
         self.message.get_root_as_reader()
     }
 
-    /// The promise is ready at once: capnp-rpc never looks at it, and order is kept by the queue.
+    /// The promise is ready at once: the RPC layer never looks at it, and order is kept by the queue.
     fn send(mut self: Box<Self>) -> (Promise<(), capnp::Error>, Rc<Builder<HeapAllocator>>) {
         self.wire.send(&mut self.message);
         (Promise::ok(()), Rc::new(self.message))
@@ -496,7 +496,7 @@ impl OutgoingMessage for Outgoing {
     }
 }
 
-/// A message for capnp-rpc.
+/// A message for the RPC layer.
 enum Incoming {
     /// From the peer.
     Remote(Reader<Frame>),
@@ -528,8 +528,8 @@ struct KeptAnswer {
 }
 
 impl KeptAnswer {
-    /// capnp-rpc's own look, and the first of the caller.
-    const BOUNDED_LOOKS: u8 = 2;
+    /// The RPC layer's own two looks, and the first of the caller.
+    const BOUNDED_LOOKS: u8 = 3;
 
     fn new(message: Reader<Frame>) -> Self {
         Self { message, looks: Cell::new(0), again: OnceCell::new() }
@@ -598,7 +598,7 @@ fn exception_text(exception: capnp::Result<exception::Reader<'_>>) -> String {
         .unwrap_or_default()
 }
 
-/// `Return` with nothing but an exception in place of one that capnp-rpc must not see, or that never came.
+/// `Return` with nothing but an exception in place of one that the RPC layer must not see, or that never came.
 fn failed_return(question: u32, no_finish_needed: bool, code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
     let mut message = small_message();
     let mut answer = message.init_root::<message::Builder<'_>>().init_return();

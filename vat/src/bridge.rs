@@ -1,6 +1,6 @@
 //! The bridge: every vat, for programs that have no QUIC and none of our code (DESIGN §6, "Foreign clients").
 //!
-//! A capability of a vat's session is handed on as it is in the session of a client. capnp-rpc passes calls on it
+//! A capability of a vat's session is handed on as it is in the session of a client. The RPC layer passes calls on it
 //! through, copying parameters and results and the capabilities in them, in both directions; so callbacks work,
 //! and come back as themselves.
 //!

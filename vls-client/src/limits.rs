@@ -135,6 +135,10 @@ pub const SILENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a peer is silent. Two small reads of counters, for each vat that references lead to.
 pub const SILENCE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The end of one attempt to reach a vat: lookup, dial and greeting. As [`CONNECT_DEADLINE`], since that is most of
-/// it.
-pub const RECONNECT_DEADLINE: Duration = CONNECT_DEADLINE;
+/// The end of one attempt to reach a vat again: lookup, dial and greeting. Shorter than [`CONNECT_DEADLINE`], because
+/// there will be another one.
+pub const RECONNECT_DEADLINE: Duration = Duration::from_secs(7);
+
+/// Who begins an attempt just before the network is whole again, and waits for its end in vain, begins the next one
+/// within this time.
+const _: () = assert!(RECONNECT_CAP.as_secs() + RECONNECT_DEADLINE.as_secs() < transport::limits::KEEP_ALIVE.as_secs());

@@ -1,12 +1,12 @@
 //! The questions of one peer that this side still keeps something for, counted so that a peer cannot pile them
 //! up without bound.
 //!
-//! capnp-rpc keeps an entry for a question from the call until the answer was given *and* the peer has said
+//! The RPC layer keeps an entry for a question from the call until the answer was given *and* the peer has said
 //! that it needs it no more (`Finish`, or not at all if the answer asked for none). While it runs, a call also
 //! holds its message and whatever its object does for it.
 //!
-//! One entry is never freed: capnp-rpc drops a call that is finished before its answer without ever answering,
-//! and then waits for that answer itself. Therefore such calls are counted for the life of the session.
+//! Calls that are finished before their answer are counted for the life of the session as well: they cost a peer two small
+//! messages, and have an object begin work that nobody wants.
 
 use std::collections::HashMap;
 

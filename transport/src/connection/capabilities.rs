@@ -1,6 +1,6 @@
 //! How many capabilities each side of a session keeps of the other, counted where the messages pass.
 //!
-//! capnp-rpc keeps a table entry and an object for each, and knows no bound. What is counted here is what it has in
+//! The RPC layer keeps a table entry and an object for each, and knows no bound. What is counted here is what it has in
 //! its tables: every message that gives or takes a capability comes by. Messages without any, which are most, cost
 //! nothing.
 
@@ -35,7 +35,7 @@ impl Capabilities {
         true
     }
 
-    /// The peer gives back `references` references to one of ours. Whether it had so many is capnp-rpc's to judge.
+    /// The peer gives back `references` references to one of ours. Whether it had so many is the RPC layer's to judge.
     pub(super) fn take_back(&mut self, export: u32, references: u32) {
         if let Some(left) = self.exports.get_mut(&export) {
             *left = left.saturating_sub(references);

@@ -1,16 +1,16 @@
 //! Our own questions to the peer, from the call until its answer: their deadlines, the capabilities that were lent
 //! with them, and what the peer still owes.
 //!
-//! capnp-rpc waits for an answer for ever. Here a call whose deadline has passed is answered with an exception of
+//! The RPC layer waits for an answer for ever. Here a call whose deadline has passed is answered with an exception of
 //! our own, so that its caller goes on; calls that were made on its result fail by themselves, as after any other
 //! exception. But the *number* of the question stays taken: the peer may still answer, and if that number had been
-//! given to another call meanwhile, that call would get the wrong answer. capnp-rpc, which believes the question
+//! given to another call meanwhile, that call would get the wrong answer. The RPC layer, which believes the question
 //! answered, gives it out again as soon as it can. Such a call therefore goes out under [another
 //! number](limits::FIRST_OTHER_NUMBER), and what is said about it is renamed in both directions, until the peer has
 //! answered what it owes. Nearly always nothing is renamed, and nothing is looked up either.
 //!
 //! A question that our own side gave up before its deadline (its `Finish` was sent) is left to the peer: nobody waits
-//! for it, and capnp-rpc keeps its number until the answer. A peer with capnp-rpc never answers such a question, so
+//! for it, and the RPC layer keeps its number until the answer. A peer with capnp-rpc never answers such a question, so
 //! this is no fault of the peer's; how many of them one session bears is bounded all the same.
 //!
 //! Deadlines cost a comparison per call: the table is looked through only when the earliest deadline that was known
@@ -57,7 +57,7 @@ pub fn with_call_deadline<T>(deadline: Option<Duration>, send: impl FnOnce() -> 
 /// A question that the peer has not answered.
 #[derive(Debug, Default)]
 pub(super) struct Question {
-    /// The number that capnp-rpc gave it.
+    /// The number that the RPC layer gave it.
     pub(super) number: u32,
     /// How many were asked before it.
     order: u64,
@@ -66,7 +66,7 @@ pub(super) struct Question {
     /// Ours, lent with the parameters: released if the answer says so.
     pub(super) lent: Vec<u32>,
     deadline: Option<Instant>,
-    /// capnp-rpc has our own answer already.
+    /// The RPC layer has our own answer already.
     pub(super) is_overdue: bool,
     /// `Finish` was sent: nobody here wants the answer.
     pub(super) is_finished: bool,
@@ -79,7 +79,7 @@ pub(super) struct Questions {
     own: Vec<Option<Question>>,
     /// Those under another number.
     other: HashMap<u32, Question>,
-    /// The number under which a question of capnp-rpc's goes out, if that is another one.
+    /// The number under which a question of the RPC layer's goes out, if that is another one.
     renamed: HashMap<u32, u32>,
     /// How many were ever asked.
     asked: u64,
@@ -142,13 +142,13 @@ impl Questions {
         !self.renamed.is_empty()
     }
 
-    /// The number under which the peer knows a question of capnp-rpc's.
+    /// The number under which the peer knows a question of the RPC layer's.
     pub(super) fn number_of(&self, number: u32) -> u32 {
         self.renamed.get(&number).copied().unwrap_or(number)
     }
 
     /// `Finish` is sent. Returns the number under which it goes out, and whether the capabilities of an answer that
-    /// is still to come must be released with it: capnp-rpc believes that it has had the answer.
+    /// is still to come must be released with it: the RPC layer believes that it has had the answer.
     pub(super) fn finish(&mut self, number: u32) -> (u32, bool) {
         let sent_as = self.number_of(number);
         if self.renames() {
@@ -196,7 +196,7 @@ impl Questions {
     }
 
     /// The session is over: forgets all questions, and gives the numbers of those that somebody here waits for,
-    /// oldest first. capnp-rpc gives a question the lowest free number and fails what is open in the order of the
+    /// oldest first. The RPC layer gives a question the lowest free number and fails what is open in the order of the
     /// numbers; a caller would see a later call fail before an earlier one, on the same capability.
     pub(super) fn take(&mut self) -> Vec<u32> {
         let taken = std::mem::take(self);
@@ -211,7 +211,7 @@ impl Questions {
         self.given_up
     }
 
-    /// Finds the questions whose deadlines have passed at `now`, each once, by the numbers that capnp-rpc gave them.
+    /// Finds the questions whose deadlines have passed at `now`, each once, by the numbers that the RPC layer gave them.
     /// `Err` if the peer owes more answers than one session bears.
     pub(super) fn pass_deadlines(&mut self, now: Instant, limits: &SessionLimits) -> Result<Vec<u32>, ()> {
         if self.next_look.is_none_or(|look| now < look) {

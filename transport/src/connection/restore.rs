@@ -1,16 +1,16 @@
-//! `Bootstrap.deprecatedObjectId`, which capnp-rpc does not look at: the object that a client names in its first
+//! `Bootstrap.deprecatedObjectId`, which the RPC layer does not look at: the object that a client names in its first
 //! message, instead of asking the bootstrap capability for it.
 //!
 //! The protocol has deprecated it, and some implementations know nothing else: an OCaml sturdyref
 //! (`capnp://sha-256:<key>@<host>:<port>/<id>`) is restored by sending `<id>` in here.
 //!
-//! Such a message is handed to capnp-rpc as three of our own making, which it carries out one after the other
+//! Such a message is handed to the RPC layer as three of our own making, which it carries out one after the other
 //! before it sees anything else of the peer:
 //!
 //! 1. `Bootstrap` under a question number of our own, for the capability that can restore;
 //! 2. `Call` to it, under the number that the peer used, with the id as its parameter. Its answer is the object
 //!    and nothing around it, as in an answer to a `Bootstrap`; so what the peer calls on the promised answer
-//!    finds its way through capnp-rpc as it would have anyway;
+//!    finds its way through the RPC layer as it would have anyway;
 //! 3. `Finish` for our own question, so that nothing is left of it.
 //!
 //! The answer to our own question is of no use to the peer and is not sent.
@@ -54,7 +54,7 @@ impl Wire {
         question == OWN_QUESTION && self.restores_by_id.get()
     }
 
-    /// What capnp-rpc shall see of a Bootstrap of the peer.
+    /// What the RPC layer shall see of a Bootstrap of the peer.
     pub(super) fn bootstrap(&self, message: Reader<Frame>) -> Option<Incoming> {
         if !self.restores_by_id.get() {
             return Some(Incoming::Remote(message));
@@ -71,7 +71,7 @@ impl Wire {
                 self.queue(&unreadable(question), true);
                 None
             }
-            // What cannot be read at all is refused by capnp-rpc too.
+            // What cannot be read at all is refused by the RPC layer too.
             Ok(Wanted::Bootstrap) | Err(_) => Some(Incoming::Remote(message)),
         }
     }

@@ -1,4 +1,4 @@
-//! Every message of a peer is looked at before capnp-rpc sees it.
+//! Every message of a peer is looked at before the RPC layer sees it.
 //!
 //! What capnp-rpc 0.27 does with a few legal messages is not survivable for the side that receives them. Those
 //! are turned into legal ones that mean the same to us:
@@ -35,7 +35,7 @@ use crate::{
 
 /// What to do with a message.
 enum Verdict {
-    /// Give it to capnp-rpc.
+    /// Give it to the RPC layer.
     Deliver,
     /// The same, and count it. A call may be made on the result of a question.
     Ask { question: u32, on: Option<u32> },
@@ -45,11 +45,11 @@ enum Verdict {
     Refuse { question: u32, text: &'static str },
     /// Give it to whoever asked.
     Answered { question: u32, is_releasing: bool, no_finish_needed: bool, outcome: Outcome },
-    /// Give it to capnp-rpc, and stop counting the question.
+    /// Give it to the RPC layer, and stop counting the question.
     Finish { question: u32, is_releasing: bool },
     /// The same, and stop counting the references to a capability of ours.
     TakeBack { export: u32, references: u32 },
-    /// Answer the peer with this one; capnp-rpc does not see it.
+    /// Answer the peer with this one; the RPC layer does not see it.
     Answer(Builder<HeapAllocator>),
     /// The session ends.
     End(SessionEnd),
@@ -64,14 +64,14 @@ enum Outcome {
     Other,
     Exception,
     Canceled,
-    /// In a way that capnp-rpc does not have.
+    /// In a way that the RPC layer does not have.
     Elsewhere,
 }
 
 /// What was found in the capability table of a message.
 #[derive(Default)]
 struct Found {
-    /// What must be changed before capnp-rpc may see it.
+    /// What must be changed before the RPC layer may see it.
     changes: Vec<Change>,
     /// The peer's own capabilities, once for each reference.
     imports: Vec<u32>,
@@ -94,7 +94,7 @@ const EXPORT_ID: std::ops::Range<usize> = 4..8;
 const ANSWER_ID: std::ops::Range<usize> = 0..4;
 
 impl Wire {
-    /// Judges a message of the peer; returns what capnp-rpc shall see of it, if anything.
+    /// Judges a message of the peer; returns what the RPC layer shall see of it, if anything.
     pub(super) fn screen(&self, frame: Frame) -> Option<Incoming> {
         self.break_the_quiet();
         let bytes = frame.bytes();
@@ -180,7 +180,7 @@ impl Wire {
         None
     }
 
-    /// An answer to a question of ours: what capnp-rpc shall see of it.
+    /// An answer to a question of ours: what the RPC layer shall see of it.
     fn take_answer(
         &self,
         message: Reader<Frame>,
@@ -194,7 +194,7 @@ impl Wire {
             return self.violated(Violation::Rpc("an answer to a question that was not asked".to_owned()));
         };
         if is_releasing {
-            // capnp-rpc knows nothing of this; what it hears instead comes right behind the answer.
+            // The RPC layer knows nothing of this; what it hears instead comes right behind the answer.
             let mut capabilities = self.capabilities.borrow_mut();
             question.lent.iter().for_each(|export| capabilities.take_back(*export, 1));
             question.lent.iter().for_each(|export| self.deliver_locally(release(*export, 1)));
@@ -262,7 +262,7 @@ fn judge(frame: Frame, capabilities: usize) -> (Reader<Frame>, Verdict, Found) {
     (message, Verdict::End(SessionEnd::Violation(overlapping())), Found::default())
 }
 
-/// Gives an answer the number that capnp-rpc knows the question by; `None` if something else changes with it.
+/// Gives an answer the number that the RPC layer knows the question by; `None` if something else changes with it.
 fn renumber(message: Reader<Frame>, number: u32, capabilities: usize) -> Option<Reader<Frame>> {
     let position = match message.get_root::<message::Reader<'_>>().ok()?.which() {
         Ok(message::Return(Ok(answer))) => position_in(&message, capnp::raw::get_struct_data_section(answer)),

@@ -1,4 +1,4 @@
-//! What capnp-rpc sends, looked at before it is queued: what the peer would refuse, or may not have, is answered here
+//! What the RPC layer sends, looked at before it is queued: what the peer would refuse, or may not have, is answered here
 //! instead.
 
 use capnp::message::{Builder, HeapAllocator};
@@ -17,19 +17,19 @@ use crate::{
 type Refusal = (ErrorCode, String);
 
 impl Wire {
-    /// Queues what capnp-rpc sends, or what stands for it.
+    /// Queues what the RPC layer sends, or what stands for it.
     pub(super) fn send(&self, message: &mut Builder<HeapAllocator>) {
         let kind = message.get_root_as_reader::<message::Reader<'_>>().map(message::Reader::which);
         match kind {
             Ok(Ok(message::Abort(reason))) => {
-                // capnp-rpc gave up by itself: the reason is in the message. If we ended the session, what the
+                // The RPC layer gave up by itself: the reason is in the message. If we ended the session, what the
                 // peer is told comes from us.
                 self.finish(SessionEnd::Violation(Violation::Rpc(exception_text(reason))));
                 if let Some((code, text)) = self.end().and_then(|end| end.told()) {
                     self.queue(&abort(code, &text), false);
                 }
             }
-            // capnp-rpc sends nothing but the Abort once a connection has ended; this is for ours.
+            // The RPC layer sends nothing but the Abort once a connection has ended; this is for ours.
             _ if self.has_ended() => {}
             Ok(Ok(message::Call(Ok(call)))) => {
                 let question = call.get_question_id();
@@ -103,7 +103,7 @@ impl Wire {
         if let Err((code, text)) = self.check_outgoing_call(message, &lent) {
             self.inbound.borrow_mut().refused.push(question);
             self.deliver_locally(refusal(question, code, &text));
-            // capnp-rpc has entered what the call would have lent, and does not take it back by itself.
+            // The RPC layer has entered what the call would have lent, and does not take it back by itself.
             lent.iter().for_each(|export| self.deliver_locally(release(*export, 1)));
             return;
         }
@@ -144,7 +144,7 @@ impl Wire {
                 self.calls.borrow_mut().answer(question, false, Vec::new());
                 self.queue(&refusal(question, code, &text), true);
                 if needs_finish {
-                    // The peer is told that none is needed; capnp-rpc waits for one to forget what it would have lent.
+                    // The peer is told that none is needed; the RPC layer waits for one to forget what it would have lent.
                     self.deliver_locally(local_finish(question));
                 }
             }
@@ -234,7 +234,7 @@ impl Wire {
         }
     }
 
-    /// Has capnp-rpc receive a message that no peer sent.
+    /// Has the RPC layer receive a message that no peer sent.
     pub(super) fn deliver_locally(&self, message: Builder<HeapAllocator>) {
         self.inbound.borrow_mut().local.push_back(message);
         self.wake_receiver();
@@ -282,7 +282,7 @@ fn lent_by(descriptor: cap_descriptor::Reader<'_>) -> Option<u32> {
     }
 }
 
-/// `Finish` for capnp-rpc alone.
+/// `Finish` for the RPC layer alone.
 fn local_finish(question: u32) -> Builder<HeapAllocator> {
     let mut message = small_message();
     let mut finish: finish::Builder<'_> = message.init_root::<message::Builder<'_>>().init_finish();

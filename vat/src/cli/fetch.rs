@@ -6,7 +6,7 @@
 //! are no streams.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -41,7 +41,8 @@ pub(super) fn fetch(
     let deadline = timeout.unwrap_or(context.config.timeout.value);
     let target = connect::target(context, target)?;
     let mut progress = context.output.progress(&format!("fetching {name}"));
-    let mut fetching = Fetching { name, file, deadline, resumed_at: None, position: 0, shown: &mut progress };
+    let mut fetching =
+        Fetching { name, file, deadline, resumed_at: None, digest: None, position: 0, shown: &mut progress };
     let (part, sessions) = block_on(fetching.run(context, &target))?;
     let (bytes, digest) = part.finish(file)?;
     let from = fetching.resumed_at.unwrap_or(0);
@@ -51,7 +52,7 @@ pub(super) fn fetch(
         _ => format!("{name} is in {}: {}, of which {} were there before", file.display(), size(bytes), size(from)),
     };
     let data = json!({
-        "name": name, "file": file, "bytes": bytes, "sha256": hex(&digest), "resumed_at": from, "sessions": sessions,
+        "name": name, "file": file.display().to_string(), "bytes": bytes, "sha256": hex(&digest), "resumed_at": from, "sessions": sessions,
     });
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
@@ -64,6 +65,8 @@ struct Fetching<'a> {
     deadline: Duration,
     /// How much was there when this command began.
     resumed_at: Option<u64>,
+    /// What the vat said that the content is, when it was asked last.
+    digest: Option<[u8; 32]>,
     /// How much is there now.
     position: u64,
     shown: &'a mut Progress,
@@ -97,7 +100,15 @@ impl Fetching<'_> {
     async fn go_on(&mut self, context: &Context, live: &connect::Live) -> Result<(Part, u64), Failure> {
         let (mut fruitless, mut reached) = (0, 0);
         loop {
-            let held = live.reference.get().await.map_err(Failure::from)?;
+            let held = match live.reference.get().await {
+                Ok(held) => held,
+                // It was there a moment ago, and may be again: the reference paces the attempts.
+                Err(_) if reached > 0 && fruitless + 1 < FRUITLESS_FETCHES => {
+                    fruitless += 1;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let begin = (held.capability::<capnp::capability::Client>().hook, held.interface_id());
             let walked = connect::walk(begin, &live.path, self.deadline).await;
             let outcome = match walked {
@@ -110,7 +121,12 @@ impl Fetching<'_> {
             };
             fruitless = if self.position > reached { 0 } else { fruitless + 1 };
             reached = self.position;
-            let interrupted = [ErrorCode::BulkInterrupted, ErrorCode::SessionClosed, ErrorCode::SessionSuperseded];
+            let interrupted = [
+                ErrorCode::BulkInterrupted,
+                ErrorCode::SessionClosed,
+                ErrorCode::SessionSuperseded,
+                ErrorCode::VatStopping,
+            ];
             if !interrupted.contains(&failure.code) || fruitless >= FRUITLESS_FETCHES {
                 return Err(failure);
             }
@@ -132,6 +148,13 @@ impl Fetching<'_> {
         let Some(digest) = digest else {
             return Err(Failure::new(ErrorCode::SessionProtocol, "the vat describes the content without a digest"));
         };
+        if let Some(before) = self.digest.replace(digest)
+            && before != digest
+        {
+            // Otherwise a vat that says something else each time could fill the disk.
+            let _ = fs::remove_file(Part::path(self.file, &before));
+            return Err(Failure::new(ErrorCode::BulkDamaged, "the content has changed while it was fetched"));
+        }
         let mut part = Part::open(self.file, described.get_length(), digest)?;
         self.resumed_at.get_or_insert(part.position);
         self.show(&part);
@@ -212,14 +235,21 @@ impl Part {
             let message = format!("the content has {}; at most {} are fetched", size(length), size(MAX_FETCH_BYTES));
             return Err(Failure::new(ErrorCode::BulkSize, message));
         }
-        let mut name = target.as_os_str().to_owned();
-        name.push(format!(".{}{PART}", &hex(&digest)[..PART_DIGITS]));
-        let path = PathBuf::from(name);
+        let path = Self::path(target, &digest);
         let failed = |error: io::Error| io_failure(&path, &error);
         // What somebody was granted is for nobody else to read.
         let mut options = OpenOptions::new();
         options.create(true).read(true).append(true).mode(0o600);
         let mut file = options.open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            // Two that append would make something else of it, and each would believe in its own.
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("{} is being fetched by another process", target.display());
+                return Err(Failure::new(ErrorCode::BulkBusy, message));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
         if file.metadata().map_err(failed)?.len() > length {
             file.set_len(0).map_err(failed)?;
         }
@@ -232,6 +262,12 @@ impl Part {
             so_far.update(&space[..count]);
             position += count as u64;
         }
+    }
+
+    fn path(target: &Path, digest: &[u8; 32]) -> PathBuf {
+        let mut name = target.as_os_str().to_owned();
+        name.push(format!(".{}{PART}", &hex(digest)[..PART_DIGITS]));
+        name.into()
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {

@@ -75,7 +75,7 @@ fn describe(name: &Name, live: &Live, notices: &[String]) -> (String, serde_json
         "turn": live.turn, "registrations": registrations, "notices": notices,
     });
     if let Some(tls) = &live.tls {
-        data["tls"] = json!({"address": tls.address, "key": tls.key_fingerprint, "certificate": tls.certificate});
+        data["tls"] = json!({"address": tls.address, "key": tls.key_fingerprint, "certificate": tls.certificate.display().to_string()});
     }
     (lines.join("\n"), data)
 }

@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
-use schemas::objects_capnp::{content, notes};
+use schemas::{
+    ErrorCode,
+    objects_capnp::{content, notes},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -46,18 +49,24 @@ impl Notes {
     }
 }
 
-/// A note as it was when it was asked for.
+/// A note as it was when it was asked for. It has no copy of the text: whoever has a reference to the notes may ask for
+/// as many of these as a session keeps.
 struct NoteContent {
     notes: Rc<Notes>,
-    note: Note,
+    name: String,
+    length: u64,
     digest: [u8; 32],
 }
 
 impl NoteContent {
-    /// The text, as long as the right lasts by which it was asked for.
-    fn bytes(&self) -> Result<&[u8], ObjectError> {
-        self.notes.0.read(|_, _| Ok(()))?;
-        Ok(self.note.0.as_bytes())
+    /// The text, as long as it is the same, and the right lasts by which it was asked for.
+    fn note(&self) -> capnp::Result<Note> {
+        let note = self.notes.find(&self.name)?;
+        if note.0.len() as u64 == self.length && Sha256::digest(&note.0)[..] == self.digest {
+            return Ok(note);
+        }
+        let text = format!("the note {:?} has changed since its content was asked for", self.name);
+        Err(capnp::Error::failed(ErrorCode::BulkInterrupted.to_wire(&text)))
     }
 }
 
@@ -67,14 +76,17 @@ impl content::Server for NoteContent {
         _: content::DescribeParams,
         mut results: content::DescribeResults,
     ) -> capnp::Result<()> {
+        // As long as the right lasts.
+        self.notes.0.read(|_, _| Ok::<_, ObjectError>(()))?;
         let mut results = results.get();
-        results.set_length(self.bytes()?.len() as u64);
+        results.set_length(self.length);
         results.set_digest(&self.digest);
         Ok(())
     }
 
     async fn read(self: Rc<Self>, params: content::ReadParams, mut results: content::ReadResults) -> capnp::Result<()> {
-        let (params, bytes) = (params.get()?, self.bytes()?);
+        let (params, note) = (params.get()?, self.note()?);
+        let bytes = note.0.as_bytes();
         let begin = usize::try_from(params.get_offset()).unwrap_or(usize::MAX).min(bytes.len());
         let count = usize::try_from(params.get_count()).unwrap_or(usize::MAX).min(CONTENT_PART_BYTES);
         let part = &bytes[begin..];
@@ -108,9 +120,10 @@ impl notes::Server for Notes {
         params: notes::ContentParams,
         mut results: notes::ContentResults,
     ) -> capnp::Result<()> {
-        let note = self.find(params.get()?.get_name()?.to_str()?)?;
-        let digest = Sha256::digest(&note.0).into();
-        results.get().set_content(capnp_rpc::new_client(NoteContent { notes: self, note, digest }));
+        let name = params.get()?.get_name()?.to_str()?.to_owned();
+        let note = self.find(&name)?;
+        let (length, digest) = (note.0.len() as u64, Sha256::digest(&note.0).into());
+        results.get().set_content(capnp_rpc::new_client(NoteContent { notes: self, name, length, digest }));
         Ok(())
     }
 

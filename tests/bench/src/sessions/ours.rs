@@ -97,7 +97,7 @@ impl Dialler {
     /// Waits until all connections are gone.
     pub(super) async fn idle(&self) {
         while self.0.open_connections() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await; // polls a condition
         }
     }
 
