@@ -28,6 +28,8 @@ pub(super) struct CallLedger {
 struct Open {
     /// The size of a call that runs, or `None` for one that was answered and not finished.
     running: Option<usize>,
+    /// The peer needs no answer. It counts until one is given all the same, which says that the call has ended.
+    is_finished: bool,
     /// How many calls, itself included, are in the longest chain of running calls that it waits for.
     depth: u16,
     /// Capabilities of ours that were lent with the answer: released if the peer's `Finish` says so.
@@ -58,7 +60,7 @@ impl CallLedger {
         if depth > limits.pipeline_depth {
             return Err(ErrorCode::SessionTooDeep);
         }
-        self.open.insert(question, Open { running: Some(bytes), depth, lent: Vec::new() });
+        self.open.insert(question, Open { running: Some(bytes), is_finished: false, depth, lent: Vec::new() });
         self.running += 1;
         self.running_bytes += bytes;
         Ok(())
@@ -82,7 +84,7 @@ impl CallLedger {
                 self.running_bytes -= bytes;
             }
             open.lent = lent;
-            if !needs_finish {
+            if !needs_finish || open.is_finished {
                 self.remove(question);
             }
         }
@@ -91,11 +93,13 @@ impl CallLedger {
     /// The peer needs the answer no more. Returns what was lent with it. `Err` if the peer has given up more calls
     /// than one session may.
     pub(super) fn finish(&mut self, question: u32, limits: &SessionLimits) -> Result<Vec<u32>, ()> {
-        if self.open.get(&question).is_some_and(|open| open.running.is_some()) {
-            self.answer(question, true, Vec::new());
-            self.given_up += 1;
-        }
-        let lent = self.remove(question);
+        let lent = match self.open.get_mut(&question).filter(|open| open.running.is_some()) {
+            Some(open) => {
+                self.given_up += usize::from(!std::mem::replace(&mut open.is_finished, true));
+                Vec::new()
+            }
+            None => self.remove(question),
+        };
         if self.given_up <= limits.calls_given_up { Ok(lent) } else { Err(()) }
     }
 
@@ -168,6 +172,8 @@ mod tests {
         for round in 0..3 {
             assert_eq!(ask(&mut ledger, round, 1), Ok(()));
             assert_eq!(ledger.finish(round, &limits()).is_ok(), round < 2);
+            assert!(ledger.is_open(round), "it runs until it is answered");
+            ledger.answer(round, true, Vec::new());
         }
         assert_eq!((ledger.running, ledger.running_bytes, ledger.open.len()), (0, 0, 0));
         assert_eq!(ledger.finish(77, &limits()), Err(()), "it stays so");

@@ -220,18 +220,32 @@ impl Wire {
         Ok(())
     }
 
-    /// Whether a call is made on the result of one that was not sent: the peer would not know what is meant.
+    /// Whether a call is made on the result of one that was not sent, or passes it on: the peer would not know what is
+    /// meant.
     fn is_on_refused(&self, message: &Builder<HeapAllocator>) -> bool {
-        let target = match message.get_root_as_reader::<message::Reader<'_>>().map(message::Reader::which) {
-            Ok(Ok(message::Call(Ok(call)))) => call.get_target().and_then(|target| Ok(target.which()?)),
-            _ => return false,
-        };
-        match target {
-            Ok(message_target::PromisedAnswer(Ok(answer))) => {
-                self.inbound.borrow().refused.contains(&answer.get_question_id())
-            }
-            _ => false,
+        let inbound = self.inbound.borrow();
+        if inbound.refused.is_empty() {
+            return false;
         }
+        let Ok(Ok(message::Call(Ok(call)))) =
+            message.get_root_as_reader::<message::Reader<'_>>().map(message::Reader::which)
+        else {
+            return false;
+        };
+        let is_refused = |answer: capnp::Result<promised_answer::Reader<'_>>| {
+            answer.is_ok_and(|answer| inbound.refused.contains(&answer.get_question_id()))
+        };
+        let on = match call.get_target().and_then(|target| Ok(target.which()?)) {
+            Ok(message_target::PromisedAnswer(answer)) => is_refused(answer),
+            _ => false,
+        };
+        let table = call.get_params().and_then(|params| params.get_cap_table());
+        on || table.is_ok_and(|table| {
+            table.iter().any(|descriptor| match descriptor.which() {
+                Ok(cap_descriptor::ReceiverAnswer(answer)) => is_refused(answer),
+                _ => false,
+            })
+        })
     }
 
     /// Has the RPC layer receive a message that no peer sent.

@@ -113,21 +113,37 @@ pub(super) struct Call {
     early: RefCell<Option<Rc<Content>>>,
     /// Calls to what this one will bring, in their order.
     waiting: RefCell<Vec<Waits>>,
+    /// At so many it is looked whether all of them are still wanted.
+    prune_at: Cell<usize>,
+    /// What this one is to be given to, as long as it waits for another.
+    pending: Cell<Option<Pending>>,
+    /// The one that it waits for.
+    waits_for: RefCell<Weak<Call>>,
     waker: Cell<Option<Waker>>,
     /// The peer is not interested in the answer any more.
     is_finished: Cell<bool>,
     is_over: Cell<bool>,
 }
 
+/// A call that waits for another one to bring its target.
+struct Pending {
+    operations: Vec<PipelineOp>,
+    method: Method,
+    params: Box<dyn ParamsHook>,
+}
+
+/// So many may wait for a call before it is looked whether they still do.
+const WAITING_BEFORE_PRUNING: usize = 64;
+
 enum Waits {
-    Call { call: Rc<Call>, operations: Vec<PipelineOp>, method: Method, params: Box<dyn ParamsHook> },
+    Call(Rc<Call>),
     Capability { operations: Vec<PipelineOp>, sender: oneshot::Sender<Client> },
 }
 
 impl Waits {
     fn is_given_up(&self) -> bool {
         match self {
-            Self::Call { call, .. } => call.is_over.get(),
+            Self::Call(call) => call.is_over.get(),
             Self::Capability { sender, .. } => sender.is_canceled(),
         }
     }
@@ -177,6 +193,9 @@ impl Begun {
             written: Cell::new(None),
             early: RefCell::default(),
             waiting: RefCell::default(),
+            prune_at: Cell::new(WAITING_BEFORE_PRUNING),
+            pending: Cell::new(None),
+            waits_for: RefCell::default(),
             waker: Cell::new(None),
             is_finished: Cell::new(false),
             is_over: Cell::new(false),
@@ -191,11 +210,15 @@ impl Begun {
         let params: Box<dyn ParamsHook> = Box::new(Params { message, capabilities: self.capabilities });
         let hook = match self.target {
             Target::Settled(hook) => hook,
+            // It would wait for itself.
+            Target::Promised { question, .. } if question == self.id => broken(GONE.to_owned()),
             Target::Promised { question, operations } => match Found::at(state, question) {
                 Found::Content(content) => content.capability(&operations),
                 Found::Nothing => broken(GONE.to_owned()),
                 Found::Running(other) => {
-                    other.waiting.borrow_mut().push(Waits::Call { call, operations, method: self.method, params });
+                    call.pending.set(Some(Pending { operations, method: self.method, params }));
+                    *call.waits_for.borrow_mut() = Rc::downgrade(&other);
+                    other.add_waiting(Waits::Call(call));
                     return Ok(());
                 }
             },
@@ -234,7 +257,7 @@ pub(super) fn promised(state: &State, question: u32, operations: Vec<PipelineOp>
         Found::Nothing => broken(GONE.to_owned()),
         Found::Running(call) => {
             let (sender, receiver) = oneshot::channel();
-            call.waiting.borrow_mut().push(Waits::Capability { operations, sender });
+            call.add_waiting(Waits::Capability { operations, sender });
             let client: Client =
                 capnp_rpc::new_future_client(async { receiver.await.map_err(|_| Error::failed(GONE.to_owned())) });
             client.hook
@@ -314,9 +337,44 @@ impl Call {
         Poll::Ready(())
     }
 
+    fn add_waiting(&self, waits: Waits) {
+        if self.waiting.borrow().len() >= self.prune_at.get() {
+            self.prune();
+            self.prune_at.set(WAITING_BEFORE_PRUNING.max(2 * self.waiting.borrow().len()));
+        }
+        self.waiting.borrow_mut().push(waits);
+    }
+
+    /// Lets go of those who do not wait any more.
+    fn prune(&self) {
+        let (kept, given_up) = self.waiting.take().into_iter().partition(|waits| !waits.is_given_up());
+        *self.waiting.borrow_mut() = kept;
+        // Dropped with nothing borrowed.
+        let _: Vec<Waits> = given_up;
+    }
+
+    /// The peer does not want the answer, and nobody waits for what it brings: stops it, and what only it waited for.
+    fn give_up(self: Rc<Self>) {
+        let mut next = Some(self);
+        while let Some(call) = next.take() {
+            call.stop();
+            call.forget();
+            call.cancel();
+            let waited_for = call.waits_for.take().upgrade();
+            if let Some(waited_for) = waited_for.filter(|call| !call.is_over.get()) {
+                waited_for.prune();
+                if waited_for.is_finished.get() && waited_for.waiting.borrow().is_empty() {
+                    next = Some(waited_for);
+                }
+            }
+        }
+    }
+
     /// Stops it, whatever it does.
     fn stop(&self) {
         self.is_over.set(true);
+        let pending = self.pending.take();
+        drop(pending);
         let work = self.work.take();
         drop(work);
         let waiting = self.waiting.take();
@@ -420,8 +478,11 @@ impl Call {
     fn serve_waiting(&self, content: &Content) {
         for waits in self.waiting.take() {
             match waits {
-                Waits::Call { call, operations, method, params } => {
-                    call.start(content.capability(&operations).as_ref(), method, params);
+                Waits::Call(call) => {
+                    // Nothing is left of it if it was given up.
+                    if let Some(Pending { operations, method, params }) = call.pending.take() {
+                        call.start(content.capability(&operations).as_ref(), method, params);
+                    }
                 }
                 Waits::Capability { operations, sender } => {
                     let brought = content.find(&operations).map_or_else(broken_because, brought);
@@ -473,9 +534,7 @@ pub(super) fn finish(state: &Rc<State>, id: u32, release: bool) -> Result<(), Er
     call.is_finished.set(true);
     // What waits for its results still wants them.
     if call.waiting.borrow().iter().all(Waits::is_given_up) {
-        call.stop();
-        call.forget();
-        call.cancel();
+        call.give_up();
     }
     Ok(())
 }
@@ -600,6 +659,8 @@ impl ResultsHook for Results {
         let content = Rc::new(Content::Early(message, capabilities));
         *self.call.early.borrow_mut() = Some(content.clone());
         self.call.serve_waiting(&content);
+        // The object may be doing this in a task of its own.
+        self.call.state.wake();
         Ok(())
     }
 

@@ -32,6 +32,8 @@ const CALL_WORDS: u32 = 64;
 pub(super) struct Questions {
     slots: Vec<Option<Asked>>,
     free: Vec<u32>,
+    /// How many were ever asked.
+    asked: u64,
 }
 
 /// Dead when nobody waits for the answer any more.
@@ -63,14 +65,16 @@ impl Questions {
             self.free.clear();
             self.slots.clear();
             if self.slots.capacity() > KEPT_QUESTIONS {
-                *self = Self::default();
+                *self = Self { asked: self.asked, ..Self::default() };
             }
         }
     }
 
-    /// All that somebody waits for.
+    /// All that somebody waits for, oldest first.
     pub(super) fn all(&self) -> Vec<Rc<Question>> {
-        self.slots.iter().flatten().filter_map(Weak::upgrade).collect()
+        let mut all: Vec<_> = self.slots.iter().flatten().filter_map(Weak::upgrade).collect();
+        all.sort_unstable_by_key(|question| question.order);
+        all
     }
 }
 
@@ -81,6 +85,8 @@ const KEPT_QUESTIONS: usize = 4;
 pub(super) struct Question {
     pub(super) state: Rc<State>,
     id: u32,
+    /// How many were asked before it.
+    order: u64,
     pub(super) outcome: OnceCell<Result<Results, Error>>,
     /// The peer has forgotten it with its answer.
     pub(super) forgotten: Cell<bool>,
@@ -122,9 +128,11 @@ impl Question {
     fn new(state: &Rc<State>) -> Rc<Self> {
         let mut questions = state.questions.borrow_mut();
         let id = questions.add(Asked::new());
+        questions.asked += 1;
         let question = Rc::new(Self {
             state: state.clone(),
             id,
+            order: questions.asked,
             outcome: OnceCell::new(),
             forgotten: Cell::new(false),
             waiting: RefCell::default(),
@@ -214,18 +222,23 @@ pub(super) fn answered(state: &Rc<State>, id: u32, message: Box<dyn IncomingMess
         if question.as_ref().is_some_and(|question| question.outcome.get().is_some()) {
             return Err(Error::failed(format!("the peer answered question {id} twice")));
         }
-        let is_forgotten = answer.get_no_finish_needed();
-        if is_forgotten || question.is_none() {
-            questions.remove(id);
-        }
         drop(questions);
-        let outcome = match (&question, answer.which()?) {
+        let is_forgotten = answer.get_no_finish_needed();
+        let outcome = match &question {
             // Given up, and the peer was told to take back what it gives with the answer.
-            (None, _) => None,
-            (_, return_::Results(payload)) => Some(Ok(state.receive_capabilities(payload?.get_cap_table()?)?)),
-            (_, return_::Exception(exception)) => Some(Err(remote_error(exception?))),
-            _ => Some(Err(Error::unimplemented("the peer answered in a way that this side never asks for".to_owned()))),
+            None => None,
+            Some(question) => match outcome_of(state, answer) {
+                Ok(outcome) => Some(outcome),
+                Err(error) => {
+                    // Nothing else tells whoever waits: there will be no other answer.
+                    question.fail(error.clone());
+                    return Err(error);
+                }
+            },
         };
+        if is_forgotten || question.is_none() {
+            state.questions.borrow_mut().remove(id);
+        }
         (outcome, question, is_forgotten)
     };
     if let (Some(question), Some(outcome)) = (question, outcome) {
@@ -233,6 +246,15 @@ pub(super) fn answered(state: &Rc<State>, id: u32, message: Box<dyn IncomingMess
         question.settle(outcome.map(|capabilities| Results { message, capabilities }));
     }
     Ok(())
+}
+
+/// What the peer has answered. The outer error is that of an answer that cannot be read.
+fn outcome_of(state: &Rc<State>, answer: return_::Reader<'_>) -> Result<Result<Capabilities, Error>, Error> {
+    Ok(match answer.which()? {
+        return_::Results(payload) => Ok(state.receive_capabilities(payload?.get_cap_table()?)?),
+        return_::Exception(exception) => Err(remote_error(exception?)),
+        _ => Err(Error::unimplemented("the peer answered in a way that this side never asks for".to_owned())),
+    })
 }
 
 /// Asks the peer for its bootstrap capability.

@@ -165,18 +165,27 @@ impl State {
             Err(error) => return Err(error.clone()),
         };
         self.background.borrow_mut().get_or_insert_default().push(driver);
+        self.wake();
+        Ok(flow)
+    }
+
+    /// Has the system polled.
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        Ok(flow)
     }
 
     pub(super) fn poll_background(&self, context: &mut Context<'_>) {
         let waker = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
         self.waker.set(Some(waker.unwrap_or_else(|| context.waker().clone())));
-        // What runs here is capnp-rpc's counting of what is on the way, and borrows nothing of ours.
-        if let Some(background) = &mut *self.background.borrow_mut() {
+        // An acknowledgement may be the last handle to an object, and whatever that does at its end may begin a stream.
+        let taken = self.background.take();
+        if let Some(mut background) = taken {
             while let std::task::Poll::Ready(Some(_)) = background.poll_next_unpin(context) {}
+            let begun = self.background.take();
+            background.extend(begun.into_iter().flatten());
+            self.background.replace(Some(background));
         }
     }
 
