@@ -283,3 +283,88 @@ fn a_result_that_is_itself_with(waiting: bool) {
         (peer, session)
     });
 }
+
+#[test]
+fn a_call_on_its_own_result() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        peer.call(1, 1, COUNTER, 1).await;
+        assert!(matches!(peer.answer_to(1).await, Answer::Exception(..)));
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+/// How much what an attacker holds may take of this thread, where without a bound it would be many times that.
+const LITTLE: i64 = 2 << 20;
+
+#[test]
+fn calls_with_long_parameters_that_wait_for_another_and_are_given_up() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(never()).await;
+        peer.bootstrap(0).await;
+        peer.call(1, 0, VAT, 0).await;
+        let before = crate::memory::held();
+        for question in 2..302 {
+            peer.call_with(question, 1, COUNTER, 1, |call| {
+                let long: &[u8] = &[7; 64 << 10];
+                call.init_params().init_content().set_as::<capnp::data::Owned>(long).unwrap();
+            })
+            .await;
+            peer.finish(question, true).await;
+            assert_eq!(peer.answer_to(question).await, Answer::Canceled);
+        }
+        assert!(crate::memory::held() < before + LITTLE, "{} bytes more", crate::memory::held() - before);
+        (peer, session)
+    });
+}
+
+#[test]
+fn promises_that_are_passed_on_over_and_over_and_wanted_by_nobody() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(never()).await;
+        peer.bootstrap(0).await;
+        peer.call(1, 0, VAT, 0).await;
+        let before = crate::memory::held();
+        for _ in 0..300 {
+            // To what no question brings, so that the call fails at once.
+            peer.call_with(2, 99, COUNTER, 1, |call| {
+                let mut params = call.init_params();
+                set_capability(params.reborrow(), 255);
+                let mut table = params.get_cap_table().unwrap();
+                for index in 0..256 {
+                    table.reborrow().get(index).init_receiver_answer().set_question_id(1);
+                }
+            })
+            .await;
+            assert!(matches!(peer.answer_to(2).await, Answer::Exception(..)));
+            peer.finish(2, true).await;
+        }
+        assert!(crate::memory::held() < before + LITTLE, "{} bytes more", crate::memory::held() - before);
+        (peer, session)
+    });
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_and_needs_no_finish() {
+    attack(async |scene| {
+        let (mut peer, session) = scene.attack(new_counter()).await;
+        let theirs: vat_capnp::vat::Client = session.bootstrap();
+        let asked = theirs.restore_request().send();
+        let question = peer.called().await;
+        let mut message = capnp::message::Builder::new_default();
+        let mut answer = message.init_root::<capnp_rpc::rpc_capnp::message::Builder<'_>>().init_return();
+        answer.set_answer_id(question);
+        answer.set_no_finish_needed(true);
+        let mut results = answer.init_results();
+        set_capability(results.reborrow(), 0);
+        results.get_cap_table().unwrap().get(0).set_receiver_hosted(0x0077_6655);
+        let mut bytes = capnp::serialize::write_message_to_words(&message);
+        // A descriptor of a kind that the schema does not have: its kind is the half-word before its number.
+        let number = bytes.windows(4).position(|bytes| bytes == 0x0077_6655_u32.to_le_bytes()).unwrap();
+        bytes[number - 4] = 9;
+        peer.write(&bytes).await;
+        assert!(asked.promise.await.is_err(), "whoever waits is told");
+        (peer, session)
+    });
+}

@@ -146,6 +146,24 @@ fn a_call_that_others_wait_for_goes_on_when_its_own_answer_is_given_up() {
 }
 
 #[test]
+fn a_call_that_was_given_up_ends_with_the_last_one_that_waited_for_it() {
+    run(async {
+        let scene = Scene::new().await;
+        let (vat, tell) = later(new_counter());
+        let (mut peer, _session) = scene.attack(vat).await;
+        peer.bootstrap(0).await;
+        assert_eq!(answer(&mut peer).await, (0, "results"));
+        peer.call(1, 0, VAT, 0).await;
+        add_to(&mut peer, 2, 1, 7).await;
+        finish(&mut peer, 1).await;
+        finish(&mut peer, 2).await;
+        assert_eq!(answer(&mut peer).await, (2, "canceled"));
+        assert_eq!(answer(&mut peer).await, (1, "canceled"));
+        assert!(tell.is_canceled(), "the object's work is dropped");
+    });
+}
+
+#[test]
 fn calls_through_a_promise_that_turns_out_to_be_our_own_object_keep_their_order() {
     run(async {
         let object = Rc::new(Counter::default());
