@@ -162,10 +162,10 @@ impl Encoder for NumberCodec {
     fn encode(&mut self, mut number: u64, output: &mut EncodeBuf<'_>) -> Result<(), Status> {
         output.put_u8(KEY);
         while number > 0x7f {
-            output.put_u8(number as u8 & 0x7f | 0x80);
+            output.put_u8(number.to_le_bytes()[0] & 0x7f | 0x80);
             number >>= 7;
         }
-        output.put_u8(number as u8);
+        output.put_u8(number.to_le_bytes()[0]);
         Ok(())
     }
 }
@@ -179,8 +179,8 @@ impl Decoder for NumberCodec {
         if bytes.next() != Some(KEY) {
             return Err(Status::internal("not a number"));
         }
-        let add = |number, (index, byte): (usize, u8)| number | u64::from(byte & 0x7f).wrapping_shl(7 * index as u32);
-        Ok(Some(bytes.enumerate().fold(0, add)))
+        let add = |number, (index, byte): (u32, u8)| number | u64::from(byte & 0x7f).wrapping_shl(7 * index);
+        Ok(Some((0..).zip(bytes).fold(0, add)))
     }
 }
 
