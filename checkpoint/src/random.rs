@@ -6,7 +6,7 @@
 //! contents. A salt is drawn once everything that it will seal is fixed. If the machine is copied after that, both
 //! copies seal the same frame. If it is copied before, the kernel reseeds as soon as the hypervisor tells it (`vmgenid`).
 //! Where the C library keeps random bytes in the process (`getrandom` in the vDSO: glibc 2.41 with Linux 6.11), it does
-//! so with the kernel's help and by the same rule, and the call is almost free.
+//! so with the kernel's help and by the same rule, and the call takes a third of the time or less.
 
 use crate::error::StoreError;
 
