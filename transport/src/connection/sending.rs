@@ -2,9 +2,7 @@
 //! instead.
 
 use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::rpc_capnp::{
-    cap_descriptor, finish, message, message_target, payload, promised_answer, resolve, return_,
-};
+use capnp_rpc::rpc_capnp::{cap_descriptor, finish, message, message_target, payload, promised_answer, return_};
 use schemas::ErrorCode;
 
 use super::{Wire, abort, exception_text, failed_return, refusal, release, small_message};
@@ -66,16 +64,6 @@ impl Wire {
             Ok(Ok(message::Release(Ok(release)))) => {
                 self.capabilities.borrow_mut().let_go(release.get_id());
                 self.queue(message, false);
-            }
-            Ok(Ok(message::Resolve(Ok(resolve)))) => {
-                if let Ok(resolve::Cap(Ok(descriptor))) = resolve.which()
-                    && let Some(export) = lent_by(descriptor)
-                    && !self.capabilities.borrow_mut().lend(&[export], self.limits.exports)
-                {
-                    let limit = self.limits.exports;
-                    return self.finish(SessionEnd::Violation(Violation::Exports { limit }));
-                }
-                self.queue(message, true);
             }
             Ok(Ok(message::Disembargo(_))) => {
                 if self.questions.borrow().renames() {

@@ -133,12 +133,6 @@ pub enum Violation {
         /// How many are followed.
         limit: u32,
     },
-    /// It keeps more capabilities of this side than it may.
-    #[error("more than {limit} capabilities of this side are kept")]
-    Exports {
-        /// How many may be.
-        limit: usize,
-    },
     /// It left more calls unanswered than one session bears.
     #[error("more than {limit} calls were not answered in time")]
     Unanswered {
@@ -175,7 +169,6 @@ impl Coded for Violation {
             Self::Capabilities { .. } => ErrorCode::SessionTooManyCapabilities,
             Self::GivenUp { .. } => ErrorCode::SessionTooManyGivenUp,
             Self::Steps { .. } => ErrorCode::SessionTooDeep,
-            Self::Exports { .. } => ErrorCode::SessionTooManyExports,
             Self::Unanswered { .. } => ErrorCode::SessionUnanswered,
             Self::SlowMessage { .. } => ErrorCode::SessionSlowMessage,
             Self::Unknown => ErrorCode::SessionUnsupported,
