@@ -80,6 +80,8 @@ pub(crate) struct Wire {
     released_by_rpc: Cell<bool>,
     /// Since when the peer waits for nothing; `None` while it does.
     idle_since: Cell<Option<Instant>>,
+    /// Whether we read although too many answers wait, and refuse calls instead.
+    reads_on: Cell<bool>,
     /// Bulk transfers to the peer that are under way.
     transfers: Cell<usize>,
     /// Set when no more calls are taken: what their callers are told.
@@ -145,6 +147,7 @@ impl Wire {
             end: RefCell::new(None),
             released_by_rpc: Cell::new(false),
             idle_since: Cell::new(Some(Instant::now())),
+            reads_on: Cell::new(false),
             transfers: Cell::new(0),
             draining: Cell::new(None),
             restores_by_id: Cell::new(false),
@@ -267,7 +270,31 @@ impl Wire {
 
     /// Whether we have stopped reading until the peer takes more of its answers.
     pub(crate) fn is_reading_paused(&self) -> bool {
-        self.outbox.borrow().answer_bytes() > self.limits.waiting_answer_bytes
+        let waiting = self.outbox.borrow().answer_bytes();
+        // Refusals wait, too, and a peer that goes on without taking them does not go on for ever.
+        let most =
+            if self.reads_on.get() { 2 * self.limits.waiting_answer_bytes } else { self.limits.waiting_answer_bytes };
+        waiting > most
+    }
+
+    /// The peer has taken nothing for a while. If it may not be reading because we are not, we are the one to begin:
+    /// it waits for answers that lie behind what we do not read, as we wait for some that lie behind what it does not.
+    pub(crate) fn relieve_mutual_stall(&self) {
+        if self.is_reading_paused() && !self.reads_on.get() && !self.questions.borrow().is_empty() {
+            tracing::debug!("both sides wait for the other to read: reading on, and refusing calls");
+            self.reads_on.set(true);
+            self.wake_receiver();
+        }
+    }
+
+    /// The peer has taken something: it may be read from again.
+    pub(crate) fn note_written(&self) {
+        if self.outbox.borrow().answer_bytes() <= self.limits.waiting_answer_bytes {
+            self.reads_on.set(false);
+        }
+        if !self.is_reading_paused() {
+            self.wake_receiver();
+        }
     }
 
     /// Has `receive` look again.
@@ -563,7 +590,7 @@ fn abort(code: ErrorCode, text: &str) -> Builder<HeapAllocator> {
 }
 
 /// In `after`, or in a year: a time that the clock can say.
-fn far_in(after: Duration) -> Instant {
+pub(crate) fn far_in(after: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     Instant::now() + after.min(YEAR)
 }

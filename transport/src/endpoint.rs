@@ -18,13 +18,14 @@ use quinn::{
     AsyncUdpSocket, IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig, TokenMemoryCache, TokenStore, TokioRuntime,
     TransportConfig, ValidationTokenConfig, VarInt,
 };
-use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
+use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator, congestion::CubicConfig};
 use ring::hmac;
 use schemas::{ErrorCode, IdentityKey, VatId};
 use tokio::time::Instant;
 
 use admission::{Admission, UsedTokens, Verdict};
 pub use error::{AcceptError, BindError, DialError};
+use progress::Noting;
 
 use crate::{
     limits,
@@ -34,6 +35,7 @@ use crate::{
 
 mod admission;
 mod error;
+pub(crate) mod progress;
 mod socket;
 
 /// How an endpoint treats those who dial it.
@@ -392,6 +394,7 @@ fn transport_config(config: &EndpointConfig) -> TransportConfig {
     discovery.minimum_change(limits::MTU_STEP);
     let mut transport = TransportConfig::default();
     transport
+        .congestion_controller_factory(Arc::new(Noting(Arc::new(CubicConfig::default()))))
         .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(VarInt::from_u32(limits::STREAMS_PER_CONNECTION))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

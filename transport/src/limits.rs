@@ -118,6 +118,11 @@ pub const WAITING_BYTES: usize = 64 << 20;
 /// long holds our memory and, if it waits for us in turn, would wait for ever.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
 
+/// After how long of that, while we do not read because of [`WAITING_ANSWER_BYTES`] and wait for answers of the peer
+/// ourselves, we read again and refuse its calls instead. Two peers that owe each other more than is kept would
+/// otherwise each wait for the other to read. Longer than a lost packet and its repetitions take.
+pub const MUTUAL_STALL: Duration = Duration::from_secs(5);
+
 /// How long the peer may take for its greeting. It costs it one round trip; ten seconds outlast a lost packet
 /// and its retransmissions on the worst of paths.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -365,6 +370,8 @@ pub struct SessionLimits {
     pub waiting_bytes: usize,
     /// How long the peer may take nothing of what waits for it ([`WRITE_STALL`]).
     pub write_stall: Duration,
+    /// After how long of that two sides that wait for each other read on ([`MUTUAL_STALL`]).
+    pub mutual_stall: Duration,
     /// How long the peer may take for its greeting ([`HELLO_DEADLINE`]).
     pub hello_deadline: Duration,
     /// How long closing may wait until the peer has what was released ([`CLOSE_DEADLINE`]).
@@ -391,6 +398,7 @@ impl Default for SessionLimits {
             waiting_answer_bytes: WAITING_ANSWER_BYTES,
             waiting_bytes: WAITING_BYTES,
             write_stall: WRITE_STALL,
+            mutual_stall: MUTUAL_STALL,
             hello_deadline: HELLO_DEADLINE,
             close_deadline: CLOSE_DEADLINE,
         }

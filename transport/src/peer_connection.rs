@@ -12,7 +12,12 @@ use std::{
 use quinn::{ConnectionError, VarInt};
 use schemas::{ErrorCode, RemoteError, VatId};
 
-use crate::{endpoint::canonical, limits, session::SessionEnd, text::printable};
+use crate::{
+    endpoint::{canonical, progress::Progress},
+    limits,
+    session::SessionEnd,
+    text::printable,
+};
 
 /// A QUIC connection to a peer that has proven its id. Clones are handles to the same connection; it is closed
 /// when the last handle and the last stream are gone.
@@ -79,9 +84,10 @@ impl PeerConnection {
     }
 
     /// What has gone over it so far.
-    pub(crate) fn traffic(&self) -> Traffic {
-        let stats = self.inner.quinn.stats();
-        Traffic { asked: stats.frame_tx.stream + stats.frame_tx.ping, heard: stats.udp_rx.datagrams }
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        let frames = self.inner.quinn.stats().frame_tx;
+        let Progress { sent, acknowledged } = Progress::of(&self.inner.quinn)?;
+        Some(Traffic { asked: frames.stream + frames.ping, sent, acknowledged })
     }
 
     /// Takes the one place for a session; `false` if it is taken.
@@ -95,8 +101,11 @@ impl PeerConnection {
 pub struct Traffic {
     /// How often something was sent that the peer acknowledges at once if it is there, repetitions included.
     pub asked: u64,
-    /// Datagrams of the peer.
-    pub heard: u64,
+    /// The number of the last packet that was sent.
+    pub sent: u64,
+    /// The number of the newest packet of which the peer has said that it arrived. Not just anything that comes from
+    /// it counts: on a path that is cut in one direction it is still heard, repeating itself.
+    pub acknowledged: u64,
 }
 
 impl fmt::Debug for PeerConnection {

@@ -346,7 +346,7 @@ impl Session {
     /// `None` on a local socket.
     #[must_use]
     pub fn traffic(&self) -> Option<Traffic> {
-        self.connection.as_ref().map(PeerConnection::traffic)
+        self.connection.as_ref().and_then(PeerConnection::traffic)
     }
 
     /// Ends the session at once and tells the peer why: what has not reached it is lost. For sessions whose peer is

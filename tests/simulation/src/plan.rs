@@ -184,7 +184,7 @@ fn fault(random: &mut fastrand::Rng, at_most: Duration) -> Fault {
             let host = if random.bool() { Host::Vat } else { Host::Caller(caller) };
             Fault::Jump { host, by: between(random, millis(100), IDLE_TIMEOUT * 2) }
         }
-        _ => Fault::Storm { loss: random.u16(200..400), lasts: lasts / 4 },
+        _ => Fault::Storm { loss: random.u16(200..600), lasts: lasts / 2 },
     }
 }
 

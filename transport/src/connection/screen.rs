@@ -156,6 +156,11 @@ impl Wire {
             self.queue(&refusal(question, code, "not carried out: this side is about to end the session"), true);
             return None;
         }
+        if self.reads_on.get() {
+            let text = "not carried out: more answers wait for you than are kept; take them first";
+            self.queue(&refusal(question, ErrorCode::SessionTooManyBytes, text), true);
+            return None;
+        }
         let uses = on.into_iter().chain(found.answers.iter().copied());
         let refused = match calls.ask(question, bytes, uses, &self.limits) {
             Ok(()) if self.capabilities.borrow_mut().receive(&found.imports, self.limits.imports) => {

@@ -16,14 +16,14 @@ use futures::{channel::oneshot, future::LocalBoxFuture};
 use schemas::{Coded, ErrorCode, VatId};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    time::{Sleep, sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 
 use super::{SessionEnd, ended::LastWord, steps::StepWaker};
 use crate::{
     GateWait,
     bulk::Desk,
-    connection::Wire,
+    connection::{Wire, far_in},
     limits,
     peer_connection::PeerConnection,
     rpc::{Disconnector, System},
@@ -77,9 +77,17 @@ pub(super) struct Progress {
     /// Something was written and not flushed.
     unflushed: bool,
     /// Runs while released bytes wait and the peer takes none.
-    stall: Option<Pin<Box<Sleep>>>,
+    stall: Option<Stall>,
     /// Runs until the next deadline of the session, or an earlier one that has become moot.
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// The peer takes nothing.
+struct Stall {
+    /// When that will have lasted too long.
+    end: Instant,
+    /// Runs until something is to be done about it.
+    timer: Pin<Box<Sleep>>,
 }
 
 impl Driver {
@@ -256,9 +264,7 @@ impl Driver {
                 Poll::Ready(Ok(_)) => {
                     self.progress.unflushed = true;
                     self.progress.stall = None;
-                    if !self.wire.is_reading_paused() {
-                        self.wire.wake_receiver();
-                    }
+                    self.wire.note_written();
                 }
                 Poll::Ready(Err(error)) => return Err(self.wire.explain(error)),
                 Poll::Pending => return self.progress.check_stall(&self.wire, context),
@@ -362,11 +368,18 @@ impl Progress {
     /// The peer takes nothing now: for how long already?
     fn check_stall(&mut self, wire: &Wire, context: &mut Context<'_>) -> Result<(), SessionEnd> {
         let after = wire.limits.write_stall;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(after)));
-        match stall.as_mut().poll(context) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(()) => Err(SessionEnd::Stalled { after }),
+        let stall = self.stall.get_or_insert_with(|| Stall {
+            end: far_in(after),
+            timer: Box::pin(sleep(after.min(wire.limits.mutual_stall))),
+        });
+        while stall.timer.as_mut().poll(context).is_ready() {
+            if stall.end <= Instant::now() {
+                return Err(SessionEnd::Stalled { after });
+            }
+            wire.relieve_mutual_stall();
+            stall.timer.as_mut().reset(stall.end);
         }
+        Ok(())
     }
 }
 

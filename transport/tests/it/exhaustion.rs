@@ -12,7 +12,7 @@ use transport::{SessionEnd, Violation, limits};
 use crate::{
     raw::{Answer, COUNTER, NOTES, RawPeer, SHORT, repeat_first_pointer},
     scene::attack,
-    support::{Counter, counter, new_counter},
+    support::{Counter, counter, new_counter, run, serving, sessions},
 };
 
 /// Counts calls and answers none.
@@ -375,5 +375,64 @@ fn an_answer_that_leads_to_more_than_it_contains() {
         }
         assert!(session.end().is_none());
         (peer, session)
+    });
+}
+
+/// Answers with twenty kilobytes, and takes them.
+struct Talkative;
+impl notes::Server for Talkative {
+    async fn get(
+        self: Rc<Self>,
+        _params: notes::GetParams,
+        mut results: notes::GetResults,
+    ) -> Result<(), capnp::Error> {
+        results.get().set_text("x".repeat(20_000));
+        Ok(())
+    }
+
+    async fn put(self: Rc<Self>, _params: notes::PutParams, _results: notes::PutResults) -> Result<(), capnp::Error> {
+        Ok(())
+    }
+}
+
+/// Each stops reading when the other owes it too much, and what the other owes lies behind calls that are not read.
+#[test]
+fn two_honest_sides_that_owe_each_other_more_than_is_kept_read_on_and_lose_nothing_but_calls() {
+    run(async {
+        let side = || {
+            let object: notes::Client = capnp_rpc::new_client(Talkative);
+            let mut options = serving(object.client);
+            options.limits.mutual_stall = SHORT;
+            options.limits.waiting_answer_bytes = 200_000;
+            options
+        };
+        let (one, other) = sessions(side(), side()).await;
+        let talk = async |session: &transport::Session| {
+            let theirs: notes::Client = session.bootstrap();
+            let calls = (0..200).map(|_| {
+                let mut put = theirs.put_request();
+                put.get().set_text("x".repeat(20_000));
+                (put.send().promise, theirs.get_request().send().promise)
+            });
+            let (mut answered, mut refused) = (0, 0);
+            let mut count = |outcome: Result<(), capnp::Error>| match outcome {
+                Ok(()) => answered += 1,
+                Err(error) => {
+                    let remote = RemoteError::parse(&error.extra).expect("a code");
+                    assert_eq!(remote.code, ErrorCode::SessionTooManyBytes, "{remote:?}");
+                    refused += 1;
+                }
+            };
+            for (put, get) in calls.collect::<Vec<_>>() {
+                count(put.await.map(|_| ()));
+                count(get.await.map(|_| ()));
+            }
+            // It is over: whoever calls now is served.
+            theirs.get_request().send().promise.await.unwrap();
+            (answered, refused)
+        };
+        let (by_one, by_other) = tokio::join!(talk(&one), talk(&other));
+        assert!(by_one.0 > 0 && by_other.0 > 0, "{by_one:?} {by_other:?}");
+        assert!(by_one.1 + by_other.1 > 0, "neither waited for the other: the test shows nothing");
     });
 }

@@ -286,7 +286,8 @@ impl Drop for Link {
 
 /// Tells a link when the peer of its session is silent, until the session has ended.
 fn listen(link: Weak<Link>, session: &Rc<Session>, clock: Rc<dyn Clock>) -> impl Future<Output = ()> + 'static {
-    let (closed, silence) = (session.when_closed(), session.traffic().map(Silence::new));
+    let (closed, silence) =
+        (session.when_closed(), session.traffic().map(|traffic| Silence::new(clock.now().elapsed, traffic)));
     // Who listens keeps nothing open.
     let session = Rc::downgrade(session);
     async move {
