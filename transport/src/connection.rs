@@ -53,6 +53,7 @@ pub(crate) use restore::{RESTORE_INTERFACE, RESTORE_METHOD};
 
 mod calls;
 mod capabilities;
+mod judge;
 mod outbox;
 mod questions;
 mod restore;
@@ -568,7 +569,7 @@ impl KeptAnswer {
             return self.message.get_root();
         }
         // Few callers look twice, so the copy costs less than sharing every answer.
-        match self.again.get_or_init(|| screen::without_bound(self.message.get_segments().clone())) {
+        match self.again.get_or_init(|| judge::without_bound(self.message.get_segments().clone())) {
             Ok(message) => message.get_root(),
             Err(error) => Err(error.clone()),
         }

@@ -11,7 +11,7 @@
 //!
 //! * [`tls`]: TLS 1.3 with raw Ed25519 keys on both sides; [`Endpoint`]: QUIC with small bounds (DESIGN §6);
 //! * [`hello`]: the first bytes of a stream and the greeting; [`frames`]: messages read without trust;
-//! * [`Session`]: one task on a tokio `LocalSet`, with our own connection below capnp-rpc;
+//! * [`Session`]: one task on a tokio `LocalSet`, with our own RPC layer over capnp-rpc's traits;
 //! * [`Sessions`]: all sessions of a process, one for each vat; below it [`peers`], which decides who stays, pure;
 //! * [`OutputGate`]: rules R3 and R5, in one type;
 //! * [`LocalListener`], [`dial_local`]: the same sessions between processes of one user;

@@ -48,8 +48,8 @@ pub const PIPELINE_STEPS: u32 = 64;
 /// pointers make a copy larger than the message.
 pub const ECHO_WORDS: u64 = 128;
 
-/// First segment of an outgoing message, in words: 512 bytes hold almost every call and return. The RPC layer
-/// asks for 8 KiB, to be zeroed for each call.
+/// First segment of an outgoing message, in words: 512 bytes hold almost every call and return. capnp's
+/// own default is 8 KiB, to be zeroed for each call.
 pub const FIRST_SEGMENT_WORDS: u32 = 64;
 
 /// Smallest first segment, in words, when the RPC layer asks for little: Finish and Release.
@@ -68,14 +68,18 @@ pub const CALL_BYTES_IN_FLIGHT: usize = 2 * MESSAGE_BYTES;
 /// capabilities. Four times as many as can run.
 pub const OPEN_QUESTIONS: usize = 4 * CALLS_IN_FLIGHT;
 
-/// Most calls that one peer may give up before their answer in the life of a session: whoever calls and gives up over
-/// and over has objects begin work that nobody wants, for the price of two small messages. A peer that waits with a
-/// deadline gives up a few; one call a minute for a month and a half is this many.
-pub const CALLS_GIVEN_UP: usize = 1 << 16;
+/// Most calls that one peer may give up before their answer in a row: whoever calls and gives up over and over has
+/// objects begin work that nobody wants, for the price of two small messages. Everything that may be under way, given
+/// up twice.
+pub const CALLS_GIVEN_UP: usize = 2 * CALLS_IN_FLIGHT;
 
-/// Most calls in a chain of which each is made on the result of the one before while none is answered. The RPC
-/// layer resolves such a chain by recursion: a thousand calls overflow a stack of 2 MiB, and with it end the
-/// process. An honest program chains a handful.
+/// After this time one of them is forgotten: a peer that waits with short deadlines, or asks several and takes the
+/// first answer, may do so a hundred times a second for ever.
+pub const GIVEN_UP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Most calls in a chain of which each is made on the result of the one before while none is answered. Passed
+/// on as parameters, such results are promises within promises, which are dropped by recursion: a few thousand of them
+/// overflow a stack of 2 MiB, and with it end the process. An honest program chains a handful.
 pub const PIPELINE_DEPTH: u16 = 64;
 
 /// Most capabilities of ours that one peer may keep. Each holds an object alive here, of some hundred bytes at
@@ -347,8 +351,10 @@ pub struct SessionLimits {
     pub call_bytes_in_flight: usize,
     /// Most questions of the peer that it keeps open ([`OPEN_QUESTIONS`]).
     pub open_questions: usize,
-    /// Most calls that the peer may give up, in all ([`CALLS_GIVEN_UP`]).
+    /// Most calls that the peer may give up in a row ([`CALLS_GIVEN_UP`]).
     pub calls_given_up: usize,
+    /// After which time one of them is forgotten ([`GIVEN_UP_INTERVAL`]).
+    pub given_up_interval: Duration,
     /// Most calls of the peer in a chain of unanswered ones ([`PIPELINE_DEPTH`]).
     pub pipeline_depth: u16,
     /// Most capabilities of ours that the peer may keep ([`EXPORTS`]).
@@ -388,6 +394,7 @@ impl Default for SessionLimits {
             call_bytes_in_flight: CALL_BYTES_IN_FLIGHT,
             open_questions: OPEN_QUESTIONS,
             calls_given_up: CALLS_GIVEN_UP,
+            given_up_interval: GIVEN_UP_INTERVAL,
             pipeline_depth: PIPELINE_DEPTH,
             exports: EXPORTS,
             imports: IMPORTS,

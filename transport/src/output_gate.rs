@@ -23,8 +23,8 @@ use std::{
 /// highest that [`release`](Self::release) was called with. For every message `m` of every session with this
 /// gate:
 ///
-/// 1. **Tag.** When `m` is sent, it is tagged with the `newest` of that moment. The turn that caused `m` has
-///    ended, or is the newest, so the tag is never lower than the turn that caused it. It may be higher, for
+/// 1. **Tag.** When `m` is sent, it is tagged with the `newest` of that moment; if the code of a turn runs, with that
+///    of the moment after it. The turn that caused `m` has ended, or is the newest, so the tag is never lower than the turn that caused it. It may be higher, for
 ///    instance for a read-only call that saw a later turn's state: that is wanted, for what it tells may have
 ///    been caused by any turn up to `newest`.
 /// 2. **Release.** No byte of `m` is handed to the network while `durable` is lower than the tag of `m`.

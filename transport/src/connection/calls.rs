@@ -5,12 +5,13 @@
 //! that it needs it no more (`Finish`, or not at all if the answer asked for none). While it runs, a call also
 //! holds its message and whatever its object does for it.
 //!
-//! Calls that are finished before their answer are counted for the life of the session as well: they cost a peer two small
+//! Calls that are finished before their answer are counted as well, and forgotten slowly: they cost a peer two small
 //! messages, and have an object begin work that nobody wants.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use schemas::ErrorCode;
+use tokio::time::Instant;
 
 use crate::SessionLimits;
 
@@ -20,7 +21,8 @@ pub(super) struct CallLedger {
     open: HashMap<u32, Open>,
     running: usize,
     running_bytes: usize,
-    given_up: usize,
+    /// When the last of the calls that were given up is forgotten: one interval of the limits for each.
+    given_up_until: Option<Instant>,
 }
 
 /// One question.
@@ -91,16 +93,19 @@ impl CallLedger {
     }
 
     /// The peer needs the answer no more. Returns what was lent with it. `Err` if the peer has given up more calls
-    /// than one session may.
-    pub(super) fn finish(&mut self, question: u32, limits: &SessionLimits) -> Result<Vec<u32>, ()> {
-        let lent = match self.open.get_mut(&question).filter(|open| open.running.is_some()) {
-            Some(open) => {
-                self.given_up += usize::from(!std::mem::replace(&mut open.is_finished, true));
-                Vec::new()
-            }
-            None => self.remove(question),
+    /// in a row than it may.
+    pub(super) fn finish(&mut self, question: u32, now: Instant, limits: &SessionLimits) -> Result<Vec<u32>, ()> {
+        let Some(open) = self.open.get_mut(&question).filter(|open| open.running.is_some()) else {
+            return Ok(self.remove(question));
         };
-        if self.given_up <= limits.calls_given_up { Ok(lent) } else { Err(()) }
+        if !std::mem::replace(&mut open.is_finished, true) {
+            let until = self.given_up_until.map_or(now, |until| until.max(now)) + limits.given_up_interval;
+            self.given_up_until = Some(until);
+            if until - now > most_given_up(limits) {
+                return Err(());
+            }
+        }
+        Ok(Vec::new())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -115,6 +120,11 @@ impl CallLedger {
         }
         lent
     }
+}
+
+/// The calls that may be given up in a row, as the time after which all of them are forgotten.
+fn most_given_up(limits: &SessionLimits) -> Duration {
+    limits.given_up_interval.saturating_mul(u32::try_from(limits.calls_given_up).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -161,22 +171,27 @@ mod tests {
             ledger.answer(question, true, vec![question, 9]);
         }
         assert_eq!(ask(&mut ledger, 5, 1), Err(ErrorCode::SessionTooManyQuestions));
-        assert_eq!(ledger.finish(3, &limits()), Ok(vec![3, 9]));
+        assert_eq!(ledger.finish(3, Instant::now(), &limits()), Ok(vec![3, 9]));
         assert_eq!(ask(&mut ledger, 5, 1), Ok(()));
-        assert_eq!(ledger.given_up, 0);
+        assert_eq!(ledger.given_up_until, None);
     }
 
     #[test]
-    fn calls_that_are_given_up_are_counted_for_good() {
+    fn calls_that_are_given_up_are_counted_and_forgotten_one_after_another() {
         let mut ledger = CallLedger::default();
-        for round in 0..3 {
-            assert_eq!(ask(&mut ledger, round, 1), Ok(()));
-            assert_eq!(ledger.finish(round, &limits()).is_ok(), round < 2);
-            assert!(ledger.is_open(round), "it runs until it is answered");
-            ledger.answer(round, true, Vec::new());
-        }
+        let (start, limits) = (Instant::now(), limits());
+        let mut give_up = |question, at: u32| {
+            assert_eq!(ask(&mut ledger, question, 1), Ok(()));
+            let outcome = ledger.finish(question, start + limits.given_up_interval * at, &limits);
+            assert!(ledger.is_open(question), "it runs until it is answered");
+            ledger.answer(question, true, Vec::new());
+            outcome.is_ok()
+        };
+        assert!(give_up(1, 0) && give_up(2, 0), "two in a row");
+        assert!(give_up(3, 1), "one is forgotten");
+        assert!(give_up(4, 3) && give_up(5, 3), "both are");
+        assert!(!give_up(6, 3));
         assert_eq!((ledger.running, ledger.running_bytes, ledger.open.len()), (0, 0, 0));
-        assert_eq!(ledger.finish(77, &limits()), Err(()), "it stays so");
     }
 
     #[test]

@@ -9,13 +9,17 @@ use crate::{OutputGate, frames, limits};
 /// Where one message ends in the stream of everything ever queued.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
-    /// The newest turn when the message was sent: it waits until that turn is durable.
+    /// The newest turn when the message was sent: it waits until that turn is durable. [`NOT_YET`] while the turn
+    /// that it was sent in runs.
     turn: u64,
     /// Position behind its last byte, counted from the beginning of the session.
     end: u64,
     /// Its size, if it is an answer to the peer and not a call of our own.
     answer_bytes: usize,
 }
+
+/// Stands for the number of a turn that runs, and will have one only when it has ended.
+const NOT_YET: u64 = u64::MAX;
 
 /// The queue of one session. First in, first out; see [`OutputGate`] for the invariant that it keeps.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(crate) struct Outbox {
     marks: VecDeque<Mark>,
     /// How many of `marks`, from the front, were released.
     released_marks: usize,
+    /// How many of `marks`, from the back, were sent in the turn that runs.
+    untagged: usize,
     /// Bytes ever written, queued and released. `written <= released <= queued`.
     written: u64,
     released: u64,
@@ -44,6 +50,7 @@ impl Outbox {
             start: 0,
             marks: VecDeque::new(),
             released_marks: 0,
+            untagged: 0,
             written: 0,
             released: 0,
             queued: 0,
@@ -72,12 +79,25 @@ impl Outbox {
 
     /// The last `length` bytes are a message.
     fn mark(&mut self, length: usize, is_answer: bool) {
+        self.tag();
         self.queued += length as u64;
-        let turn = self.gate.newest();
+        // The code of a turn calls nobody, but what it lets go of is released, and the peer can tell.
+        let is_in_turn = self.gate.is_in_turn();
+        self.untagged += usize::from(is_in_turn);
+        let turn = if is_in_turn { NOT_YET } else { self.gate.newest() };
         debug_assert!(self.marks.back().is_none_or(|last| last.turn <= turn), "tags never fall");
         let answer_bytes = if is_answer { length } else { 0 };
         self.answer_bytes += answer_bytes;
         self.marks.push_back(Mark { turn, end: self.queued, answer_bytes });
+    }
+
+    /// Gives messages that were sent in a turn its number, once it has ended.
+    fn tag(&mut self) {
+        if self.untagged > 0 && !self.gate.is_in_turn() {
+            let newest = self.gate.newest();
+            self.marks.iter_mut().rev().take(self.untagged).for_each(|mark| mark.turn = newest);
+            self.untagged = 0;
+        }
     }
 
     /// What may be written now: whole messages, in order, each one released. Nothing after a poisoning.
@@ -85,8 +105,13 @@ impl Outbox {
         if self.gate.is_poisoned() {
             return &[];
         }
+        self.tag();
         let durable = self.gate.durable();
-        while let Some(mark) = self.marks.get(self.released_marks).filter(|mark| mark.turn <= durable) {
+        let tagged = self.marks.len() - self.untagged;
+        while self.released_marks < tagged
+            && let Some(mark) = self.marks.get(self.released_marks)
+            && mark.turn <= durable
+        {
             self.released = mark.end;
             self.released_marks += 1;
         }
@@ -116,7 +141,7 @@ impl Outbox {
         }
     }
 
-    /// The turn that the next byte waits for, if any waits.
+    /// The turn that the next byte waits for, if any waits. Not asked while a turn runs.
     pub(crate) fn next_turn(&self) -> Option<u64> {
         self.marks.front().map(|mark| mark.turn)
     }
@@ -127,6 +152,7 @@ impl Outbox {
         self.bytes.truncate(self.start + length);
         let dropped = self.marks.drain(self.released_marks..).map(|mark| mark.answer_bytes).sum::<usize>();
         self.answer_bytes -= dropped;
+        self.untagged = 0;
         self.queued = self.released;
     }
 
@@ -151,9 +177,20 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Produce,
-        Send { words: usize },
-        Release { behind: u64 },
-        Write { at_most: usize },
+        /// A turn lets go of something, and changes something or not.
+        Turn {
+            words: usize,
+            changes: bool,
+        },
+        Send {
+            words: usize,
+        },
+        Release {
+            behind: u64,
+        },
+        Write {
+            at_most: usize,
+        },
         Poison,
         Close,
     }
@@ -161,6 +198,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => Just(Step::Produce),
+            3 => (0_usize..9, any::<bool>()).prop_map(|(words, changes)| Step::Turn { words, changes }),
             6 => (0_usize..9).prop_map(|words| Step::Send { words }),
             4 => (0_u64..4).prop_map(|behind| Step::Release { behind }),
             6 => (1_usize..200).prop_map(|at_most| Step::Write { at_most }),
@@ -200,6 +238,18 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Produce => { turn += 1; gate.produced(turn); }
+                    Step::Turn { words, changes } if !closed => {
+                        let content = content(sent.len() as u64, words);
+                        gate.turn_begins();
+                        outbox.push(&[&content], false);
+                        let in_turn = outbox.released().len();
+                        gate.turn_ends();
+                        turn += u64::from(changes);
+                        if changes { gate.produced(turn); }
+                        sent.push((turn, 8 + content.len()));
+                        prop_assert!(in_turn + stream.len() <= sent[..sent.len() - 1].iter().map(|(_, length)| length).sum());
+                    }
+                    Step::Turn { .. } => {}
                     Step::Send { words } if !closed => {
                         let content = content(sent.len() as u64, words);
                         outbox.push(&[&content], words % 2 == 0);

@@ -1,4 +1,4 @@
-//! The one task of a session: it polls capnp-rpc, writes what the gate has released, and ends what must end.
+//! The one task of a session: it polls the RPC layer, writes what the gate has released, and ends what must end.
 
 use std::{
     any::Any,
@@ -46,7 +46,7 @@ pub(super) enum Carrier {
 pub(super) type NextStream =
     LocalBoxFuture<'static, Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>>;
 
-/// capnp-rpc's side of a session, and the requests for its bootstrap that came while it was busy.
+/// The RPC layer of a session, and the requests for its bootstrap that came while it was busy.
 #[derive(Default)]
 pub(super) struct Rpc {
     /// `None` once the session has ended. Borrowed while it is polled.
@@ -113,7 +113,7 @@ impl Driver {
         self.last_word.say(end);
     }
 
-    /// Takes steps while there is something to do; ready when the session has ended for capnp-rpc too.
+    /// Takes steps while there is something to do; ready when the session has ended for the RPC layer too.
     fn visit(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.poll_streams(context);
         for _ in 0..limits::STEPS_PER_POLL {
@@ -159,7 +159,7 @@ impl Driver {
         }
     }
 
-    /// Polls capnp-rpc, and with it the code of every object that this session calls.
+    /// Polls the RPC layer, and with it the code of every object that this session calls.
     fn poll_rpc(&mut self, context: &mut Context<'_>) {
         let outcome = {
             let mut slot = self.rpc.system.borrow_mut();
@@ -192,7 +192,7 @@ impl Driver {
         }
     }
 
-    /// Drops capnp-rpc's side with everything that ran in it, whatever state it is in.
+    /// Drops the RPC layer with everything that ran in it, whatever state it is in.
     fn drop_system(&self) {
         let system = self.rpc.system.borrow_mut().take();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(system))) {
@@ -280,12 +280,12 @@ impl Driver {
         Ok(())
     }
 
-    /// Has capnp-rpc fail everything that waits, then drops it. Returns why the session ended.
+    /// Has the RPC layer fail everything that waits, then drops it. Returns why the session ended.
     fn end_rpc(&mut self) -> SessionEnd {
         let waker = Waker::from(self.steps.clone());
         let mut context = Context::from_waker(&waker);
         self.disconnect();
-        // Those who waited are told by capnp-rpc's own tasks, which take their turns first.
+        // Those who waited are told by tasks of the session's, which take their turns first.
         for _ in 0..limits::STEPS_TO_END {
             self.steps.begin_step();
             self.poll_rpc(&mut context);

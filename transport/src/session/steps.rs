@@ -1,7 +1,7 @@
 //! A waker that knows whether its task is running: what it wakes during a step is done in the next step.
 //!
-//! capnp-rpc takes several polls to bring one message from the stream to its object and the answer back, each
-//! announced by a wake-up of its own task. Through the scheduler every one would go to the end of the queue.
+//! It takes several polls to bring one message from the stream to its object and the answer back, each announced by
+//! a wake-up of the session's own task. Through the scheduler every one would go to the end of the queue.
 //! With this waker the driver goes on at once, so a message is answered in one visit, and all that was said in
 //! one visit is written together.
 
