@@ -257,12 +257,14 @@ impl ObjectTurn<'_, '_> {
         self.table.put(self.turn, self.kept, self.kept.1, &entry_name(name), entry)
     }
 
-    /// Removes the entry under `name`.
+    /// Removes the entry under `name`; whether there was one.
     ///
     /// # Errors
     /// When the object's rows cannot be read.
-    pub fn remove(&mut self, name: &[u8]) -> Result<(), ObjectError> {
-        self.table.remove(self.turn, self.kept.1, &entry_name(name))
+    pub fn remove(&mut self, name: &[u8]) -> Result<bool, ObjectError> {
+        let was_there = self.contains(name)?;
+        self.table.remove(self.turn, self.kept.1, &entry_name(name))?;
+        Ok(was_there)
     }
 
     /// Makes an object of this vat, with the default state of its kind, and gives a reference to it.

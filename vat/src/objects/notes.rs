@@ -143,11 +143,7 @@ impl notes::Server for Notes {
         mut results: notes::RemoveResults,
     ) -> capnp::Result<()> {
         let name = params.get()?.get_name()?.to_str()?;
-        let removed = self.0.turn(|_, turn| {
-            let removed = turn.contains(name.as_bytes())?;
-            turn.remove(name.as_bytes())?;
-            Ok(removed)
-        })?;
+        let removed = self.0.turn(|_, turn| turn.remove(name.as_bytes()))?;
         results.get().set_removed(removed);
         Ok(())
     }

@@ -128,7 +128,7 @@ impl Bench {
                     (Some(to), true) => drop(node.0.insert(slot, to)),
                     (None, true) => drop(node.0.remove(&slot)),
                     (Some(to), false) => turn.put(&[slot], &Link(Some(to)))?,
-                    (None, false) => turn.remove(&[slot])?,
+                    (None, false) => drop(turn.remove(&[slot])?),
                 }
                 Ok(())
             })
