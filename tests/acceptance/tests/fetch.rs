@@ -77,6 +77,22 @@ fn a_note_is_fetched_over_the_network_and_over_the_socket_of_its_own_machine() {
     world.no_secret_leaked();
 }
 
+#[test]
+fn what_keeps_no_content_is_said_to_keep_none_and_leaves_no_file() {
+    let world = World::new();
+    let alice = world.home("alice");
+    for kind in ["counter", "directory"] {
+        alice.new_vat(kind, kind);
+        let vat = alice.wake(kind);
+        let file = alice.path("file");
+        let fetch = ["fetch", kind, "minutes", "-o", file.to_str().unwrap()];
+        alice.fails(&fetch, 2, "object.unknown_method").says(&["minutes", "keeps no content"]).hints("call TARGET");
+        assert!(!file.exists());
+        vat.sleep();
+    }
+    world.no_secret_leaked();
+}
+
 /// A way to a vat that can be cut: it lets so many bytes come back, and no more until it is opened.
 struct Way {
     address: SocketAddr,

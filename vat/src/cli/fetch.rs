@@ -140,7 +140,11 @@ impl Fetching<'_> {
     async fn transfer(&mut self, way: &Way<'_>) -> Result<Part, Failure> {
         let mut request = notes::Client::new(way.object.add_ref()).content_request();
         request.get().set_name(self.name);
-        let response = within(self.deadline, request.send().promise).await?;
+        let response = match tokio::time::timeout(self.deadline, request.send().promise).await {
+            Ok(Err(error)) if error.kind == capnp::ErrorKind::Unimplemented => return Err(self.no_content()),
+            Ok(response) => response.map_err(failure)?,
+            Err(_) => return Err(connect::timed_out(self.deadline)),
+        };
         let content = response.get().and_then(|results| results.get_content()).map_err(failure)?;
         let described = within(self.deadline, content.describe_request().send().promise).await?;
         let described = described.get().map_err(failure)?;
@@ -163,6 +167,14 @@ impl Fetching<'_> {
             None => self.calls(&content, &mut part).await?,
         }
         Ok(part)
+    }
+
+    /// The object knows no `content`.
+    fn no_content(&self) -> Failure {
+        let name = self.name;
+        let message = format!("{name:?} cannot be fetched: the object at the other end keeps no content under names");
+        Failure::new(ErrorCode::ObjectUnknownMethod, message)
+            .next(format!("Fetch from a notes object; `{} call TARGET` shows what an object is.", super::program()))
     }
 
     fn show(&mut self, part: &Part) {
