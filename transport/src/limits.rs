@@ -257,6 +257,10 @@ pub const KEEP_ALIVES_LOST: u32 = 2;
 /// How long an accepted connection may take to prove its key.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The same over TCP, where the client's part is two flights of a few hundred bytes: long enough for a lost packet and
+/// its repetitions, and half of the above, since a place here costs nothing but a connection.
+pub const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
 // ---- one endpoint
 
 /// Connections, dialled ones included, beyond which new ones are refused. At 30 kB each they fit 1 GB.
@@ -312,10 +316,11 @@ pub const SESSIONS_PER_PEER: usize = 8;
 pub const SESSIONS_PER_NETWORK: usize = SESSIONS / 4;
 
 /// Connections at once that have not proven their key. Each costs half a millisecond of CPU, and may be left
-/// unfinished for [`HANDSHAKE_DEADLINE`].
+/// unfinished for [`HANDSHAKE_DEADLINE`]. One more takes the place of the oldest of the network that has the most: even
+/// if a hundred a second come that nobody finishes, an honest one has two seconds and a half.
 pub const HANDSHAKES: usize = 256;
 
-/// The same from one network, so that no network can take all of them.
+/// The same from one network: beyond it the oldest of its own makes room, so that no network can take all of them.
 pub const HANDSHAKES_PER_NETWORK: usize = 64;
 
 /// How long a session must have been idle before it makes room for somebody else. Without it a stranger with many

@@ -12,15 +12,18 @@
 //!    the one that the smaller id has dialled. Two can have crossed only if they are of opposite directions, the newcomer
 //!    shows no token of the older one, and the older is no older than a dial can take.
 //! 4. **Caps.** Who is no vat (epoch 0) may have a few sessions; a network, and all together, may have so many. Beyond
-//!    that the session that has been idle for the longest is evicted, of the same peer or network where those are what is
-//!    full. If none has been idle for long enough, the newcomer is refused. A session that this side has dialled is
-//!    never evicted.
-//!
-//! Connections that have not proven a key yet are counted apart, so that strangers take no place from those who
-//! have.
+//!    that a session is evicted, of the same peer or network where those are what is full: of those that have been idle
+//!    for long enough, one of the network that has the most, the newcomer counted, and of these the one that has been idle
+//!    for the longest. If there is none, the newcomer is refused. A session that this side has dialled is never evicted.
+//!    Peers without an id (foreign clients) are known by their network alone.
+//! 5. **Handshakes.** Connections that have not proven a key yet are counted apart, so that strangers take no place from
+//!    those who have. They too have a share for each network. One more is always let in, and the oldest of the network
+//!    that has the most, the newcomer counted, is dropped for it: whoever means it needs a moment only, and whoever lets
+//!    handshakes lie keeps nobody out.
 
 use std::{
-    collections::{HashMap, HashSet},
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
     time::Duration,
 };
@@ -78,8 +81,8 @@ pub enum Direction {
 /// A session that has just begun.
 #[derive(Debug, Clone)]
 pub struct Arrival<N> {
-    /// The id that the peer has proven.
-    pub peer: VatId,
+    /// The id that the peer has proven; `None` if it has proven none, and is no vat then.
+    pub peer: Option<VatId>,
     /// The network that it comes from, as far as it is counted.
     pub network: N,
     /// Who has dialled.
@@ -103,7 +106,16 @@ pub struct Admission {
     pub ends: Vec<(u64, ErrorCode)>,
 }
 
-/// Every session of a process with peers that have proven an id. `N` names networks.
+/// A connection may shake hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Its number from now on; never used again.
+    pub number: u64,
+    /// The handshake that is dropped for it.
+    pub drops: Option<u64>,
+}
+
+/// Every session of a process that is counted. `N` names networks.
 #[derive(Debug)]
 pub struct Peers<N> {
     ours: VatId,
@@ -112,8 +124,9 @@ pub struct Peers<N> {
     sessions: HashMap<u64, Entry<N>>,
     by_peer: HashMap<VatId, Vec<u64>>,
     by_network: HashMap<N, usize>,
-    shaking: HashMap<N, usize>,
-    shaking_total: usize,
+    /// Handshakes under way, the oldest first.
+    shaking: BTreeMap<u64, N>,
+    shaking_by_network: HashMap<N, usize>,
     epochs: Epochs,
 }
 
@@ -137,8 +150,8 @@ impl<N: Clone + Eq + Hash> Peers<N> {
             sessions: HashMap::new(),
             by_peer: HashMap::new(),
             by_network: HashMap::new(),
-            shaking: HashMap::new(),
-            shaking_total: 0,
+            shaking: BTreeMap::new(),
+            shaking_by_network: HashMap::new(),
         }
     }
 
@@ -162,23 +175,38 @@ impl<N: Clone + Eq + Hash> Peers<N> {
 
     // ---- before a key is proven
 
-    /// A connection from `network` wants to shake hands. `false`: there are too many; it is not counted then.
-    #[must_use]
-    pub fn begin_handshake(&mut self, network: &N) -> bool {
-        let own = self.shaking.get(network).copied().unwrap_or(0);
-        let fits = self.shaking_total < self.limits.handshakes && own < self.limits.handshakes_per_network;
-        if fits {
-            self.shaking.insert(network.clone(), own + 1);
-            self.shaking_total += 1;
+    /// A connection from `network` begins to shake hands, in the place of another if there are too many.
+    pub fn begin_handshake(&mut self, network: N) -> Begun {
+        let drops = self.handshake_to_drop(&network);
+        if let Some(number) = drops {
+            self.end_handshake(number);
         }
-        fits
+        let number = self.next;
+        self.next += 1;
+        *self.shaking_by_network.entry(network.clone()).or_default() += 1;
+        self.shaking.insert(number, network);
+        Begun { number, drops }
     }
 
-    /// A handshake that was begun is over, whatever came of it.
-    pub fn end_handshake(&mut self, network: &N) {
-        if uncount(&mut self.shaking, network) {
-            self.shaking_total -= 1;
+    /// A handshake that was begun is over, whatever came of it. One that was dropped for another is known to be.
+    pub fn end_handshake(&mut self, number: u64) {
+        if let Some(network) = self.shaking.remove(&number) {
+            uncount(&mut self.shaking_by_network, &network);
         }
+    }
+
+    /// The handshake that makes room for another one from `network`, if there is none (rule 5).
+    ///
+    /// Looks at every one when they are too many: some hundred, which is a hundredth of what a handshake costs.
+    fn handshake_to_drop(&self, network: &N) -> Option<u64> {
+        let count = |of: &N| self.shaking_by_network.get(of).copied().unwrap_or(0) + usize::from(of == network);
+        if count(network) > self.limits.handshakes_per_network {
+            return self.shaking.iter().find(|(_, of)| *of == network).map(|(number, _)| *number);
+        }
+        if self.shaking.len() < self.limits.handshakes {
+            return None;
+        }
+        self.shaking.iter().min_by_key(|(number, of)| (Reverse(count(of)), **number)).map(|(number, _)| *number)
     }
 
     // ---- after
@@ -194,11 +222,11 @@ impl<N: Clone + Eq + Hash> Peers<N> {
         arrival: Arrival<N>,
         idle_since: impl Fn(u64) -> Option<Duration>,
     ) -> Result<Admission, ErrorCode> {
-        if arrival.epoch > 0 && arrival.epoch < self.epochs.of(&arrival.peer) {
+        if arrival.peer.is_some_and(|peer| arrival.epoch > 0 && arrival.epoch < self.epochs.of(&peer)) {
             return Err(ErrorCode::SessionSuperseded);
         }
         let mut ends = Ends::default();
-        for number in self.numbers(&arrival.peer) {
+        for number in self.numbers(arrival.peer) {
             // Proof of the index: the numbers of a peer are those of its sessions.
             match self.rival(now, &self.sessions[&number], &arrival) {
                 Rival::Stays => {}
@@ -226,10 +254,12 @@ impl<N: Clone + Eq + Hash> Peers<N> {
         }
         let number = self.next;
         self.next += 1;
-        if arrival.epoch > 0 {
-            self.epochs.saw(arrival.peer, arrival.epoch);
+        if let Some(peer) = arrival.peer {
+            if arrival.epoch > 0 {
+                self.epochs.saw(peer, arrival.epoch);
+            }
+            self.by_peer.entry(peer).or_default().push(number);
         }
-        self.by_peer.entry(arrival.peer).or_default().push(number);
         *self.by_network.entry(arrival.network.clone()).or_default() += 1;
         self.sessions.insert(number, Entry { arrival, since: now, names });
         Ok(Admission { number, ends: ends.list })
@@ -239,16 +269,19 @@ impl<N: Clone + Eq + Hash> Peers<N> {
     pub fn ended(&mut self, number: u64) {
         let Some(Entry { arrival, .. }) = self.sessions.remove(&number) else { return };
         uncount(&mut self.by_network, &arrival.network);
-        if let Some(own) = self.by_peer.get_mut(&arrival.peer) {
+        if let Some(peer) = arrival.peer
+            && let Some(own) = self.by_peer.get_mut(&peer)
+        {
             own.retain(|other| *other != number);
             if own.is_empty() {
-                self.by_peer.remove(&arrival.peer);
+                self.by_peer.remove(&peer);
             }
         }
     }
 
-    fn numbers(&self, peer: &VatId) -> Vec<u64> {
-        self.by_peer.get(peer).cloned().unwrap_or_default()
+    /// The sessions with a peer; none of those with peers that have no id.
+    fn numbers(&self, peer: Option<VatId>) -> Vec<u64> {
+        peer.and_then(|peer| self.by_peer.get(&peer)).cloned().unwrap_or_default()
     }
 
     /// What becomes of an older session with the same peer (rules 2 and 3).
@@ -267,8 +300,8 @@ impl<N: Clone + Eq + Hash> Peers<N> {
             // Of a higher epoch, or dialled again; a lower epoch is fenced off before.
             return Rival::Ends(ErrorCode::SessionSuperseded);
         }
-        let smaller_dials =
-            if self.ours.as_bytes() < new.peer.as_bytes() { Direction::Dialled } else { Direction::Accepted };
+        let ours_is_smaller = new.peer.is_some_and(|peer| self.ours.as_bytes() < peer.as_bytes());
+        let smaller_dials = if ours_is_smaller { Direction::Dialled } else { Direction::Accepted };
         if new.direction == smaller_dials { Rival::Ends(ErrorCode::SessionCrossed) } else { Rival::Wins }
     }
 
@@ -280,10 +313,10 @@ impl<N: Clone + Eq + Hash> Peers<N> {
         ends: &mut Ends,
         idle_since: &impl Fn(u64) -> Option<Duration>,
     ) -> Result<(), ErrorCode> {
-        let stay = |ends: &Ends| self.numbers(&arrival.peer).iter().filter(|number| !ends.has(**number)).count();
+        let stay = |ends: &Ends| self.numbers(arrival.peer).iter().filter(|number| !ends.has(**number)).count();
         if stay(ends) >= self.limits.sessions_per_peer {
             // Its own sessions: there is nobody to protect from it.
-            self.evict(ends, |_, entry| entry.arrival.peer == arrival.peer, idle_since)?;
+            self.evict(&arrival.network, ends, |_, entry| entry.arrival.peer == arrival.peer, idle_since)?;
         }
         let patient = |since: Duration| now.saturating_sub(since) >= self.limits.evictable_after;
         let leaving = |ends: &Ends, network: &N| {
@@ -291,30 +324,34 @@ impl<N: Clone + Eq + Hash> Peers<N> {
         };
         let own = self.by_network.get(&arrival.network).copied().unwrap_or(0);
         if own - leaving(ends, &arrival.network) >= self.limits.sessions_per_network {
-            self.evict(ends, |idle, entry| patient(idle) && entry.arrival.network == arrival.network, idle_since)?;
+            let may_go = |idle, entry: &Entry<N>| patient(idle) && entry.arrival.network == arrival.network;
+            self.evict(&arrival.network, ends, may_go, idle_since)?;
         }
         if self.sessions.len() - ends.list.len() >= self.limits.sessions {
-            self.evict(ends, |idle, _| patient(idle), idle_since)?;
+            self.evict(&arrival.network, ends, |idle, _| patient(idle), idle_since)?;
         }
         Ok(())
     }
 
-    /// Has the session end that has been idle for the longest, of those that the peer dialled and `may_go` allows.
+    /// Has a session end for a newcomer from `network`: of those that the peer dialled and `may_go` allows, one of the
+    /// network that has the most, and of these the one that has been idle for the longest.
     ///
     /// Looks at every session: a table that is full costs each newcomer some microseconds, a handshake costs hundreds.
     fn evict(
         &self,
+        network: &N,
         ends: &mut Ends,
         may_go: impl Fn(Duration, &Entry<N>) -> bool,
         idle_since: &impl Fn(u64) -> Option<Duration>,
     ) -> Result<(), ErrorCode> {
+        let count = |of: &N| self.by_network.get(of).copied().unwrap_or(0) + usize::from(of == network);
         let candidates = self.sessions.iter().filter_map(|(number, entry)| {
             let idle = idle_since(*number)?;
             let may_go = entry.arrival.direction == Direction::Accepted && !ends.has(*number) && may_go(idle, entry);
-            may_go.then_some((idle, *number))
+            may_go.then(|| (Reverse(count(&entry.arrival.network)), idle, *number))
         });
-        let (_, oldest) = candidates.min().ok_or(ErrorCode::SessionLimit)?;
-        ends.push(oldest, ErrorCode::SessionEvicted);
+        let (_, _, number) = candidates.min().ok_or(ErrorCode::SessionLimit)?;
+        ends.push(number, ErrorCode::SessionEvicted);
         Ok(())
     }
 }
@@ -370,12 +407,12 @@ impl Epochs {
     }
 }
 
-/// Counts one less; `false` if there was none.
-fn uncount<N: Eq + Hash>(counts: &mut HashMap<N, usize>, key: &N) -> bool {
-    let Some(count) = counts.get_mut(key) else { return false };
-    *count -= 1;
-    if *count == 0 {
-        counts.remove(key);
+/// Counts one less.
+fn uncount<N: Eq + Hash>(counts: &mut HashMap<N, usize>, key: &N) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
-    true
 }

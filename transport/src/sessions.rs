@@ -1,8 +1,9 @@
 //! All sessions of one process: the shell around [`crate::peers`], shared by vats and location servers (DESIGN §6).
 //!
 //! ```text
-//!   Incoming ── begin ──► Handshake ── finish ──► Session ┐
-//!   Session::open ────────────────────────────────────────┴─ admit ──► kept until it ends, or refused with a code
+//!   Incoming ──── begin ──────► Handshake ── finish ──► Session ┐
+//!   TlsIncoming ─ begin_tls ──► Handshake ── finish ──► Session ┤
+//!   Session::open ──────────────────────────────────────────────┴─ admit ──► kept until it ends, or refused with a code
 //! ```
 //!
 //! Shutdown is [`drain`](Sessions::drain), and nothing else: nobody is let in any more, calls that come are refused,
@@ -12,17 +13,18 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     fmt,
+    future::Future,
     net::SocketAddr,
     rc::Rc,
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::{channel::oneshot, future::join_all};
 use schemas::{Coded, ErrorCode, Network, VatId};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    AcceptError, Incoming, PeerConnection, Session, SessionError, SessionOptions,
+    AcceptError, ForeignOptions, Incoming, PeerConnection, Session, SessionError, SessionOptions, TlsIncoming,
     peers::{Arrival, Direction, PeerLimits, Peers},
 };
 
@@ -36,7 +38,9 @@ pub struct Sessions {
 
 struct Inner {
     peers: RefCell<Peers<Network>>,
-    /// Sessions with peers that have proven an id, by their number.
+    /// Handshakes under way, by their number. Dropping what is kept here drops the handshake.
+    shaking: RefCell<HashMap<u64, oneshot::Sender<()>>>,
+    /// Sessions over a network, by their number.
     remote: RefCell<HashMap<u64, Rc<Session>>>,
     /// Sessions with processes of this machine, which are not limited here.
     local: RefCell<HashMap<u64, Rc<Session>>>,
@@ -82,6 +86,7 @@ impl Sessions {
         Self {
             inner: Rc::new(Inner {
                 peers: RefCell::new(Peers::new(ours, limits)),
+                shaking: RefCell::default(),
                 remote: RefCell::default(),
                 local: RefCell::default(),
                 next_local: Cell::new(0),
@@ -104,13 +109,33 @@ impl Sessions {
         self.inner.remote.borrow().get(&number).filter(|session| session.end().is_none()).cloned()
     }
 
-    /// Lets a connection shake hands, if there are not too many that do. Refused otherwise, which it is told at once.
+    /// Lets a connection shake hands, in the place of another one if too many do. `None` while stopping: it is refused,
+    /// and told so at once.
     #[must_use]
     pub fn begin(&self, incoming: Incoming) -> Option<Handshake> {
-        let network = Network::of(incoming.remote_address().ip());
         // Dropped is refused.
-        let fits = self.inner.stopping.get().is_none() && self.inner.peers.borrow_mut().begin_handshake(&network);
-        fits.then(|| Handshake { incoming, place: Place { sessions: self.clone(), network } })
+        let place = self.place(incoming.remote_address())?;
+        Some(Handshake { incoming, place })
+    }
+
+    /// The same for a connection at a TLS port.
+    #[must_use]
+    pub fn begin_tls(&self, incoming: TlsIncoming) -> Option<Handshake<TlsIncoming>> {
+        // Dropped is hung up on, before anything was spent on it.
+        let place = self.place(incoming.remote_address())?;
+        Some(Handshake { incoming, place })
+    }
+
+    fn place(&self, address: SocketAddr) -> Option<Place> {
+        if self.inner.stopping.get().is_some() {
+            return None;
+        }
+        let begun = self.inner.peers.borrow_mut().begin_handshake(Network::of(address.ip()));
+        let (sender, dropped) = oneshot::channel();
+        let mut shaking = self.inner.shaking.borrow_mut();
+        shaking.insert(begun.number, sender);
+        begun.drops.and_then(|number| shaking.remove(&number));
+        Some(Place { sessions: self.clone(), number: begun.number, dropped })
     }
 
     /// Takes a session that has just begun into the table, until it ends. The peer was seen at `address`.
@@ -139,8 +164,7 @@ impl Sessions {
         }
         let peer = session.peer();
         let arrival = Arrival {
-            // A session over a network has a peer with an id; one of this machine is not counted by it.
-            peer: peer.id.ok_or(ErrorCode::SessionWrongPeer)?,
+            peer: peer.id,
             network: Network::of(address.ip()),
             direction,
             epoch: peer.epoch,
@@ -216,8 +240,8 @@ impl fmt::Debug for Sessions {
 }
 
 /// A connection that has not proven its key yet, in a place among those. Dropping it refuses it.
-pub struct Handshake {
-    incoming: Incoming,
+pub struct Handshake<I = Incoming> {
+    incoming: I,
     place: Place,
 }
 
@@ -230,31 +254,76 @@ impl Handshake {
         self,
         options: impl FnOnce(&PeerConnection) -> SessionOptions,
     ) -> Result<Rc<Session>, AdmitError> {
-        let Self { incoming, place } = self;
-        let connection = incoming.accept().await?;
-        let (address, options) = (connection.remote_address(), options(&connection));
+        let Self { incoming, mut place } = self;
+        let mut shaken = None;
         // The greeting costs no more than a session does, but takes as long as the peer likes: it still counts.
-        let session = Session::accept(connection, options).await?;
-        let sessions = place.sessions.clone();
-        drop(place);
-        sessions.admit(session, Direction::Accepted, address).map_err(|code| AdmitError::Refused { code })
+        let greeted = place
+            .keep(async {
+                let connection = incoming.accept().await?;
+                shaken = Some(connection.clone());
+                let (address, options) = (connection.remote_address(), options(&connection));
+                Ok((Session::accept(connection, options).await?, address))
+            })
+            .await;
+        let (session, address) = greeted.inspect_err(|error| {
+            if let (AdmitError::Refused { code }, Some(connection)) = (error, &shaken) {
+                connection.close(*code);
+            }
+        })?;
+        place.give_up_for(session, address)
     }
 }
 
-impl fmt::Debug for Handshake {
+impl Handshake<TlsIncoming> {
+    /// Shakes hands, and takes the session of the foreign client into the table. `options` says what this side brings
+    /// to it.
+    ///
+    /// # Errors
+    /// [`AdmitError`].
+    pub async fn finish(self, options: ForeignOptions) -> Result<Rc<Session>, AdmitError> {
+        let Self { incoming, mut place } = self;
+        let address = incoming.remote_address();
+        let stream = place.keep(async { Ok(incoming.accept().await?) }).await?;
+        place.give_up_for(Session::accept_foreign(stream, options), address)
+    }
+}
+
+impl<I: fmt::Debug> fmt::Debug for Handshake<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handshake").field("incoming", &self.incoming).finish_non_exhaustive()
     }
 }
 
-/// A place among the handshakes, until it is dropped.
+/// A place among the handshakes, until it is dropped, or needed for another one.
 struct Place {
     sessions: Sessions,
-    network: Network,
+    number: u64,
+    /// Completes when another has this place.
+    dropped: oneshot::Receiver<()>,
+}
+
+impl Place {
+    /// Shakes hands as long as the place is kept.
+    async fn keep<T>(&mut self, work: impl Future<Output = Result<T, AdmitError>>) -> Result<T, AdmitError> {
+        tokio::select! {
+            biased;
+            _ = &mut self.dropped => Err(AdmitError::Refused { code: ErrorCode::SessionLimit }),
+            done = work => done,
+        }
+    }
+
+    /// Exchanges it for one among the sessions.
+    fn give_up_for(self, session: Session, address: SocketAddr) -> Result<Rc<Session>, AdmitError> {
+        let sessions = self.sessions.clone();
+        drop(self);
+        sessions.admit(session, Direction::Accepted, address).map_err(|code| AdmitError::Refused { code })
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.sessions.inner.peers.borrow_mut().end_handshake(&self.network);
+        let inner = &self.sessions.inner;
+        inner.peers.borrow_mut().end_handshake(self.number);
+        inner.shaking.borrow_mut().remove(&self.number);
     }
 }

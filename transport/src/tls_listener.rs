@@ -47,7 +47,7 @@ pub struct TlsListener {
 
 impl TlsListener {
     /// Listens on `listen` (TCP). `[::]` takes IPv4 too where the machine can; on a machine without IPv6 it becomes
-    /// `0.0.0.0`. Port 0 takes a free port. A client has `handshake_deadline` ([`limits::HANDSHAKE_DEADLINE`]) for its
+    /// `0.0.0.0`. Port 0 takes a free port. A client has `handshake_deadline` ([`limits::TLS_HANDSHAKE_DEADLINE`]) for its
     /// part of the handshake.
     ///
     /// # Errors

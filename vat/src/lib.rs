@@ -23,7 +23,6 @@ mod address_book;
 mod backup;
 mod bridge;
 mod cli;
-mod foreign;
 mod kinds;
 mod objects;
 mod opener;

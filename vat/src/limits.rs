@@ -120,16 +120,20 @@ pub const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a vat that goes to sleep waits until its peers have taken their last answers.
 pub const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Clients that may shake hands at a vat's TLS port at once; one more is hung up on. Each costs half a millisecond of
-/// the processor, and may be left unfinished for ten seconds.
+/// Clients that may shake hands at a vat's TLS port at once; for one more the oldest of the network that has the most is
+/// dropped. Each costs half a millisecond of the processor.
 pub const MAX_TLS_HANDSHAKES: usize = 64;
 
-/// Clients that a vat's TLS port serves at once; the one that is idle for the longest makes room
-/// for the next. They are anonymous, so they have places of their own, and cannot take those of peers that prove who
-/// they are. At some 70 kB each this is 18 MB.
+/// As many of them from one network: a quarter, so that one that leaves them unfinished keeps nobody else out.
+pub const MAX_TLS_HANDSHAKES_PER_NETWORK: usize = MAX_TLS_HANDSHAKES / 4;
+
+/// Clients that a vat's TLS port serves at once; of the network that has the most, the one that is idle for the longest
+/// makes room for the next. They are anonymous, so they have places of their own, and cannot take those of peers that
+/// prove who they are. At some 70 kB each this is 18 MB.
 pub const MAX_TLS_CLIENTS: usize = 256;
 
-/// As many of them from one network (/24 of IPv4, /56 of IPv6): no network can take all places.
+/// As many of them from one network (/24 of IPv4, /56 of IPv6): no network can take all places. One more takes that of
+/// the one that is idle for the longest among its own.
 pub const MAX_TLS_CLIENTS_PER_NETWORK: usize = 32;
 
 /// Programs that may be connected to a bridge at once; the next one waits. All are of one user, who would notice.
@@ -139,6 +143,10 @@ pub const MAX_BRIDGE_CLIENTS: usize = 256;
 /// waits for nothing but the newest turn; whoever is still silent then was killed, or is out of reach.
 pub const SILENCE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Vats that one connection to a bridge may hold sessions with. At about 30 kB each, a thousandth of what a program
-/// that needs so many has itself.
+/// Vats that one connection to a bridge may hold something of at once. At about 30 kB for each session, a thousandth of
+/// what a program that needs so many has itself.
 pub const MAX_VATS_PER_CLIENT: usize = 256;
+
+/// Dials of one vat that a bridge has under way at once, each with the hints of somebody who asked. Whoever comes with
+/// others beyond that waits for these first.
+pub const MAX_DIALS_PER_VAT: usize = 4;

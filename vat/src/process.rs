@@ -38,7 +38,7 @@ use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
-use transport::{Endpoint, EndpointConfig, OutputGate, TlsListener, limits::HANDSHAKE_DEADLINE};
+use transport::{Endpoint, EndpointConfig, OutputGate, TlsListener, limits::TLS_HANDSHAKE_DEADLINE};
 use vls_client::{EntryReport, Resolver, ResolverConfig};
 
 pub use crate::opener::OpenerError;
@@ -167,7 +167,10 @@ async fn wake(
     let (opened, durable) = open(home, name, config, kinds)?;
     let endpoint = Endpoint::bind(opened.vat.key(), options.listen, EndpointConfig::default())?;
     let strangers = match options.listen_tls {
-        Some(listen) => Some(Strangers::new(TlsListener::bind(opened.vat.key(), listen, HANDSHAKE_DEADLINE)?)),
+        Some(listen) => {
+            let listener = TlsListener::bind(opened.vat.key(), listen, TLS_HANDSHAKE_DEADLINE)?;
+            Some(Strangers::new(opened.vat.id(), listener))
+        }
         None => None,
     };
     let resolver = witness_resolver(&endpoint, config);

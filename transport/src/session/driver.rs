@@ -302,8 +302,10 @@ impl Driver {
     /// Delivers what was released, if the end leaves a way to, tells the peer why, and closes.
     async fn end_carrier(&mut self, end: &SessionEnd) {
         let orderly = matches!(end, SessionEnd::Local | SessionEnd::Drained { .. } | SessionEnd::Panicked { .. });
-        // On a local socket the reason can only travel on the stream itself.
-        let tells_on_stream = matches!((&self.carrier, end), (Carrier::Local, SessionEnd::Violation(_)));
+        // Where there is but the stream, the reason can only travel on it.
+        let has_reason =
+            matches!(end, SessionEnd::Violation(_) | SessionEnd::Dismissed { .. } | SessionEnd::Idle { .. });
+        let tells_on_stream = has_reason && matches!(self.carrier, Carrier::Local);
         if orderly || tells_on_stream {
             self.wire.outbox.borrow_mut().drop_unreleased();
             let deadline = self.wire.limits.close_deadline;

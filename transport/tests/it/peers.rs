@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use schemas::{ErrorCode, IdentityKey, VatId};
 use transport::{
     ResumeToken,
-    peers::{Admission, Arrival, Direction, PeerLimits, Peers},
+    peers::{Admission, Arrival, Begun, Direction, PeerLimits, Peers},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,11 +30,16 @@ fn token(number: u64) -> Option<ResumeToken> {
 }
 
 fn vat(peer: VatId, epoch: u64, direction: Direction) -> Arrival<u8> {
-    Arrival { peer, network: 0, direction, epoch, incarnation: [1; 16], token: None, resumes: None }
+    Arrival { peer: Some(peer), network: 0, direction, epoch, incarnation: [1; 16], token: None, resumes: None }
 }
 
 fn tool(peer: VatId) -> Arrival<u8> {
     vat(peer, 0, Direction::Accepted)
+}
+
+/// A client that proves no id.
+fn anonymous(network: u8) -> Arrival<u8> {
+    Arrival { peer: None, network, ..tool(id(0)) }
 }
 
 fn never_idle(_: u64) -> Option<Duration> {
@@ -182,17 +187,60 @@ fn a_network_that_has_its_share_makes_room_among_its_own() {
 }
 
 #[test]
-fn handshakes_have_places_of_their_own_for_all_and_for_each_network() {
+fn a_full_table_evicts_in_the_network_that_has_the_most_and_not_who_came_alone() {
     let mut limits = PeerLimits::default();
-    (limits.handshakes, limits.handshakes_per_network) = (3, 2);
+    (limits.sessions, limits.sessions_per_network) = (4, 4);
+    let late = limits.evictable_after + 10 * SECOND;
     let mut peers = Peers::new(id(9), limits);
-    assert!(peers.begin_handshake(&1) && peers.begin_handshake(&1));
-    assert!(!peers.begin_handshake(&1), "network 1 has its two");
-    assert!(peers.begin_handshake(&2));
-    assert!(!peers.begin_handshake(&3), "all three are taken");
-    peers.end_handshake(&1);
-    assert!(peers.begin_handshake(&3));
-    assert_eq!(peers.admit(SECOND, tool(id(1)), never_idle), kept(0), "and take none from sessions");
+    for network in [7, 8, 8, 8] {
+        peers.admit(SECOND, anonymous(network), by_number).unwrap();
+    }
+    // The oldest of all is number 0; it is alone.
+    assert_eq!(peers.admit(late, anonymous(6), by_number), instead_of(4, 1, ErrorCode::SessionEvicted));
+    // Now network 7 would have as many as 8, and the one that is idle for the longest is its own.
+    assert_eq!(peers.admit(late, anonymous(7), by_number), instead_of(5, 0, ErrorCode::SessionEvicted));
+    // Of the most crowded only those who are idle go; if they are not, somebody else does.
+    let only = |idle: u64| move |number| (number == idle).then_some(SECOND);
+    assert_eq!(peers.admit(late, anonymous(6), only(5)), instead_of(6, 5, ErrorCode::SessionEvicted));
+    assert_eq!(peers.admit(late, anonymous(6), never_idle), Err(ErrorCode::SessionLimit));
+}
+
+#[test]
+fn clients_without_an_id_are_counted_by_their_network_alone() {
+    let mut limits = PeerLimits::default();
+    (limits.sessions_per_peer, limits.sessions_per_network) = (1, 3);
+    let late = limits.evictable_after + 10 * SECOND;
+    let mut peers = Peers::new(id(9), limits);
+    for number in 0..3 {
+        assert_eq!(peers.admit(SECOND, anonymous(7), by_number), kept(number), "none is another session of the same");
+    }
+    assert_eq!(peers.admit(SECOND, anonymous(7), by_number), Err(ErrorCode::SessionLimit), "a pause is not idleness");
+    assert_eq!(peers.admit(late, anonymous(7), by_number), instead_of(3, 0, ErrorCode::SessionEvicted));
+    (1..4).for_each(|number| peers.ended(number));
+    assert!(peers.is_empty());
+}
+
+#[test]
+fn a_handshake_too_many_takes_the_place_of_the_oldest_where_most_are() {
+    let mut limits = PeerLimits::default();
+    (limits.handshakes, limits.handshakes_per_network) = (4, 3);
+    let mut peers = Peers::new(id(9), limits);
+    let begin = |peers: &mut Peers<u8>, network| peers.begin_handshake(network);
+    let begun = |number, drops| Begun { number, drops };
+    assert_eq!(begin(&mut peers, 2), begun(0, None), "the oldest of all, and alone");
+    for number in 1..4 {
+        assert_eq!(begin(&mut peers, 1), begun(number, None));
+    }
+    assert_eq!(begin(&mut peers, 1), begun(4, Some(1)), "network 1 has its three: the oldest of its own");
+    assert_eq!(begin(&mut peers, 3), begun(5, Some(2)), "all four are taken: the oldest of network 1");
+    assert_eq!(begin(&mut peers, 2), begun(6, Some(0)), "network 2 would have as many as network 1");
+    // Two have 2, 3 has one: who ends makes room, and once only.
+    peers.end_handshake(5);
+    peers.end_handshake(5);
+    peers.end_handshake(0);
+    assert_eq!(begin(&mut peers, 3), begun(7, None));
+    assert_eq!(begin(&mut peers, 3), begun(8, Some(3)));
+    assert_eq!(peers.admit(SECOND, tool(id(1)), never_idle), kept(9), "and none takes one from sessions");
 }
 
 // ---- two sides against each other
@@ -427,5 +475,35 @@ proptest! {
         }
         prop_assert!(peers.is_empty());
         prop_assert_eq!(peers.admit(now, tool(id(1)), never_idle).map(|admission| admission.ends), Ok(vec![]));
+    }
+
+    /// Whoever begins: the newest is always in, no cap is exceeded, and a network loses none to one that would then have
+    /// more than it.
+    #[test]
+    fn no_network_is_robbed_of_its_handshakes(steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..80)) {
+        let mut limits = PeerLimits::default();
+        (limits.handshakes, limits.handshakes_per_network) = (6, 4);
+        let mut peers = Peers::new(id(99), limits);
+        let mut open: Vec<(u64, u8)> = Vec::new();
+        for (network, ends) in steps {
+            if ends {
+                if !open.is_empty() {
+                    peers.end_handshake(open.remove(open.len() / 2).0);
+                }
+                continue;
+            }
+            let Begun { number, drops } = peers.begin_handshake(network);
+            let of = |open: &[(u64, u8)], network| open.iter().filter(|(_, of)| *of == network).count();
+            let (own, all) = (of(&open, network), open.len());
+            prop_assert_eq!(drops.is_some(), own == 4 || all == 6);
+            if let Some(dropped) = drops {
+                let place = open.iter().position(|(number, _)| *number == dropped).expect("one that there is");
+                let (_, robbed) = open[place];
+                prop_assert!(of(&open, robbed) > own || robbed == network);
+                prop_assert!(open[..place].iter().all(|(_, of)| *of != robbed), "the oldest of its network");
+                open.remove(place);
+            }
+            open.push((number, network));
+        }
     }
 }

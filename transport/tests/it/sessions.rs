@@ -7,7 +7,7 @@ use futures::FutureExt;
 use schemas::{Coded, ErrorCode, objects_capnp::counter};
 use tokio::{sync::watch, task::spawn_local};
 use transport::{
-    Endpoint, Greeting, ResumeToken, Session, SessionEnd, SessionError, SessionOptions, Sessions,
+    AdmitError, Endpoint, Greeting, ResumeToken, Session, SessionEnd, SessionError, SessionOptions, Sessions,
     peers::{Direction, PeerLimits},
 };
 
@@ -199,7 +199,7 @@ fn when_nobody_is_idle_for_long_enough_the_newcomer_is_refused() {
 }
 
 #[test]
-fn a_handshake_too_many_is_refused_and_takes_no_place_from_a_session() {
+fn a_handshake_too_many_takes_the_place_of_the_oldest_and_none_from_a_session() {
     run(async {
         let mut limits = PeerLimits::default();
         limits.handshakes = 1;
@@ -208,16 +208,34 @@ fn a_handshake_too_many_is_refused_and_takes_no_place_from_a_session() {
         let (id, address) = (endpoint.id(), endpoint.local_address());
         let dial = || {
             let client = client.clone();
-            spawn_local(async move { client.dial(id, address, PATIENCE).await })
+            spawn_local(async move {
+                let connection = client.dial(id, address, PATIENCE).await.map_err(|error| error.code())?;
+                Session::open(connection, options()).await.map_err(|error| error.code())
+            })
         };
-        let _first = dial();
-        let begun = table.begin(endpoint.accept().await.unwrap()).expect("there is a place");
-        let second = dial();
-        assert!(table.begin(endpoint.accept().await.unwrap()).is_none());
-        assert_eq!(second.await.unwrap().unwrap_err().code(), ErrorCode::SessionLimit);
-        drop(begun);
-        let _third = dial();
-        assert!(table.begin(endpoint.accept().await.unwrap()).is_some(), "the place came back");
+        // One that does not go on by itself, and one that has shaken hands and is not greeted.
+        let lying = dial();
+        let begun = table.begin(endpoint.accept().await.unwrap()).expect("there is always a place");
+        let silent = spawn_local({
+            let client = client.clone();
+            async move { client.dial(id, address, PATIENCE).await }
+        });
+        let greeting = spawn_local(table.begin(endpoint.accept().await.unwrap()).unwrap().finish(|_| options()));
+        let silent = silent.await.unwrap().unwrap();
+        let code = |end: Result<Rc<Session>, AdmitError>| end.unwrap_err().code();
+        assert_eq!(code(begun.finish(|_| options()).await), ErrorCode::SessionLimit);
+        assert!(lying.await.unwrap().is_err());
+
+        let third = dial();
+        let begun = table.begin(endpoint.accept().await.unwrap()).unwrap();
+        assert_eq!(code(greeting.await.unwrap()), ErrorCode::SessionLimit);
+        assert_eq!(silent.closed().await.code(), ErrorCode::SessionLimit, "it was told");
+        let (accepted, opened) = tokio::join!(begun.finish(|_| options()), third);
+        let (accepted, _opened) = (accepted.unwrap(), opened.unwrap().unwrap());
+
+        let _fourth = dial();
+        let _begun = table.begin(endpoint.accept().await.unwrap()).unwrap();
+        assert!(accepted.end().is_none() && table.count() == 1);
     });
 }
 

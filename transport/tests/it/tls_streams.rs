@@ -1,9 +1,12 @@
 //! TLS over TCP: what clients offer, what they are shown, and who is refused. The clients are rustls alone, none of
 //! our code.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use capnp::{capability::Promise, message::Builder};
+use capnp::{
+    capability::Promise,
+    message::{Builder, ReaderOptions},
+};
 use capnp_rpc::rpc_capnp::message;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -16,10 +19,13 @@ use schemas::{Coded, ErrorCode, IdentityKey, VatId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
+    task::{JoinHandle, spawn_local},
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use transport::{
-    AcceptError, BindError, ForeignOptions, ForeignStream, OutputGate, Session, SessionLimits, TlsListener,
+    AcceptError, BindError, ForeignOptions, ForeignStream, OutputGate, Session, SessionLimits, Sessions, TlsListener,
+    peers::PeerLimits,
     tls::{ALPN, ALPN_CAPNP, CERTIFICATE_NAME},
 };
 
@@ -66,18 +72,31 @@ fn client(verifier: Arc<dyn ServerCertVerifier>, own: Option<Arc<CertifiedKey>>)
     }
 }
 
+/// Shakes hands, asks for the bootstrap capability, and sees that there is an answer.
+async fn ask(stream: TcpStream, client: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(CERTIFICATE_NAME).unwrap();
+    let mut stream = TlsConnector::from(Arc::new(client)).connect(name, stream).await?;
+    let mut question = Builder::new_default();
+    question.init_root::<message::Builder<'_>>().init_bootstrap();
+    stream.write_all(&capnp::serialize::write_message_to_words(&question)).await?;
+    let mut answer = vec![0; 8];
+    stream.read_exact(&mut answer).await?;
+    // Messages of ours that are so small have one segment, whose length in words this is.
+    let words = u32::from_le_bytes(answer[4..].try_into().unwrap()) as usize;
+    answer.resize(8 + 8 * words, 0);
+    stream.read_exact(&mut answer[8..]).await?;
+    let answer = capnp::serialize::read_message(&answer[..], ReaderOptions::new()).unwrap();
+    match answer.get_root::<message::Reader<'_>>().and_then(|root| Ok(root.which()?)) {
+        Ok(message::Return(_)) => Ok(stream),
+        _ => Err(io::ErrorKind::ConnectionRefused.into()),
+    }
+}
+
 /// Connects, asks for the bootstrap capability, and returns whom the other side takes the client for.
 async fn served(listener: &TlsListener, client: ClientConfig) -> Result<Option<VatId>, AcceptError> {
     let dial = async {
         let stream = TcpStream::connect(listener.local_address()).await.unwrap();
-        let name = ServerName::try_from(CERTIFICATE_NAME).unwrap();
-        let mut stream = TlsConnector::from(Arc::new(client)).connect(name, stream).await?;
-        let mut question = Builder::new_default();
-        question.init_root::<message::Builder<'_>>().init_bootstrap();
-        stream.write_all(&capnp::serialize::write_message_to_words(&question)).await?;
-        let mut head = [0; 8];
-        stream.read_exact(&mut head).await?;
-        std::io::Result::Ok(())
+        ask(stream, client).await.map(drop)
     };
     let accept = async {
         let stream = listener.accept().await.unwrap().accept().await?;
@@ -92,13 +111,62 @@ async fn served(listener: &TlsListener, client: ClientConfig) -> Result<Option<V
 }
 
 fn session(stream: ForeignStream) -> Session {
-    let options = ForeignOptions {
+    Session::accept_foreign(stream, options())
+}
+
+fn options() -> ForeignOptions {
+    ForeignOptions {
         bootstrap: new_counter(),
         restore: Rc::new(|_| Promise::err(capnp::Error::failed(String::new()))),
         gate: OutputGate::always_open(),
         limits: SessionLimits::default(),
-    };
-    Session::accept_foreign(stream, options)
+    }
+}
+
+/// A port that serves everybody for whom there is a place, until it is dropped.
+struct Port {
+    address: SocketAddr,
+    verifier: Arc<dyn ServerCertVerifier>,
+    table: Sessions,
+    accepting: JoinHandle<()>,
+    /// Told of every connection that has come.
+    came: Rc<Notify>,
+}
+
+impl Port {
+    fn new(limits: PeerLimits) -> Self {
+        let listener = listener();
+        let (address, verifier) = (listener.local_address(), pinned(&listener));
+        let (table, came) = (Sessions::new(IdentityKey::from_seed(&[7; 32]).id(), limits), Rc::new(Notify::new()));
+        let (serving, told) = (table.clone(), came.clone());
+        let accepting = spawn_local(async move {
+            while let Ok(incoming) = listener.accept().await {
+                let handshake = serving.begin_tls(incoming).unwrap();
+                spawn_local(handshake.finish(options()));
+                told.notify_one();
+            }
+        });
+        Self { address, verifier, table, accepting, came }
+    }
+
+    /// A connection on which nothing is said.
+    async fn half_open(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.came.notified().await;
+        stream
+    }
+
+    /// One that has shaken hands and been answered.
+    async fn open(&self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        ask(stream, client(self.verifier.clone(), None)).await
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
 }
 
 #[test]
@@ -154,6 +222,47 @@ fn a_client_that_says_nothing_or_nonsense_is_dropped() {
         stray.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let refused = listener.accept().await.unwrap().accept().await.unwrap_err();
         assert!(matches!(refused, AcceptError::Tls { .. }), "{refused}");
+    });
+}
+
+#[test]
+fn a_network_with_its_share_of_idle_clients_makes_room_among_them_for_the_next() {
+    run(async {
+        let mut limits = PeerLimits::default();
+        (limits.sessions_per_network, limits.evictable_after) = (3, Duration::ZERO);
+        let port = Port::new(limits);
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(port.open().await.unwrap());
+        }
+        let next = port.open().await.expect("it is let in");
+        // The first is told why, and hung up on; the others stay.
+        let mut rest = Vec::new();
+        // It may or may not end in the way of TLS.
+        let _ = clients[0].read_to_end(&mut rest).await;
+        assert!(String::from_utf8_lossy(&rest).contains(ErrorCode::SessionEvicted.as_str()));
+        assert_eq!(port.table.count(), 3);
+        drop((clients, next));
+    });
+}
+
+#[test]
+fn handshakes_that_nobody_finishes_keep_nobody_out() {
+    run(async {
+        let mut limits = PeerLimits::default();
+        (limits.handshakes, limits.handshakes_per_network) = (4, 2);
+        let port = Port::new(limits);
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(port.half_open().await);
+        }
+        // All but the newest two were hung up on, long before their deadline.
+        for stream in &mut silent[..6] {
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        }
+        port.open().await.expect("it takes the place of the oldest");
+        assert_eq!(silent[6].read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(silent[7].try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock, "the newest stays");
     });
 }
 

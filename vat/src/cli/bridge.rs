@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +11,8 @@ use console::{Failure, Output};
 use schemas::{ErrorCode, Exit, RemoteError, VatAddress, bridge_capnp};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use transport::{ForeignOptions, LocalListener, OutputGate, SessionLimits};
+use tokio::sync::Semaphore;
+use transport::{ForeignOptions, LocalListener, OutputGate, Session, SessionLimits, Sessions, peers::PeerLimits};
 use vls_client::Resolver;
 
 use super::{
@@ -19,8 +21,7 @@ use super::{
 };
 use crate::{
     bridge::{BridgeService, Reach, Vats},
-    foreign::ForeignClients,
-    limits::{ACCEPT_PAUSE, MAX_BRIDGE_CLIENTS},
+    limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, DRAIN_DEADLINE, MAX_BRIDGE_CLIENTS},
 };
 
 /// `unix:PATH`: the only kind of place at which a bridge listens, since a socket of the file system is the only one
@@ -44,7 +45,7 @@ pub(super) fn bridge(context: Context, path: &Path) -> Result<Exit, Failure> {
         let resolver = resolver(&context, &endpoint, deadline)?;
         let listener = LocalListener::bind(path)?;
         let vats = Vats::new(reach(Rc::new(context), resolver, deadline), deadline);
-        let clients = ForeignClients::new(MAX_BRIDGE_CLIENTS);
+        let clients = Sessions::new(endpoint.id(), PeerLimits::default());
         // A closed pipe is no reason to stop serving.
         let unprinted = announce(output, &listener).err();
         tokio::select! {
@@ -53,7 +54,7 @@ pub(super) fn bridge(context: Context, path: &Path) -> Result<Exit, Failure> {
             () = accept(&clients, &listener, &vats) => (),
         }
         drop(listener);
-        clients.drain(ErrorCode::SessionClosed).await;
+        clients.drain(ErrorCode::SessionClosed, DRAIN_DEADLINE, CLOSE_DEADLINE).await;
         endpoint.close().await;
         unprinted.map_or(Ok(Exit::Ok), Err)
     })
@@ -81,14 +82,23 @@ fn reach(context: Rc<Context>, resolver: Resolver, deadline: Duration) -> Reach 
     })
 }
 
-/// Lets programs in, each in a task of its own, until dropped.
-async fn accept(clients: &ForeignClients, listener: &LocalListener, vats: &Rc<Vats>) {
+/// Lets programs in until dropped. Who comes when all places are taken waits at the socket.
+async fn accept(clients: &Sessions, listener: &LocalListener, vats: &Rc<Vats>) {
+    let places = Arc::new(Semaphore::new(MAX_BRIDGE_CLIENTS));
     loop {
-        let place = clients.place().await;
+        // Never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok(stream) => {
-                let (clients, options) = (clients.clone(), options(vats));
-                tokio::task::spawn_local(async move { clients.serve(stream.into(), options, place).await });
+                let session = Session::accept_foreign(stream.into(), options(vats));
+                let left = session.when_closed();
+                tokio::task::spawn_local(async move {
+                    let end = left.await;
+                    tracing::debug!(%end, "a program has left");
+                    drop(place);
+                });
+                // Refused only while the bridge ends; the program was told.
+                drop(clients.admit_local(session));
             }
             Err(error) => {
                 // Too many open files, say: asking again at once would only burn the processor.

@@ -4,50 +4,44 @@
 //! the object whose secret they name in their first message, as OCaml's sturdyrefs do.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
-    net::IpAddr,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use capnp::capability::{Client, Promise};
-use schemas::{ErrorCode, Network, Secret, SturdyRef, VatId, vat_capnp};
-use transport::{ForeignOptions, OutputGate, SessionLimits, TlsIncoming, TlsListener};
+use schemas::{ErrorCode, Secret, SturdyRef, VatId, vat_capnp};
+use transport::{ForeignOptions, OutputGate, SessionLimits, Sessions, TlsIncoming, TlsListener, peers::PeerLimits};
 
 use super::{LiveTls, RunError};
 use crate::{
     core::{Vat, VatError},
-    foreign::ForeignClients,
     home::replace_file,
-    limits::{ACCEPT_PAUSE, MAX_TLS_CLIENTS, MAX_TLS_CLIENTS_PER_NETWORK, MAX_TLS_HANDSHAKES},
+    limits::{
+        ACCEPT_PAUSE, CLOSE_DEADLINE, DRAIN_DEADLINE, MAX_TLS_CLIENTS, MAX_TLS_CLIENTS_PER_NETWORK, MAX_TLS_HANDSHAKES,
+        MAX_TLS_HANDSHAKES_PER_NETWORK,
+    },
     object::wire_error,
 };
 
 /// The TLS port of one vat, and who is connected to it.
 pub(super) struct Strangers {
     listener: TlsListener,
-    clients: ForeignClients,
-    /// Those who still shake hands are counted apart, so that nobody loses a place to one who never gets that far.
-    handshakes: ForeignClients,
-    /// How many come from the same network.
-    networks: Networks,
+    /// A table of their own: they take no place from peers that prove who they are.
+    table: Sessions,
 }
 
-type Networks = Rc<RefCell<HashMap<Network, usize>>>;
-
 impl Strangers {
-    pub(super) fn new(listener: TlsListener) -> Self {
-        Self {
-            listener,
-            clients: ForeignClients::new(MAX_TLS_CLIENTS),
-            handshakes: ForeignClients::new(MAX_TLS_HANDSHAKES),
-            networks: Rc::default(),
-        }
+    pub(super) fn new(ours: VatId, listener: TlsListener) -> Self {
+        let mut limits = PeerLimits::default();
+        limits.sessions = MAX_TLS_CLIENTS;
+        limits.sessions_per_network = MAX_TLS_CLIENTS_PER_NETWORK;
+        limits.handshakes = MAX_TLS_HANDSHAKES;
+        limits.handshakes_per_network = MAX_TLS_HANDSHAKES_PER_NETWORK;
+        Self { listener, table: Sessions::new(ours, limits) }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.clients.count()
+        self.table.count()
     }
 
     /// Where it listens, and by what a client can tell that it is this vat. The certificate goes into a file, since
@@ -77,9 +71,7 @@ impl Strangers {
     }
 
     fn admit(&self, incoming: TlsIncoming, vat: &Rc<Vat>, public: &vat_capnp::vat::Client, gate: &OutputGate) {
-        // Dropped is hung up on, before anything was spent on its handshake.
-        let Some(neighbour) = Neighbour::enter(&self.networks, incoming.remote_address().ip()) else { return };
-        let Some(handshake) = self.handshakes.place_or_eviction() else { return };
+        let Some(handshake) = self.table.begin_tls(incoming) else { return };
         let options = ForeignOptions {
             bootstrap: public.clone().client,
             restore: Rc::new({
@@ -89,24 +81,16 @@ impl Strangers {
             gate: gate.clone(),
             limits: SessionLimits::default(),
         };
-        let clients = self.clients.clone();
         tokio::task::spawn_local(async move {
-            let stream = incoming.accept().await;
-            drop(handshake);
-            match stream {
-                Ok(stream) => match clients.place_or_eviction() {
-                    Some(place) => clients.serve(stream, options, place).await,
-                    None => tracing::debug!("a client over TLS was not let in: there is no place"),
-                },
-                Err(error) => tracing::debug!(%error, "no TLS connection"),
+            if let Err(error) = handshake.finish(options).await {
+                tracing::debug!(%error, "no session over TLS");
             }
-            drop(neighbour);
         });
     }
 
     /// Lets nobody in any more, answers what was asked, and ends every session.
     pub(super) async fn drain(&self) {
-        self.clients.drain(ErrorCode::VatStopping).await;
+        self.table.drain(ErrorCode::VatStopping, DRAIN_DEADLINE, CLOSE_DEADLINE).await;
     }
 }
 
@@ -138,38 +122,6 @@ fn named_secret(own: &VatId, id: &[u8]) -> Option<Secret> {
     }
 }
 
-/// One client of a network, as long as it is there.
-struct Neighbour {
-    networks: Networks,
-    network: Network,
-}
-
-impl Neighbour {
-    /// `None` if there are too many of that network already.
-    fn enter(networks: &Networks, address: IpAddr) -> Option<Self> {
-        let network = Network::of(address);
-        let mut counts = networks.borrow_mut();
-        let count = counts.entry(network).or_default();
-        if *count >= MAX_TLS_CLIENTS_PER_NETWORK {
-            return None;
-        }
-        *count += 1;
-        Some(Self { networks: networks.clone(), network })
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        let mut counts = self.networks.borrow_mut();
-        if let Some(count) = counts.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.network);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use schemas::IdentityKey;
@@ -193,19 +145,5 @@ mod tests {
         for id in [&bytes[..31], &[1; 33], elsewhere.as_bytes(), &text.as_bytes()[1..], b"\xff", b""] {
             assert_eq!(named_secret(&own, id), None);
         }
-    }
-
-    #[test]
-    fn clients_of_one_network_are_counted_together_and_no_longer_than_they_are_there() {
-        let networks = Networks::default();
-        let address = |number: usize| format!("2001:db8:0:0:1::{number:x}").parse().unwrap();
-        let inside: Vec<_> = (0..MAX_TLS_CLIENTS_PER_NETWORK)
-            .map(|number| Neighbour::enter(&networks, address(number)).unwrap())
-            .collect();
-        assert!(Neighbour::enter(&networks, address(7)).is_none());
-        let other = Neighbour::enter(&networks, "2001:db8:1::1".parse().unwrap());
-        assert!(other.is_some());
-        drop((inside, other));
-        assert!(networks.borrow().is_empty());
     }
 }
