@@ -228,6 +228,15 @@ impl Wire {
         (self.explain)(error)
     }
 
+    /// How many of the peer's capabilities we keep, if there is nothing else between the two.
+    pub(crate) fn imports_if_quiet(&self) -> Option<usize> {
+        let is_quiet = self.calls.borrow().is_empty()
+            && self.questions.borrow().is_empty()
+            && self.outbox.borrow().waiting_bytes() == 0
+            && self.transfers.get() == 0;
+        if is_quiet { self.capabilities.borrow().imports_if_alone() } else { None }
+    }
+
     // ---- time
 
     /// When [`pass_deadlines`](Self::pass_deadlines) has something to do.
@@ -256,11 +265,7 @@ impl Wire {
         }
         let quiet = self.quiet.get();
         if quiet.look <= now {
-            let nothing_held = self.calls.borrow().is_empty()
-                && self.questions.borrow().is_empty()
-                && self.capabilities.borrow().is_empty()
-                && self.outbox.borrow().waiting_bytes() == 0;
-            if nothing_held && !quiet.was_broken {
+            if self.imports_if_quiet() == Some(0) && !quiet.was_broken {
                 self.finish(SessionEnd::Idle { after: self.limits.idle_deadline });
             }
             self.quiet.set(Quiet { look: far_in(self.limits.idle_deadline), was_broken: false });

@@ -324,6 +324,13 @@ impl Session {
         self.wire.idle_since()
     }
 
+    /// How many of the peer's capabilities this side keeps, if that is all that there is between the two: no call is under
+    /// way in either direction, and the peer keeps nothing of ours. `None` otherwise.
+    #[must_use]
+    pub fn imports_if_quiet(&self) -> Option<usize> {
+        self.wire.imports_if_quiet()
+    }
+
     /// Offers bulk content to the peer: whoever shows `token` on this connection gets it, once, from the offset that it
     /// asks for. The token goes to the peer in the answer to a call, and nowhere else.
     ///

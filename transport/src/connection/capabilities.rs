@@ -74,9 +74,9 @@ impl Capabilities {
         }
     }
 
-    /// Whether neither side keeps anything of the other.
-    pub(super) fn is_empty(&self) -> bool {
-        self.exports.is_empty() && self.imports.is_empty()
+    /// How many of the peer's we keep, if the peer keeps none of ours.
+    pub(super) fn imports_if_alone(&self) -> Option<usize> {
+        self.exports.is_empty().then_some(self.imports.len())
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
         // References to 1: two and one; what was refused took none.
         capabilities.take_back(1, 3);
         capabilities.take_back(3, 1);
-        assert!(capabilities.is_empty());
+        assert_eq!(capabilities.imports_if_alone(), Some(0));
     }
 
     #[test]
@@ -111,11 +111,14 @@ mod tests {
         assert!(capabilities.receive(&[5, 6, 5], 2));
         assert!(capabilities.receive(&[5, 6], 1), "nothing new comes with it");
         assert!(!capabilities.receive(&[5, 7], 2));
+        assert_eq!(capabilities.imports_if_alone(), Some(2));
+        assert!(capabilities.lend(&[1], 1) && capabilities.imports_if_alone().is_none());
+        capabilities.take_back(1, 1);
         capabilities.let_go(6);
         assert!(capabilities.receive(&[7], 2));
         capabilities.let_go(5);
         capabilities.let_go(7);
-        assert!(capabilities.is_empty());
+        assert_eq!(capabilities.imports_if_alone(), Some(0));
     }
 
     #[test]
@@ -124,6 +127,6 @@ mod tests {
         assert!(capabilities.lend(&[1], 2));
         capabilities.take_back(1, 9);
         capabilities.take_back(8, 1);
-        assert!(capabilities.is_empty());
+        assert_eq!(capabilities.imports_if_alone(), Some(0));
     }
 }
