@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -211,8 +212,11 @@ fn a_program_in_python_reaches_a_vat_through_its_tls_port() {
     let (host, port) = address.split_once(':').unwrap();
     let references = scene.references();
     let run = |certificate: &str| world.run(python(&world, &["tls", host, port, certificate]), &references);
+    // Connections on which nothing is said, more than there may be: they keep nobody out.
+    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(&address).unwrap()).collect();
     let done = run(&certificate);
     assert_eq!(done.clone().ok().stdout, through_tls("guessed: ref.denied\n"), "{done}");
+    drop(silent);
 
     // Whoever has another key is not taken for the vat.
     let other = scene.alice.path("other.pem");
@@ -289,5 +293,43 @@ fn a_bridge_is_for_its_owner_alone_and_leaves_nothing_behind() {
     }
     bridge.interrupt().ok();
     assert!(!path.exists());
+    world.no_secret_leaked();
+}
+
+/// Programs that do nothing but say that they were asked, in place of those that `prepare` needs.
+const STAND_INS: [(&str, &str); 3] = [
+    ("capnp", ""),
+    ("g++", r#"while [ $# -gt 1 ]; do [ "$1" != -o ] || touch "$2"; shift; done"#),
+    (
+        "python3",
+        r#"here=$(dirname "$0")
+        case "$1" in
+            -V) cat "$here/version" ;;
+            -m) mkdir -p "$3/bin"; printf '#!/bin/sh\necho once >>"%s/installed"\n' "$here" >"$3/bin/pip"
+                chmod +x "$3/bin/pip" ;;
+        esac"#,
+    ),
+];
+
+#[test]
+fn the_python_of_these_tests_is_prepared_anew_when_the_system_has_another_one() {
+    let world = World::new();
+    let programs = world.path("programs");
+    fs::create_dir(&programs).unwrap();
+    for (name, script) in STAND_INS {
+        let program = programs.join(name);
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let search = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let installed = |version: &str| {
+        fs::write(programs.join("version"), version).unwrap();
+        let mut prepare = Command::new("bash");
+        prepare.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/prepare")).arg(world.path("prepared"));
+        let done = prepare.env("PATH", &search).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        fs::read_to_string(programs.join("installed")).unwrap().lines().count()
+    };
+    assert_eq!(["3.11.7", "3.11.7", "3.12.0", "3.12.0"].map(installed), [1, 1, 2, 2]);
     world.no_secret_leaked();
 }
