@@ -406,7 +406,11 @@ impl Inbound {
         let mut space = [std::mem::MaybeUninit::<u8>::uninit(); limits::READ_AHEAD_BYTES];
         let mut buffer = ReadBuf::uninit(&mut space);
         match std::pin::Pin::new(&mut self.input).poll_read(context, &mut buffer) {
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => {
+                // Idle sessions hold no queue.
+                self.frames = VecDeque::new();
+                return Poll::Pending;
+            }
             Poll::Ready(Err(error)) => self.failure = Some(explain(error)),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
                 self.failure = Some(if self.decoder.is_between_messages() {

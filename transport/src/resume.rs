@@ -17,7 +17,10 @@ use std::fmt;
 pub(crate) const TOKEN_BYTES: usize = 16;
 
 /// Separates these bytes from everything else that is derived from a connection's keys.
-const LABEL: &[u8] = b"EXPORTER-vat-resume-1";
+pub(crate) const LABEL: &[u8] = b"EXPORTER-vat-resume-1";
+
+/// There is one for each connection.
+pub(crate) const CONTEXT: &[u8] = b"";
 
 /// Names one session, to its two ends only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,7 +30,7 @@ impl ResumeToken {
     /// The token of the session that runs over `connection`. `None` if its keys give none.
     pub(crate) fn of(connection: &quinn::Connection) -> Option<Self> {
         let mut token = [0; TOKEN_BYTES];
-        connection.export_keying_material(&mut token, LABEL, b"").ok().map(|()| Self(token))
+        connection.export_keying_material(&mut token, LABEL, CONTEXT).ok().map(|()| Self(token))
     }
 
     /// A token that was sent; `None` for bytes that are none.

@@ -15,7 +15,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, ServerConfig, SignatureAlgorithm,
     SignatureScheme,
@@ -34,8 +34,10 @@ use rustls::{
 };
 use schemas::{IdentityKey, VatId};
 
+pub(crate) use accepted::AcceptConfig;
 pub use certificate::{CERTIFICATE_NAME, Certificate, key_digest};
 
+mod accepted;
 mod certificate;
 
 /// The application protocol of sessions on QUIC.
@@ -62,7 +64,7 @@ impl TlsIdentity {
     }
 
     /// For accepting: any peer that proves a key of its own.
-    pub(crate) fn server(&self) -> Result<QuicServerConfig, TlsSetupError> {
+    pub(crate) fn server(&self) -> Result<AcceptConfig, TlsSetupError> {
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(AnyVat { must_prove: true }))
@@ -70,7 +72,7 @@ impl TlsIdentity {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(QuicServerConfig::try_from(config)?)
+        AcceptConfig::new(config)
     }
 
     /// For accepting foreign clients on TCP, one configuration for each thing that they may offer.

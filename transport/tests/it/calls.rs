@@ -30,6 +30,26 @@ fn a_call_is_answered_and_both_sides_know_each_other() {
 }
 
 #[test]
+fn calls_go_on_while_either_side_changes_its_keys() {
+    run(async {
+        let (server, client) = (server(), Endpoint::client(&key()).unwrap());
+        let (dialled, accepted) = connect(&server, &client).await;
+        let (ours, theirs) = (dialled.clone(), accepted.clone());
+        let (open, accept) = (Session::open(dialled, options()), Session::accept(accepted, serving(new_counter())));
+        let (dialling, _accepting) = tokio::try_join!(open, accept).unwrap();
+        let counter = dialling.bootstrap();
+        for round in 0..6_u64 {
+            let changing = if round % 2 == 0 { &theirs } else { &ours };
+            changing.quinn().force_key_update();
+            // Several round trips: both sides have seen the new keys.
+            for call in 1..=4 {
+                assert_eq!(add(&counter, 1).await.unwrap(), 4 * round + call);
+            }
+        }
+    });
+}
+
+#[test]
 fn calls_are_pipelined_on_a_capability_that_has_not_arrived() {
     run(async {
         let (dialling, _accepting) = sessions(options(), serving(vat(new_counter()))).await;
