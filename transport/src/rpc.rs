@@ -24,6 +24,7 @@ mod import;
 mod promise;
 mod question;
 mod state;
+mod stream;
 
 use std::{
     pin::Pin,
@@ -107,7 +108,7 @@ impl System {
         if self.state.has_ended() {
             self.incoming = None;
         }
-        self.state.poll_background(context);
+        self.state.polled_by(context);
         self.run_pending(context);
         self.run_started(context);
         if more {

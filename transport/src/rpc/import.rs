@@ -1,7 +1,7 @@
 //! Capabilities of the peer that this side holds.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     collections::HashMap,
     rc::{Rc, Weak},
 };
@@ -11,15 +11,12 @@ use capnp::{
     capability::{Promise, Request},
     private::capability::{ClientHook, ParamsHook, ResultsHook},
 };
-use capnp_rpc::FlowController;
 
 use super::{
     question::{Route, forward, new_request},
     state::State,
+    stream::Stream,
 };
-
-/// Holds back a stream of calls to one capability. Most never have one.
-pub(super) type Flow = RefCell<Option<Box<dyn FlowController>>>;
 
 /// The table.
 #[derive(Default)]
@@ -41,7 +38,7 @@ pub(super) struct Import {
     pub(super) id: u32,
     /// How many times the peer has given it to us: as often it wants it back.
     received: Cell<u32>,
-    pub(super) flow: Flow,
+    pub(super) stream: Stream,
 }
 
 impl Import {
@@ -49,7 +46,7 @@ impl Import {
     pub(super) fn receive(state: &Rc<State>, id: u32) -> Box<dyn ClientHook> {
         let known = state.imports.borrow().by_id.get(&id).and_then(Weak::upgrade);
         let import = known.unwrap_or_else(|| {
-            let import = Rc::new(Self { state: state.clone(), id, received: Cell::new(0), flow: Flow::default() });
+            let import = Rc::new(Self { state: state.clone(), id, received: Cell::new(0), stream: Stream::default() });
             let mut imports = state.imports.borrow_mut();
             imports.by_id.insert(id, Rc::downgrade(&import));
             imports.by_pointer.insert(Rc::as_ptr(&import).addr(), id);

@@ -14,9 +14,9 @@ use capnp::{
 use capnp_rpc::rpc_capnp::promised_answer;
 
 use super::{
-    import::Flow,
     question::{Question, Route, forward, new_request, write_promise},
     state::{State, broken_because},
+    stream::Stream,
 };
 
 /// What a call promises.
@@ -62,7 +62,7 @@ pub(super) struct PipelinedClient {
     pub(super) operations: Vec<PipelineOp>,
     target: RefCell<Promised>,
     called: Cell<bool>,
-    pub(super) flow: Flow,
+    pub(super) stream: Stream,
 }
 
 enum Promised {
@@ -77,7 +77,7 @@ impl PipelinedClient {
             operations,
             target: RefCell::new(Promised::By(question.clone())),
             called: Cell::new(false),
-            flow: Flow::default(),
+            stream: Stream::default(),
         });
         let pointer = Rc::as_ptr(&promise).addr();
         question.state.promises.borrow_mut().insert(pointer, Rc::downgrade(&promise));

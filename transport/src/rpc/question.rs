@@ -19,9 +19,10 @@ use capnp_rpc::{
 };
 
 use super::{
-    import::{Flow, Import},
+    import::Import,
     promise::{BrokenPipeline, Pipeline, PipelinedClient},
     state::{Capabilities, State, broken_because, remote_error},
+    stream::{Stream, Streamed},
 };
 
 /// First segment asked for a call, and for a message of one struct; the connection has its own bounds.
@@ -95,6 +96,8 @@ pub(super) struct Question {
     others_waiting: RefCell<Vec<Waker>>,
     /// What was promised by it, to be settled by it.
     pub(super) promises: RefCell<Vec<Weak<PipelinedClient>>>,
+    /// What counts it, if it is one of a stream.
+    streamed: Cell<Option<Box<Streamed>>>,
 }
 
 pub(super) struct Results {
@@ -138,6 +141,7 @@ impl Question {
             waiting: RefCell::default(),
             others_waiting: RefCell::default(),
             promises: RefCell::default(),
+            streamed: Cell::new(None),
         });
         if let Some(asked) = questions.get(id) {
             *asked = Rc::downgrade(&question);
@@ -163,6 +167,14 @@ impl Question {
             waker.wake();
         }
         self.others_waiting.take().into_iter().for_each(Waker::wake);
+        if let (Some(streamed), Some(outcome)) = (self.streamed.take(), self.outcome.get()) {
+            streamed.answered(outcome.as_ref().map(drop).map_err(Clone::clone));
+        }
+    }
+
+    /// Nobody waits for the answer: it is counted.
+    pub(super) fn is_streamed(&self, streamed: Streamed) {
+        self.streamed.set(Some(Box::new(streamed)));
     }
 
     pub(super) fn poll(&self, context: &Context<'_>) -> Poll<Result<&Results, Error>> {
@@ -291,10 +303,10 @@ impl Route {
         }
     }
 
-    fn flow(&self) -> &Flow {
+    fn stream(&self) -> &Stream {
         match self {
-            Self::Import(import) => &import.flow,
-            Self::Promise(promise, _) => &promise.flow,
+            Self::Import(import) => &import.stream,
+            Self::Promise(promise, _) => &promise.stream,
         }
     }
 
@@ -436,24 +448,15 @@ impl RequestHook for NewCall {
     }
 
     fn send_streaming(mut self: Box<Self>) -> Promise<(), Error> {
-        let asked = self.ask().and_then(|(question, capabilities)| {
-            let mut flow = self.route.flow().borrow_mut();
-            if flow.is_none() {
-                *flow = Some(question.state.new_flow()?);
+        match self.ask() {
+            Ok((question, capabilities)) => {
+                let bytes = self.message.size_in_words().saturating_mul(8);
+                // The connection keeps the order, and its promise is of no use.
+                let _ = self.message.send();
+                drop(capabilities);
+                self.route.stream().count(&question, bytes)
             }
-            drop(flow);
-            Ok((question, capabilities))
-        });
-        let (question, _capabilities) = match asked {
-            Ok(asked) => asked,
-            Err(error) => return Promise::err(error),
-        };
-        let Self { route, message, .. } = *self;
-        let answered = Promise::from_future(async move { Waiting(question).await.map(drop) });
-        match &mut *route.flow().borrow_mut() {
-            Some(flow) => flow.send(message, answered),
-            // Proof: it was just made.
-            None => answered,
+            Err(error) => Promise::err(error),
         }
     }
 

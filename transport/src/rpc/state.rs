@@ -15,10 +15,9 @@ use capnp::{
     struct_list,
 };
 use capnp_rpc::{
-    Connection, FlowController, IncomingMessage, OutgoingMessage,
+    Connection, IncomingMessage, OutgoingMessage,
     rpc_capnp::{cap_descriptor, exception, message, message_target, payload, promised_answer},
 };
-use futures::{StreamExt, stream::FuturesUnordered};
 
 use super::{
     answer::{Answers, Call},
@@ -44,8 +43,6 @@ pub(super) struct State {
     exports: RefCell<Exports>,
     /// Promises of calls that are not answered, by what names them to capnp's traits.
     pub(super) promises: RefCell<HashMap<usize, Weak<PipelinedClient>>>,
-    /// What drives streams of calls. Most sessions never have one.
-    background: RefCell<Option<FuturesUnordered<Promise<(), Error>>>>,
     /// Who polls the system.
     waker: Cell<Option<Waker>>,
 }
@@ -76,7 +73,6 @@ impl State {
             imports: RefCell::default(),
             exports: RefCell::default(),
             promises: RefCell::default(),
-            background: RefCell::default(),
             waker: Cell::new(None),
         })
     }
@@ -145,8 +141,6 @@ impl State {
         drop(started);
         let exports = self.exports.take();
         drop(exports);
-        let background = self.background.take();
-        drop(background);
         let mut abort = connection.new_outgoing_message(0);
         if let Ok(body) = abort.get_body() {
             describe_error(&error, body.init_as::<message::Builder<'_>>().init_abort());
@@ -156,18 +150,7 @@ impl State {
         drop(connection.shutdown(Err(error)));
     }
 
-    // ---- streams of calls
-
-    /// What holds back a stream of calls while too much of it is on the way.
-    pub(super) fn new_flow(&self) -> Result<Box<dyn FlowController>, Error> {
-        let (flow, driver) = match &mut *self.connection.borrow_mut() {
-            Ok(connection) => connection.new_stream(),
-            Err(error) => return Err(error.clone()),
-        };
-        self.background.borrow_mut().get_or_insert_default().push(driver);
-        self.wake();
-        Ok(flow)
-    }
+    // ---- the task
 
     /// Has the system polled.
     pub(super) fn wake(&self) {
@@ -176,17 +159,10 @@ impl State {
         }
     }
 
-    pub(super) fn poll_background(&self, context: &mut Context<'_>) {
+    /// Who polls the system now.
+    pub(super) fn polled_by(&self, context: &Context<'_>) {
         let waker = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
         self.waker.set(Some(waker.unwrap_or_else(|| context.waker().clone())));
-        // An acknowledgement may be the last handle to an object, and whatever that does at its end may begin a stream.
-        let taken = self.background.take();
-        if let Some(mut background) = taken {
-            while let std::task::Poll::Ready(Some(_)) = background.poll_next_unpin(context) {}
-            let begun = self.background.take();
-            background.extend(begun.into_iter().flatten());
-            self.background.replace(Some(background));
-        }
     }
 
     // ---- capabilities, out

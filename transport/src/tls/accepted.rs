@@ -4,7 +4,7 @@
 //! handshake, and keys for records, which QUIC does not have. That is a tenth of what an idle session costs, for
 //! nothing: resumption and 0-RTT are off here, and no server takes a TLS message behind the handshake (RFC 9001 §4.4 and §6
 //! forbid authentication after it and key updates by TLS). Needed later are the secrets for QUIC's own key updates, who the peer is, and
-//! the [`ResumeToken`]. So the machine is dropped when these are known.
+//! the [`ResumeToken`](crate::ResumeToken). So the machine is dropped when these are known.
 //!
 //! What happens in the handshake is rustls's business alone, and packets are protected by its keys; this only carries bytes to
 //! and fro, as `quinn_proto::crypto::rustls` does. A side that dialled keeps quinn's own: it must be able to take session
@@ -81,7 +81,7 @@ fn tls_version(version: u32) -> Version {
 /// One connection's.
 enum Accepted {
     Handshake(Box<Handshake>),
-    Over(Over),
+    Over(Box<Over>),
 }
 
 struct Handshake {
@@ -142,7 +142,7 @@ impl crypto::Session for Accepted {
     fn initial_keys(&self, connection: &ConnectionId, _: Side) -> Keys {
         let Self::Handshake(handshake) = self else { unreachable!("initial keys begin a connection") };
         let keys = crypto::ServerConfig::initial_keys(&*handshake.config, handshake.version, connection);
-        keys.ok().expect("a version that was accepted")
+        keys.expect("a version that was accepted")
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
@@ -206,7 +206,7 @@ impl crypto::Session for Accepted {
                 if bytes.is_empty()
                     && let Some(over) = handshake.over()
                 {
-                    *self = Self::Over(over);
+                    *self = Self::Over(Box::new(over));
                 }
                 return None;
             }
@@ -239,10 +239,8 @@ impl crypto::Session for Accepted {
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
         match self {
-            Self::Over(Over { token: Some(token), .. })
-                if (label, context, output.len()) == (resume::LABEL, resume::CONTEXT, TOKEN_BYTES) =>
-            {
-                output.copy_from_slice(token);
+            Self::Over(over) if (label, context, output.len()) == (resume::LABEL, resume::CONTEXT, TOKEN_BYTES) => {
+                output.copy_from_slice(&over.token.ok_or(ExportKeyingMaterialError)?);
                 Ok(())
             }
             _ => Err(ExportKeyingMaterialError),

@@ -22,6 +22,7 @@ mod refused;
 mod scene;
 mod sessions;
 mod standard_output;
+mod streams;
 mod support;
 mod tls_streams;
 mod unsupported;
