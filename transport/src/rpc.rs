@@ -21,6 +21,7 @@
 
 mod answer;
 mod import;
+mod passed_on;
 mod promise;
 mod question;
 mod state;

@@ -10,7 +10,7 @@ use std::{
 
 use capnp::{
     Error, any_pointer,
-    capability::{Client, Promise},
+    capability::Promise,
     message::{Builder, HeapAllocator},
     private::capability::{ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResultsHook},
     traits::{Imbue, ImbueMut},
@@ -19,9 +19,12 @@ use capnp_rpc::{
     IncomingMessage, OutgoingMessage,
     rpc_capnp::{call, disembargo, message, return_},
 };
-use futures::{FutureExt, channel::oneshot};
+use futures::FutureExt;
 
-use super::state::{Capabilities, State, Target, broken, broken_because, describe_error};
+use super::{
+    passed_on::PassedOn,
+    state::{Capabilities, State, Target, broken, broken_because, describe_error},
+};
 
 /// First segment asked for an answer; the connection has its own bounds.
 const RETURN_WORDS: u32 = 64;
@@ -137,14 +140,14 @@ const WAITING_BEFORE_PRUNING: usize = 64;
 
 enum Waits {
     Call(Rc<Call>),
-    Capability { operations: Vec<PipelineOp>, sender: oneshot::Sender<Client> },
+    Capability(Weak<PassedOn>),
 }
 
 impl Waits {
     fn is_given_up(&self) -> bool {
         match self {
             Self::Call(call) => call.is_over.get(),
-            Self::Capability { sender, .. } => sender.is_canceled(),
+            Self::Capability(promise) => promise.strong_count() == 0,
         }
     }
 }
@@ -256,11 +259,9 @@ pub(super) fn promised(state: &State, question: u32, operations: Vec<PipelineOp>
         Found::Content(content) => content.capability(&operations),
         Found::Nothing => broken(GONE.to_owned()),
         Found::Running(call) => {
-            let (sender, receiver) = oneshot::channel();
-            call.add_waiting(Waits::Capability { operations, sender });
-            let client: Client =
-                capnp_rpc::new_future_client(async { receiver.await.map_err(|_| Error::failed(GONE.to_owned())) });
-            client.hook
+            let promise = PassedOn::new(call.clone(), operations);
+            call.add_waiting(Waits::Capability(Rc::downgrade(&promise)));
+            promise.hook()
         }
     }
 }
@@ -286,7 +287,7 @@ fn brought(mut hook: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
 }
 
 /// What hooks of capnp-rpc call the objects and promises of this process.
-const OF_THIS_PROCESS: usize = 0;
+pub(super) const OF_THIS_PROCESS: usize = 0;
 
 impl Call {
     fn start(self: Rc<Self>, hook: &dyn ClientHook, method: Method, params: Box<dyn ParamsHook>) {
@@ -312,13 +313,18 @@ impl Call {
                     drop(work);
                     self.outcome.set(Some(outcome));
                 }
-                Poll::Pending if self.is_over.get() => return Poll::Ready(()),
+                // Given up meanwhile: the work is dropped.
+                Poll::Pending if self.is_over.get() => {}
                 Poll::Pending => {
                     self.work.set(Some(work));
                     self.waker.set(Some(context.waker().clone()));
                     return Poll::Pending;
                 }
             }
+        }
+        if self.is_over.get() {
+            // By what it did, or let go of, at its end.
+            return Poll::Ready(());
         }
         match self.outcome.take() {
             Some(Err(error)) => self.answer(Err(error)),
@@ -353,6 +359,16 @@ impl Call {
         let _: Vec<Waits> = given_up;
     }
 
+    /// One of those who waited for what it brings does so no more.
+    pub(super) fn lost_interest(self: Rc<Self>) {
+        if self.is_finished.get() && !self.is_over.get() {
+            self.prune();
+            if self.waiting.borrow().is_empty() {
+                self.give_up();
+            }
+        }
+    }
+
     /// The peer does not want the answer, and nobody waits for what it brings: stops it, and what only it waited for.
     fn give_up(self: Rc<Self>) {
         let mut next = Some(self);
@@ -377,8 +393,13 @@ impl Call {
         drop(pending);
         let work = self.work.take();
         drop(work);
-        let waiting = self.waiting.take();
-        drop(waiting);
+        for waits in self.waiting.take() {
+            if let Waits::Capability(promise) = waits
+                && let Some(promise) = promise.upgrade()
+            {
+                promise.settle(broken(GONE.to_owned()));
+            }
+        }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -484,10 +505,11 @@ impl Call {
                         call.start(content.capability(&operations).as_ref(), method, params);
                     }
                 }
-                Waits::Capability { operations, sender } => {
-                    let brought = content.find(&operations).map_or_else(broken_because, brought);
-                    // Whoever asked may have lost interest.
-                    let _ = sender.send(Client::new(brought));
+                Waits::Capability(promise) => {
+                    // Whoever it was passed on to may have lost interest.
+                    if let Some(promise) = promise.upgrade() {
+                        promise.settle(content.find(&promise.operations).map_or_else(broken_because, brought));
+                    }
                 }
             }
         }

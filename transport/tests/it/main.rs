@@ -14,6 +14,7 @@ mod hostile;
 mod local_sockets;
 mod memory;
 mod migration;
+mod passed_on;
 mod peers;
 mod pipelines;
 mod protocol;

@@ -67,7 +67,7 @@ fn a_chain_of_calls_each_on_the_result_of_the_one_before() {
 }
 
 /// Keeps what it is given until it is told.
-struct Waits(tokio::sync::watch::Receiver<bool>);
+pub(crate) struct Waits(pub(crate) tokio::sync::watch::Receiver<bool>);
 impl owner::Server for Waits {
     async fn verify(
         self: Rc<Self>,
@@ -199,87 +199,6 @@ fn a_missing_capability_that_an_object_pipelines_on_too_late_is_a_broken_one() {
         assert_eq!(peer.answer_to(1).await, Answer::Results(0));
         object.0.borrow_mut().take();
         assert!(session.end().is_none());
-        (peer, session)
-    });
-}
-
-/// Gives whoever waits what somebody else brings: with the secret `wait` it waits, with any other it is given the
-/// object to which things are brought.
-#[derive(Default)]
-struct Rendezvous {
-    brought: RefCell<Option<Client>>,
-    came: tokio::sync::Notify,
-}
-impl vat_capnp::vat::Server for Rendezvous {
-    async fn restore(
-        self: Rc<Self>,
-        params: vat_capnp::vat::RestoreParams,
-        mut results: vat_capnp::vat::RestoreResults,
-    ) -> Result<(), capnp::Error> {
-        let given = if params.get()?.get_secret()? == b"wait" {
-            self.came.notified().await;
-            self.brought.borrow_mut().take().unwrap()
-        } else {
-            capnp_rpc::new_client::<owner::Client, _>(Bring(self.clone())).client
-        };
-        results.get().init_capability().set_as_capability(given.hook);
-        Ok(())
-    }
-}
-
-struct Bring(Rc<Rendezvous>);
-impl owner::Server for Bring {
-    async fn verify(
-        self: Rc<Self>,
-        params: owner::VerifyParams,
-        _results: owner::VerifyResults,
-    ) -> Result<(), capnp::Error> {
-        *self.0.brought.borrow_mut() = Some(params.get()?.get_progress()?.client);
-        self.0.came.notify_one();
-        Ok(())
-    }
-}
-
-#[test]
-fn a_result_that_is_itself() {
-    // With and without a call that waits for the result.
-    for waiting in [false, true] {
-        a_result_that_is_itself_with(waiting);
-    }
-}
-
-fn a_result_that_is_itself_with(waiting: bool) {
-    attack(async |scene| {
-        let object: vat_capnp::vat::Client = capnp_rpc::new_client(Rendezvous::default());
-        let (mut peer, session) = scene.attack(object.client).await;
-        peer.bootstrap(0).await;
-        for (question, secret) in [(1, &b"bring"[..]), (2, b"wait")] {
-            peer.call_with(question, 0, VAT, 0, |call| {
-                call.init_params()
-                    .init_content()
-                    .init_as::<vat_capnp::vat::restore_params::Builder<'_>>()
-                    .set_secret(secret);
-            })
-            .await;
-        }
-        assert_eq!(peer.answer_to(1).await, Answer::Results(1));
-        // What the result is to be: the result itself.
-        let on_result_of = |mut target: capnp_rpc::rpc_capnp::promised_answer::Builder<'_>, question| {
-            target.set_question_id(question);
-            target.init_transform(1).get(0).set_get_pointer_field(0);
-        };
-        if waiting {
-            peer.call_with(3, 2, COUNTER, 1, |call| on_result_of(call.init_target().init_promised_answer(), 2)).await;
-        }
-        peer.call_with(4, 1, OWNER, VERIFY, |mut call| {
-            on_result_of(call.reborrow().init_target().init_promised_answer(), 1);
-            let mut params = call.init_params();
-            set_capability(params.reborrow(), 0);
-            on_result_of(params.get_cap_table().unwrap().get(0).init_receiver_answer(), 2);
-        })
-        .await;
-        assert_eq!(peer.answer_to(2).await, Answer::Results(1));
-        scene.honest_peer_is_served().await;
         (peer, session)
     });
 }

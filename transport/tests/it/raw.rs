@@ -178,10 +178,19 @@ impl RawPeer {
 
     /// Reads on until we are called, and returns the number of the question.
     pub(crate) async fn called(&mut self) -> u32 {
+        let message = self.receive_call().await;
+        match message.get_root::<message::Reader<'_>>().unwrap().which() {
+            Ok(message::Call(call)) => call.unwrap().get_question_id(),
+            _ => unreachable!("only calls are returned"),
+        }
+    }
+
+    /// The same; the whole call.
+    pub(crate) async fn receive_call(&mut self) -> Reader<Frame> {
         loop {
             let message = self.receive().await.expect("a call");
-            if let Ok(message::Call(call)) = message.get_root::<message::Reader<'_>>().unwrap().which() {
-                return call.unwrap().get_question_id();
+            if let Ok(message::Call(_)) = message.get_root::<message::Reader<'_>>().unwrap().which() {
+                return message;
             }
         }
     }
