@@ -28,7 +28,7 @@ use crate::{
     resume::ResumeToken,
     rpc::System,
 };
-use driver::{Carrier, Driver, NextStream, Progress, Rpc};
+use driver::{Carrier, Driver, NextStream, Output, Progress, Rpc};
 use ended::{Ended, announcement};
 use steps::StepWaker;
 
@@ -163,7 +163,7 @@ impl Session {
         match within(options.limits.hello_deadline, greeted).await {
             Ok((input, output, peer)) => {
                 let explain = explain_quic(connection.clone());
-                let carrier = quic_carrier(connection, &output);
+                let carrier = quic_carrier(connection);
                 let SessionOptions { bootstrap, gate, limits, .. } = options;
                 let mut session =
                     Self::start(Box::new(input), Box::new(output), carrier, explain, peer, bootstrap, gate, limits);
@@ -180,13 +180,14 @@ impl Session {
         let peer = within(options.limits.hello_deadline, greeted).await?;
         let explain: Explain = Box::new(|error| SessionEnd::Lost(Arc::new(error)));
         let SessionOptions { bootstrap, gate, limits, .. } = options;
+        let output: Box<dyn AsyncWrite + Unpin> = Box::new(output);
         Ok(Self::start(Box::new(input), Box::new(output), Carrier::Local, explain, peer, bootstrap, gate, limits))
     }
 
     #[allow(clippy::too_many_arguments)] // Each is another part of the session.
     fn start(
         input: Box<dyn AsyncRead + Unpin>,
-        output: Box<dyn AsyncWrite + Unpin>,
+        output: Box<dyn Output>,
         carrier: Carrier,
         explain: Explain,
         peer: Peer,
@@ -397,16 +398,8 @@ fn explain_quic(connection: PeerConnection) -> Explain {
     Box::new(move |error| connection.close_reason().unwrap_or_else(|| SessionEnd::Lost(Arc::new(error))))
 }
 
-fn quic_carrier(connection: PeerConnection, output: &quinn::SendStream) -> Carrier {
-    let stopped = output.stopped();
-    Carrier::Quic {
-        delivered: Box::pin(async move {
-            // Any outcome is an end: acknowledged, refused by the peer, or the connection gone.
-            let _ = stopped.await;
-        }),
-        next_stream: Some(next_stream(&connection)),
-        connection,
-    }
+fn quic_carrier(connection: PeerConnection) -> Carrier {
+    Carrier::Quic { next_stream: Some(next_stream(&connection)), connection }
 }
 
 fn next_stream(connection: &PeerConnection) -> NextStream {

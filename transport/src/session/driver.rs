@@ -34,12 +34,32 @@ use crate::{
 pub(super) enum Carrier {
     Quic {
         connection: PeerConnection,
-        /// Completes when the peer has acknowledged the whole stream.
-        delivered: LocalBoxFuture<'static, ()>,
         /// Completes when the peer opens another stream; `None` once the connection is closed.
         next_stream: Option<NextStream>,
     },
     Local,
+}
+
+/// Where a session writes.
+pub(super) trait Output: AsyncWrite + Unpin {
+    /// Completes when the peer has acknowledged everything, once the stream was ended; at once where nobody acknowledges.
+    fn delivered(&self) -> LocalBoxFuture<'static, ()>;
+}
+
+impl Output for quinn::SendStream {
+    fn delivered(&self) -> LocalBoxFuture<'static, ()> {
+        let stopped = self.stopped();
+        Box::pin(async move {
+            // Any outcome is an end: acknowledged, refused by the peer, or the connection gone.
+            let _ = stopped.await;
+        })
+    }
+}
+
+impl Output for Box<dyn AsyncWrite + Unpin> {
+    fn delivered(&self) -> LocalBoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A stream that the peer has opened beside the session's.
@@ -58,7 +78,7 @@ pub(super) struct Driver {
     pub(super) wire: Rc<Wire>,
     pub(super) rpc: Rc<Rpc>,
     pub(super) disconnector: Disconnector,
-    pub(super) output: Box<dyn AsyncWrite + Unpin>,
+    pub(super) output: Box<dyn Output>,
     pub(super) carrier: Carrier,
     /// Answers streams beside the session's; `None` where there are none.
     pub(super) desk: Option<Rc<Desk>>,
@@ -342,9 +362,7 @@ impl Driver {
         .await?;
         self.output.flush().await?;
         self.output.shutdown().await?;
-        if let Carrier::Quic { delivered, .. } = &mut self.carrier {
-            delivered.await;
-        }
+        self.output.delivered().await;
         Ok(())
     }
 }

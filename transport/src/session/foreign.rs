@@ -85,7 +85,7 @@ impl Session {
         let front = Client::new(Box::new(Front { bootstrap: bootstrap.hook, restore }));
         let peer = Peer { id: peer, epoch: 0, incarnation: [0; 16], program: String::new(), resumes: None };
         let explain = Box::new(|error| SessionEnd::Lost(std::sync::Arc::new(error)));
-        let session = Self::start(input, output, Carrier::Local, explain, peer, Some(front), gate, limits);
+        let session = Self::start(input, Box::new(output), Carrier::Local, explain, peer, Some(front), gate, limits);
         session.wire.restore_by_id();
         session
     }

@@ -52,7 +52,7 @@ impl Opening {
             Err(error) => return Err(failed(&connection, error)),
         };
         let (behind_greeting, late) = oneshot::channel();
-        let (explain, carrier) = (explain_quic(connection.clone()), quic_carrier(connection.clone(), &output));
+        let (explain, carrier) = (explain_quic(connection.clone()), quic_carrier(connection.clone()));
         // What is not known yet is not shown to anybody before it is.
         let peer =
             Peer { id: Some(connection.peer()), epoch: 0, incarnation: [0; 16], program: String::new(), resumes: None };

@@ -51,7 +51,8 @@ impl AcceptConfig {
         parameters.write(&mut encoded);
         let tls = ServerConnection::new(self.tls.clone(), tls_version(version), encoded);
         let tls = Connection::Server(tls.expect("a configuration that was tried"));
-        Accepted::Handshake(Box::new(Handshake { tls, next: None, is_told: false, config: self, version }))
+        let stage = Stage::Handshake(Box::new(Handshake { tls, next: None, is_told: false }));
+        Accepted { config: self, version, stage }
     }
 }
 
@@ -79,7 +80,13 @@ fn tls_version(version: u32) -> Version {
 }
 
 /// One connection's.
-enum Accepted {
+struct Accepted {
+    config: Arc<AcceptConfig>,
+    version: u32,
+    stage: Stage,
+}
+
+enum Stage {
     Handshake(Box<Handshake>),
     Over(Box<Over>),
 }
@@ -90,8 +97,6 @@ struct Handshake {
     next: Option<Secrets>,
     /// Whether quinn knows that there is something to know of the handshake.
     is_told: bool,
-    config: Arc<AcceptConfig>,
-    version: u32,
 }
 
 /// What is left of a handshake.
@@ -137,27 +142,26 @@ fn refusal(alert: AlertDescription, reason: String) -> TransportError {
 }
 
 impl crypto::Session for Accepted {
-    // Proof: quinn has had such keys before it began the session, and they are asked for before the handshake.
+    // Proof: quinn has had such keys for this version before it began the session.
     #[allow(clippy::expect_used)]
     fn initial_keys(&self, connection: &ConnectionId, _: Side) -> Keys {
-        let Self::Handshake(handshake) = self else { unreachable!("initial keys begin a connection") };
-        let keys = crypto::ServerConfig::initial_keys(&*handshake.config, handshake.version, connection);
+        let keys = crypto::ServerConfig::initial_keys(&*self.config, self.version, connection);
         keys.expect("a version that was accepted")
     }
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
-        let is_known = match self {
-            Self::Handshake(handshake) => handshake.is_told,
-            Self::Over(_) => true,
+        let is_known = match &self.stage {
+            Stage::Handshake(handshake) => handshake.is_told,
+            Stage::Over(_) => true,
         };
         is_known.then(|| Box::new(HandshakeData { protocol: Some(ALPN.to_vec()), server_name: None }) as Box<dyn Any>)
     }
 
     /// A `Vec<CertificateDer>`, as with quinn's own.
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
-        let peer = match self {
-            Self::Handshake(handshake) => handshake.peer(),
-            Self::Over(over) => over.peer.clone(),
+        let peer = match &self.stage {
+            Stage::Handshake(handshake) => handshake.peer(),
+            Stage::Over(over) => over.peer.clone(),
         };
         peer.map(|peer| Box::new(peer) as Box<dyn Any>)
     }
@@ -171,14 +175,14 @@ impl crypto::Session for Accepted {
     }
 
     fn is_handshaking(&self) -> bool {
-        match self {
-            Self::Handshake(handshake) => handshake.tls.is_handshaking(),
-            Self::Over(_) => false,
+        match &self.stage {
+            Stage::Handshake(handshake) => handshake.tls.is_handshaking(),
+            Stage::Over(_) => false,
         }
     }
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
-        let Self::Handshake(handshake) = self else {
+        let Stage::Handshake(handshake) = &mut self.stage else {
             return Err(refusal(AlertDescription::UnexpectedMessage, "a message behind the handshake".to_owned()));
         };
         handshake.read(bytes)?;
@@ -189,13 +193,13 @@ impl crypto::Session for Accepted {
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
         // Asked for once, in the middle of the handshake.
-        let Self::Handshake(handshake) = self else { return Ok(None) };
+        let Stage::Handshake(handshake) = &self.stage else { return Ok(None) };
         let parameters = handshake.tls.quic_transport_parameters();
         Ok(parameters.map(|bytes| TransportParameters::read(Side::Server, &mut Cursor::new(bytes))).transpose()?)
     }
 
     fn write_handshake(&mut self, bytes: &mut Vec<u8>) -> Option<Keys> {
-        let Self::Handshake(handshake) = self else { return None };
+        let Stage::Handshake(handshake) = &mut self.stage else { return None };
         let keys = match handshake.tls.write_hs(bytes) {
             Some(KeyChange::Handshake { keys }) => keys,
             Some(KeyChange::OneRtt { keys, next }) => {
@@ -206,7 +210,7 @@ impl crypto::Session for Accepted {
                 if bytes.is_empty()
                     && let Some(over) = handshake.over()
                 {
-                    *self = Self::Over(Box::new(over));
+                    self.stage = Stage::Over(Box::new(over));
                 }
                 return None;
             }
@@ -218,9 +222,9 @@ impl crypto::Session for Accepted {
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        let next = match self {
-            Self::Handshake(handshake) => handshake.next.as_mut()?,
-            Self::Over(over) => &mut over.next,
+        let next = match &mut self.stage {
+            Stage::Handshake(handshake) => handshake.next.as_mut()?,
+            Stage::Over(over) => &mut over.next,
         };
         let keys = next.next_packet_keys();
         Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
@@ -238,8 +242,8 @@ impl crypto::Session for Accepted {
         label: &[u8],
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
-        match self {
-            Self::Over(over) if (label, context, output.len()) == (resume::LABEL, resume::CONTEXT, TOKEN_BYTES) => {
+        match &self.stage {
+            Stage::Over(over) if (label, context, output.len()) == (resume::LABEL, resume::CONTEXT, TOKEN_BYTES) => {
                 output.copy_from_slice(&over.token.ok_or(ExportKeyingMaterialError)?);
                 Ok(())
             }
@@ -297,10 +301,13 @@ mod tests {
         let (mut client, mut server, _) = ends();
         pass_on(&mut *client, &mut *server).unwrap();
         pass_on(&mut *server, &mut *client).unwrap();
-        assert!(server.is_handshaking() && matches!(*server, Accepted::Handshake(_)), "the dialler has proven nothing");
+        assert!(
+            server.is_handshaking() && matches!(server.stage, Stage::Handshake(_)),
+            "the dialler has proven nothing"
+        );
         pass_on(&mut *client, &mut *server).unwrap();
         pass_on(&mut *server, &mut *client).unwrap();
-        assert!(!server.is_handshaking() && matches!(*server, Accepted::Over(_)));
+        assert!(!server.is_handshaking() && matches!(server.stage, Stage::Over(_)));
     }
 
     #[test]
