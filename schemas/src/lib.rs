@@ -6,6 +6,7 @@
 //! * [`VatId`] and [`IdentityKey`]: self-certifying identities (DESIGN §3);
 //! * [`SturdyRef`] and [`Secret`]: durable, secret references (DESIGN §3);
 //! * [`SignedRecord`] and [`LocationRecord`]: where a vat says it is (DESIGN §4);
+//! * [`datagram`]: a lookup without a session (DESIGN §5);
 //! * [`SearchPathEntry`] and [`Address`]: where to ask and where to dial (DESIGN §5);
 //! * [`Network`]: whom quotas and caps take for one;
 //! * [`Recipient`]: a public key that checkpoints and images are sealed for (DESIGN §8);
@@ -13,6 +14,7 @@
 //! * [`ErrorCode`]: the registry of every error that a user can meet (DESIGN §10).
 
 mod address;
+pub mod datagram;
 mod error_code;
 mod host;
 mod identity;

@@ -8,8 +8,8 @@
 //! (DESIGN §5), so no QUIC packet may have it clear.
 
 use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
+    fmt, io,
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -24,6 +24,7 @@ use schemas::{ErrorCode, IdentityKey, VatId};
 use tokio::time::Instant;
 
 use admission::{Admission, UsedTokens, Verdict};
+use beside::DatagramsBeside;
 pub use error::{AcceptError, BindError, DialError};
 use progress::Noting;
 
@@ -34,6 +35,8 @@ use crate::{
 };
 
 mod admission;
+mod batch;
+pub mod beside;
 mod error;
 pub(crate) mod progress;
 mod socket;
@@ -87,6 +90,7 @@ pub struct Endpoint {
 
 struct Inner {
     quinn: quinn::Endpoint,
+    beside: DatagramsBeside,
     id: VatId,
     tls: TlsIdentity,
     transport: Arc<TransportConfig>,
@@ -111,8 +115,8 @@ impl Endpoint {
     pub fn bind(key: &IdentityKey, listen: SocketAddr, config: EndpointConfig) -> Result<Self, BindError> {
         let socket = socket::bind(listen)?;
         let runtime = Self::runtime()?;
-        let socket = runtime.wrap_udp_socket(socket).map_err(|source| BindError::address(listen, source))?;
-        Self::start(key, socket, runtime, true, config)
+        let (socket, raw) = wrapped(socket, runtime.as_ref()).map_err(|source| BindError::address(listen, source))?;
+        Self::start(key, socket, Some(raw), runtime, true, config)
     }
 
     /// Dials only. Reaches IPv4 and IPv6 where the machine has both.
@@ -123,8 +127,8 @@ impl Endpoint {
         let any = SocketAddr::from(([0_u16; 8], 0));
         let socket = socket::bind(any)?;
         let runtime = Self::runtime()?;
-        let socket = runtime.wrap_udp_socket(socket).map_err(|source| BindError::address(any, source))?;
-        Self::start(key, socket, runtime, false, EndpointConfig::default())
+        let (socket, raw) = wrapped(socket, runtime.as_ref()).map_err(|source| BindError::address(any, source))?;
+        Self::start(key, socket, Some(raw), runtime, false, EndpointConfig::default())
     }
 
     /// The same on a socket and a clock of the caller's: for simulated networks, and for a port that carries
@@ -138,7 +142,7 @@ impl Endpoint {
         runtime: Arc<dyn Runtime>,
         config: EndpointConfig,
     ) -> Result<Self, BindError> {
-        Self::start(key, socket, runtime, true, config)
+        Self::start(key, socket, None, runtime, true, config)
     }
 
     fn runtime() -> Result<Arc<dyn Runtime>, BindError> {
@@ -149,6 +153,7 @@ impl Endpoint {
     fn start(
         key: &IdentityKey,
         socket: Arc<dyn AsyncUdpSocket>,
+        raw: Option<UdpSocket>,
         runtime: Arc<dyn Runtime>,
         accepts: bool,
         config: EndpointConfig,
@@ -159,10 +164,12 @@ impl Endpoint {
         let local_address = socket.local_addr().map_err(BindError::Socket)?;
         let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(reset_key(key, local_address.port())));
         endpoint_config.grease_quic_bit(false).cid_generator(connection_ids).rng_seed(config.random_seed);
-        let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, socket, runtime)
+        let beside = DatagramsBeside::new(socket, raw);
+        let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, beside.quic_side(), runtime)
             .map_err(BindError::Socket)?;
         let inner = Inner {
             quinn,
+            beside,
             id: key.id(),
             tls,
             transport,
@@ -194,6 +201,12 @@ impl Endpoint {
     #[must_use]
     pub fn id(&self) -> VatId {
         self.inner.id
+    }
+
+    /// What comes to its port and is not QUIC's.
+    #[must_use]
+    pub fn datagrams_beside(&self) -> &DatagramsBeside {
+        &self.inner.beside
     }
 
     /// How many connections are open, those still shaking hands or closing included.
@@ -387,6 +400,12 @@ fn server_config(tls: &TlsIdentity, transport: &Arc<TransportConfig>) -> Result<
         .incoming_buffer_size(limits::WAITING_CONNECTION_BYTES)
         .incoming_buffer_size_total(total);
     Ok(server)
+}
+
+/// A socket for the event loop, and the same one for many datagrams at once.
+fn wrapped(socket: UdpSocket, runtime: &dyn Runtime) -> io::Result<(Arc<dyn AsyncUdpSocket>, UdpSocket)> {
+    let raw = socket.try_clone()?;
+    Ok((runtime.wrap_udp_socket(socket)?, raw))
 }
 
 fn transport_config(config: &EndpointConfig) -> TransportConfig {

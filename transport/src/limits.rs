@@ -302,6 +302,16 @@ pub const WAITING_CONNECTION_BYTES: u64 = 8 << 10;
 /// Receive and send buffer asked of the kernel for a UDP socket: some 25 ms of a gigabit link, against bursts.
 pub const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 
+/// Datagrams beside QUIC that may wait to be looked at: some milliseconds of the most that one core answers. Older
+/// ones have been asked again.
+pub const DATAGRAMS_WAITING: usize = 4096;
+
+/// Datagrams beside QUIC that are taken from the socket before the rest of the program has its turn.
+pub const DATAGRAMS_PER_TURN: usize = 256;
+
+/// Datagrams that are given to the kernel in one call: beyond some dozens the call costs nothing any more.
+pub const DATAGRAMS_PER_CALL: usize = 64;
+
 /// How long a closing endpoint stays to see that every peer was told. Each is told at once; what is waited for
 /// after that is only the chance to tell it again should the datagram be lost, and a peer that heard nothing
 /// has its idle timeout. Connections still being dialled have nobody to tell, and QUIC would drain them for

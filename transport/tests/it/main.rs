@@ -1,6 +1,7 @@
 //! Behaviour of the transport through its public interface, over real loopback and local sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod beside;
 mod bulk;
 mod calls;
 mod capabilities;

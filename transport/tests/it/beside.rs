@@ -1,0 +1,158 @@
+//! Datagrams that are not QUIC's, on the port where QUIC is.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use transport::{
+    Endpoint, EndpointConfig, Session,
+    beside::{Bunch, QUIC_FIXED_BIT},
+    limits,
+};
+
+use crate::support::{PATIENCE, add, connect, key, loopback, new_counter, options, run, server, serving};
+
+fn socket(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(loopback()).unwrap();
+    // Takes only what comes from there.
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// The number of a datagram, behind a first byte that is none of QUIC's.
+fn numbered(number: u16, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0xbf; length];
+    bytes[1..3].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+/// Sends back what comes, `count` times.
+async fn echo(endpoint: &Endpoint, count: usize) {
+    let (mut bunch, mut answers) = (Bunch::default(), Bunch::default());
+    let mut seen = 0;
+    while seen < count {
+        endpoint.datagrams_beside().receive(&mut bunch).await;
+        answers.clear();
+        for datagram in bunch.iter() {
+            answers.push(datagram.peer, datagram.local, |bytes| bytes.extend_from_slice(datagram.bytes));
+        }
+        seen += endpoint.datagrams_beside().send(&answers);
+    }
+}
+
+#[test]
+fn they_are_answered_in_bunches_while_quic_goes_on() {
+    run(async {
+        let (server, client) = (server(), Endpoint::client(&key()).unwrap());
+        let kept = 8;
+        server.datagrams_beside().open(kept);
+        let (dialled, accepted) = connect(&server, &client).await;
+        let (session, _served) =
+            tokio::try_join!(Session::open(dialled, options()), Session::accept(accepted, serving(new_counter())))
+                .unwrap();
+        let counter = session.bootstrap();
+        let sockets: Vec<UdpSocket> = (0..10).map(|_| socket(server.local_address())).collect();
+        let mut expected = 0;
+        for round in 0..20_u64 {
+            for (number, socket) in (0..).zip(&sockets) {
+                for length in [3, 8, 1200] {
+                    socket.send(&numbered(number, length)).unwrap();
+                }
+            }
+            let (sum, ()) = tokio::join!(add(&counter, round), echo(&server, 30));
+            expected += round;
+            assert_eq!(sum.unwrap(), expected);
+            for (number, socket) in (0..).zip(&sockets) {
+                for length in [3, 8, 1200] {
+                    let mut answer = [0; 1500];
+                    let received = socket.recv(&mut answer).unwrap();
+                    assert_eq!(answer[..received], numbered(number, length)[..length.min(kept)]);
+                }
+            }
+        }
+        assert_eq!(server.datagrams_beside().dropped(), 0);
+    });
+}
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_asked() {
+    run(async {
+        let everywhere = SocketAddr::from(([0_u16; 8], 0));
+        let server = Endpoint::bind(&key(), everywhere, EndpointConfig::default()).unwrap();
+        server.datagrams_beside().open(limits::MESSAGE_BYTES);
+        // Every address of 127/8 is this machine's.
+        for last in [1, 2, 77] {
+            let socket = socket(([127, 0, 0, last], server.local_address().port()).into());
+            socket.send(&numbered(9, 100)).unwrap();
+            echo(&server, 1).await;
+            assert_eq!(socket.recv(&mut [0; 1500]).unwrap(), 100);
+        }
+    });
+}
+
+#[test]
+fn nobody_who_is_not_there_can_be_sent_anything_and_the_rest_is_sent_all_the_same() {
+    run(async {
+        let server = server();
+        let there = socket(server.local_address());
+        let mut bunch = Bunch::default();
+        for peer in [SocketAddr::from(([127, 0, 0, 1], 0)), there.local_addr().unwrap(), "[::1]:9".parse().unwrap()] {
+            bunch.push(peer, None, |bytes| bytes.push(7));
+        }
+        bunch.push(there.local_addr().unwrap(), None, |_| {});
+        assert_eq!(bunch.len(), 3, "what is empty is not sent");
+        assert_eq!(server.datagrams_beside().send(&bunch), 1);
+        assert_eq!(there.recv(&mut [0; 10]).unwrap(), 1);
+    });
+}
+
+#[test]
+fn those_that_nobody_takes_are_dropped_and_so_are_those_beyond_the_limit() {
+    run(async {
+        let server = server();
+        let peer = socket(server.local_address());
+        let flood = async |count: u16| {
+            for number in 0..count {
+                peer.send(&numbered(number, 100)).unwrap();
+                if number.is_multiple_of(100) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        flood(200).await;
+        let beside = server.datagrams_beside();
+        let dropped = async |wanted: usize| {
+            while beside.dropped() < wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        dropped(200).await;
+        beside.open(100);
+        flood(u16::try_from(limits::DATAGRAMS_WAITING).unwrap() + 10).await;
+        dropped(210).await;
+        let mut bunch = Bunch::default();
+        beside.receive(&mut bunch).await;
+        assert_eq!(bunch.len(), limits::DATAGRAMS_WAITING);
+        // The oldest are kept: whoever sent the others asks again.
+        assert!(bunch.iter().zip(0..).all(|(datagram, number)| datagram.bytes == numbered(number, 100)));
+    });
+}
+
+#[test]
+fn what_has_the_fixed_bit_is_left_to_quic() {
+    run(async {
+        let server = server();
+        server.datagrams_beside().open(100);
+        let peer = socket(server.local_address());
+        for first in 0..=u8::MAX {
+            peer.send(&[first, 1, 2, 3]).unwrap();
+        }
+        let mut seen = Vec::new();
+        let mut bunch = Bunch::default();
+        while seen.len() < 128 {
+            server.datagrams_beside().receive(&mut bunch).await;
+            seen.extend(bunch.iter().map(|datagram| datagram.bytes[0]));
+        }
+        assert!(seen.iter().all(|first| first & QUIC_FIXED_BIT == 0));
+        assert_eq!(seen.len(), 128);
+    });
+}
