@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use checkpoint::{Disk, Durable, Protection, Store, StoreError, StoreOptions, TurnDelta};
@@ -27,7 +28,7 @@ use transport::OutputGate;
 use crate::{
     clock::Clock,
     limits,
-    registry::{Answer, Expected, Id, Outcome, Policy, Registry, Turn, Withheld},
+    registry::{Answer, Expected, Id, Now, Outcome, Policy, Registry, Turn, Withheld},
 };
 pub use rows::RowError;
 
@@ -107,6 +108,24 @@ impl Coded for Stopping {
     fn code(&self) -> ErrorCode {
         ErrorCode::ServerStopping
     }
+}
+
+/// What is known of an id at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen<'a> {
+    /// No record is held.
+    Nothing,
+    /// This one is.
+    Record {
+        /// The packet.
+        packet: &'a [u8],
+        /// The time since the vat was last seen.
+        age: Duration,
+        /// The lease has ended.
+        expired: bool,
+    },
+    /// What is known is not durable yet, or never will be: nothing may be said.
+    Early,
 }
 
 /// A registry whose answers are durable. Belongs to one thread and one `LocalSet`.
@@ -190,6 +209,18 @@ impl DurableRegistry {
     pub async fn lookup(&self, id: &Id) -> Result<Answer, Stopping> {
         let withheld = self.registry.borrow().lookup(self.clock.now(), id);
         self.reveal(withheld).await
+    }
+
+    /// Looks at what is known of an id, at once: for who cannot wait.
+    pub fn see<R>(&self, id: &Id, now: Now, look: impl FnOnce(Seen<'_>) -> R) -> R {
+        if self.gate.is_poisoned() {
+            return look(Seen::Early);
+        }
+        match self.registry.borrow().lookup(now, id).reveal(self.gate.durable()) {
+            Err(_) => look(Seen::Early),
+            Ok(Answer { packet: None, .. }) => look(Seen::Nothing),
+            Ok(Answer { packet: Some(packet), age, expired }) => look(Seen::Record { packet: &packet, age, expired }),
+        }
     }
 
     /// The clock that all of this goes by.

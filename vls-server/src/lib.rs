@@ -28,6 +28,6 @@ mod server;
 mod service;
 
 pub use clock::{Clock, SystemClock};
-pub use durable::{DurableRegistry, RecordsError, RowError, Stopping};
+pub use durable::{DurableRegistry, RecordsError, RowError, Seen, Stopping};
 pub use identity_file::IdentityFileError;
 pub use server::{Server, ServerConfig, ServerError};

@@ -88,6 +88,10 @@ pub(crate) const CALL_BYTES_IN_FLIGHT: usize = 2 << 20;
 /// of the largest size. Peers that read nothing cost this much each, until they are given up.
 pub(crate) const WAITING_ANSWER_BYTES: usize = 256 << 10;
 
+/// Cold lookups that wait for a record to be durable; that takes a millisecond or two. Who is not among them asks
+/// again.
+pub(crate) const EARLY_QUESTIONS: usize = 256;
+
 /// How long a stopping server waits for its disk before it ends the calls that wait for it.
 pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -4,6 +4,7 @@
 //! A stranger costs a bounded handshake, then a place among the sessions of its network; a session that asks
 //! nothing for a while gives its place back, since dialling again is all that its peer loses.
 
+mod datagrams;
 mod sessions;
 
 use std::{
@@ -21,7 +22,10 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use transport::{BindError, Endpoint, EndpointConfig};
 
 pub(crate) use self::sessions::{Call, Calls};
-use self::sessions::{Carrier, Stage};
+use self::{
+    datagrams::ColdLookups,
+    sessions::{Carrier, Stage},
+};
 use crate::{
     clock::Clock,
     durable::{DurableRegistry, RecordsError, holds_records},
@@ -124,6 +128,7 @@ pub struct Server {
     carrier: Rc<Carrier>,
     stage: watch::Sender<Stage>,
     accepting: JoinHandle<()>,
+    answering: JoinHandle<()>,
 }
 
 impl Server {
@@ -166,7 +171,9 @@ impl Server {
         let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, config));
         let (stage, watched) = watch::channel(Stage::Serving);
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
-        Ok(Self { id, carrier, stage, accepting })
+        let cold = ColdLookups::new(carrier.endpoint.datagrams_beside().clone(), Rc::clone(&carrier.registry));
+        let answering = tokio::task::spawn_local(async move { cold.answer().await });
+        Ok(Self { id, carrier, stage, accepting, answering })
     }
 
     /// The server's id, which it proves to whoever dials it.
@@ -222,6 +229,7 @@ impl Server {
 
     async fn end(&mut self) {
         self.stage.send_replace(Stage::Closing);
+        self.answering.abort();
         // Fails only if the task panicked; the sessions went with it then.
         let _ = (&mut self.accepting).await;
         self.carrier.endpoint.close().await;
@@ -231,6 +239,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
+        self.answering.abort();
     }
 }
 

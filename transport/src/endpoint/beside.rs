@@ -76,6 +76,13 @@ impl Bunch {
         }
     }
 
+    /// Adds one of another bunch, as it is.
+    pub fn push_copy(&mut self, datagram: &Datagram<'_>) {
+        self.bytes.extend_from_slice(datagram.bytes);
+        let Datagram { peer, local, length, .. } = *datagram;
+        self.entries.push(Entry { peer, local, end: self.bytes.len(), length });
+    }
+
     /// Those that are in it.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
         let mut start = 0;

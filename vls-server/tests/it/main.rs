@@ -7,6 +7,7 @@ mod durability;
 mod finder;
 mod held_disk;
 mod local;
+mod over_datagrams;
 mod over_quic;
 mod program;
 mod registry_leases;

@@ -1,0 +1,76 @@
+//! Cold lookups: a question in one datagram, the answer in another (DESIGN §5; the format is in [`schemas::datagram`]).
+//!
+//! They come on the port of QUIC, are answered without a session, a task or a memory of who asked, and in bunches: what
+//! has come since the last look is looked up and leaves in one system call. An answer is never longer than its
+//! question, so nobody can be sent more than a forger has to send himself.
+
+use std::rc::Rc;
+
+use schemas::datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES};
+use transport::beside::{Bunch, Datagram, DatagramsBeside};
+
+use crate::{
+    durable::{DurableRegistry, Seen},
+    limits,
+    registry::Now,
+};
+
+/// Answers the cold lookups of one endpoint.
+pub(super) struct ColdLookups {
+    datagrams: DatagramsBeside,
+    registry: Rc<DurableRegistry>,
+}
+
+impl ColdLookups {
+    pub(super) fn new(datagrams: DatagramsBeside, registry: Rc<DurableRegistry>) -> Self {
+        Self { datagrams, registry }
+    }
+
+    /// Answers until it is dropped, or nothing can be said any more.
+    pub(super) async fn answer(&self) {
+        self.datagrams.open(QUESTION_HEAD_BYTES);
+        let (mut questions, mut answers, mut early) = (Bunch::default(), Bunch::default(), Bunch::default());
+        loop {
+            tokio::select! {
+                () = self.datagrams.receive(&mut questions) => {}
+                settled = self.registry.settled(), if !early.is_empty() => {
+                    if settled.is_err() {
+                        return;
+                    }
+                    std::mem::swap(&mut questions, &mut early);
+                    early.clear();
+                }
+            }
+            self.look_up(&questions, &mut answers, &mut early);
+            self.datagrams.send(&answers);
+        }
+    }
+
+    /// Those that ask for what is not durable yet go into `early`: they are asked again in a moment.
+    fn look_up(&self, questions: &Bunch, answers: &mut Bunch, early: &mut Bunch) {
+        answers.clear();
+        // One reading of the clock for all: they came together.
+        let now = self.registry.clock().now();
+        for datagram in questions.iter() {
+            let Some(question) = LookupQuestion::read(datagram.bytes, datagram.length) else { continue };
+            if !self.answer_to(&question, now, datagram, answers) && early.len() < limits::EARLY_QUESTIONS {
+                early.push_copy(&datagram);
+            }
+        }
+    }
+
+    fn answer_to(&self, question: &LookupQuestion, now: Now, asked: Datagram<'_>, answers: &mut Bunch) -> bool {
+        self.registry.see(&question.id, now, |seen| {
+            let known = match seen {
+                Seen::Early => return false,
+                Seen::Nothing => None,
+                Seen::Record { packet, age, expired } => {
+                    Some(Known { packet, age: u32::try_from(age.as_secs()).unwrap_or(u32::MAX), expired })
+                }
+            };
+            let answer = LookupAnswer { nonce: question.nonce, known, time: now.wall };
+            answers.push(asked.peer, asked.local, |bytes| answer.write(bytes));
+            true
+        })
+    }
+}
