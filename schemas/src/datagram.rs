@@ -17,6 +17,12 @@
 
 use crate::{Timestamp, VatId, limits};
 
+/// The first byte of every question.
+pub const QUESTION_KIND: u8 = 0x08;
+
+/// The first byte of every answer.
+pub const ANSWER_KIND: u8 = 0x09;
+
 /// Bytes of every question: more than the longest answer, and less than every network carries (RFC 9000 §14).
 pub const QUESTION_BYTES: usize = 1100;
 
@@ -31,8 +37,8 @@ const _: () = assert!(MAX_ANSWER_BYTES <= QUESTION_BYTES);
 /// Kind, mark, version and nonce.
 const HEAD_BYTES: usize = 5 + 8;
 const ANSWER_HEAD_BYTES: usize = HEAD_BYTES + 1 + 4 + 8;
-const QUESTION: [u8; 5] = [0x08, b'v', b'l', b's', 1];
-const ANSWER: [u8; 5] = [0x09, b'v', b'l', b's', 1];
+const QUESTION: [u8; 5] = [QUESTION_KIND, b'v', b'l', b's', 1];
+const ANSWER: [u8; 5] = [ANSWER_KIND, b'v', b'l', b's', 1];
 
 /// What ties an answer to its question.
 pub type Nonce = [u8; 8];

@@ -24,7 +24,7 @@ use schemas::{ErrorCode, IdentityKey, VatId};
 use tokio::time::Instant;
 
 use admission::{Admission, UsedTokens, Verdict};
-use beside::DatagramsBeside;
+use beside::{Beside, DatagramsBeside};
 pub use error::{AcceptError, BindError, DialError};
 use progress::Noting;
 
@@ -90,7 +90,7 @@ pub struct Endpoint {
 
 struct Inner {
     quinn: quinn::Endpoint,
-    beside: DatagramsBeside,
+    beside: Beside,
     id: VatId,
     tls: TlsIdentity,
     transport: Arc<TransportConfig>,
@@ -164,7 +164,7 @@ impl Endpoint {
         let local_address = socket.local_addr().map_err(BindError::Socket)?;
         let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(reset_key(key, local_address.port())));
         endpoint_config.grease_quic_bit(false).cid_generator(connection_ids).rng_seed(config.random_seed);
-        let beside = DatagramsBeside::new(socket, raw);
+        let beside = Beside::new(socket, raw);
         let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, beside.quic_side(), runtime)
             .map_err(BindError::Socket)?;
         let inner = Inner {
@@ -203,10 +203,11 @@ impl Endpoint {
         self.inner.id
     }
 
-    /// What comes to its port and is not QUIC's.
+    /// Takes the datagrams that come to its port, are not QUIC's, and begin with the byte `kind`: of each the first
+    /// `kept_bytes` bytes. Those that nobody takes are dropped.
     #[must_use]
-    pub fn datagrams_beside(&self) -> &DatagramsBeside {
-        &self.inner.beside
+    pub fn datagrams_beside(&self, kind: u8, kept_bytes: usize) -> DatagramsBeside {
+        self.inner.beside.take(kind, kept_bytes)
     }
 
     /// How many connections are open, those still shaking hands or closing included.

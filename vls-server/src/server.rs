@@ -171,7 +171,7 @@ impl Server {
         let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, config));
         let (stage, watched) = watch::channel(Stage::Serving);
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
-        let cold = ColdLookups::new(carrier.endpoint.datagrams_beside().clone(), Rc::clone(&carrier.registry));
+        let cold = ColdLookups::new(&carrier.endpoint, Rc::clone(&carrier.registry));
         let answering = tokio::task::spawn_local(async move { cold.answer().await });
         Ok(Self { id, carrier, stage, accepting, answering })
     }

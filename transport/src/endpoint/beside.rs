@@ -16,7 +16,7 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -112,9 +112,16 @@ impl Bunch {
     }
 }
 
-/// The datagrams that are not QUIC's of one endpoint ([`Endpoint::datagrams_beside`](super::Endpoint::datagrams_beside)).
-#[derive(Clone)]
+/// The datagrams of one kind that come to an endpoint and are not QUIC's
+/// ([`Endpoint::datagrams_beside`](super::Endpoint::datagrams_beside)). Whoever else takes the same kind gets them, too;
+/// once it is dropped, they are dropped.
 pub struct DatagramsBeside {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+}
+
+/// What is not QUIC's of one socket.
+pub(super) struct Beside {
     shared: Arc<Shared>,
 }
 
@@ -122,27 +129,23 @@ struct Shared {
     socket: Arc<dyn AsyncUdpSocket>,
     /// The same socket for many datagrams in one call; `None` on a simulated network.
     raw: Option<UdpSocket>,
-    /// How many wait at most; 0 as long as nobody takes any.
-    capacity: AtomicUsize,
+    queues: Mutex<Vec<Arc<Queue>>>,
+}
+
+/// What waits for one who takes datagrams.
+struct Queue {
+    /// The first byte of those that it takes.
+    kind: u8,
     /// How much of each is kept.
-    kept_bytes: AtomicUsize,
+    kept_bytes: usize,
     waiting: Mutex<Bunch>,
     receiver: AtomicWaker,
     dropped: AtomicUsize,
 }
 
-impl DatagramsBeside {
+impl Beside {
     pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>, raw: Option<UdpSocket>) -> Self {
-        let shared = Shared {
-            socket,
-            raw,
-            capacity: AtomicUsize::new(0),
-            kept_bytes: AtomicUsize::new(0),
-            waiting: Mutex::default(),
-            receiver: AtomicWaker::new(),
-            dropped: AtomicUsize::new(0),
-        };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared { socket, raw, queues: Mutex::default() }) }
     }
 
     /// The socket for quinn, which sees nothing of what is taken out of it.
@@ -150,18 +153,26 @@ impl DatagramsBeside {
         Arc::new(QuicSide { shared: self.shared.clone(), taken: AtomicUsize::new(0) })
     }
 
-    /// Takes them from now on: of each the first `kept_bytes` bytes. Until then they are dropped.
-    pub fn open(&self, kept_bytes: usize) {
-        self.shared.kept_bytes.store(kept_bytes, Ordering::Relaxed);
-        self.shared.capacity.store(limits::DATAGRAMS_WAITING, Ordering::Relaxed);
+    pub(super) fn take(&self, kind: u8, kept_bytes: usize) -> DatagramsBeside {
+        let queue = Arc::new(Queue {
+            kind,
+            kept_bytes,
+            waiting: Mutex::default(),
+            receiver: AtomicWaker::new(),
+            dropped: AtomicUsize::new(0),
+        });
+        locked(&self.shared.queues).push(queue.clone());
+        DatagramsBeside { shared: self.shared.clone(), queue }
     }
+}
 
-    /// Waits for some, and puts them into `bunch`, whose former content is forgotten. For one receiver.
+impl DatagramsBeside {
+    /// Waits for some, and puts them into `bunch`, whose former content is forgotten.
     pub async fn receive(&self, bunch: &mut Bunch) {
         bunch.clear();
         std::future::poll_fn(|context| {
-            self.shared.receiver.register(context.waker());
-            let mut waiting = self.shared.waiting();
+            self.queue.receiver.register(context.waker());
+            let mut waiting = locked(&self.queue.waiting);
             if waiting.is_empty() {
                 return Poll::Pending;
             }
@@ -193,35 +204,37 @@ impl DatagramsBeside {
     /// How many were dropped because too many waited.
     #[must_use]
     pub fn dropped(&self) -> usize {
-        self.shared.dropped.load(Ordering::Relaxed)
+        self.queue.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for DatagramsBeside {
+    fn drop(&mut self) {
+        locked(&self.shared.queues).retain(|queue| !Arc::ptr_eq(queue, &self.queue));
     }
 }
 
 impl fmt::Debug for DatagramsBeside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatagramsBeside").field("dropped", &self.dropped()).finish_non_exhaustive()
+        let Queue { kind, dropped, .. } = &*self.queue;
+        f.debug_struct("DatagramsBeside").field("kind", kind).field("dropped", dropped).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Bunch> {
-        // What a panicking thread left is a bunch like any other.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes what is not QUIC's out of what was received: `metas` and `buffers` keep the rest in front. Returns how
     /// many were received for QUIC, and how many datagrams were taken.
     fn divide(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta], received: usize) -> (usize, usize) {
         let (mut kept, mut taken) = (0, 0);
         for index in 0..received {
             let meta = metas[index];
-            let stride = meta.stride.max(1);
-            let content = &buffers[index][..meta.len];
+            let segments = || buffers[index][..meta.len].chunks(meta.stride.max(1));
             // The kernel puts datagrams of one peer together that follow one another. Should some of them be QUIC's,
             // all are left to quinn, which drops the others.
-            let is_other = |segment: &[u8]| segment.first().is_none_or(|first| first & QUIC_FIXED_BIT == 0);
-            if content.chunks(stride).all(is_other) {
-                taken += self.take(&meta, content.chunks(stride));
+            if segments().all(|segment| segment[0] & QUIC_FIXED_BIT == 0) {
+                taken += 1.max(segments().len());
+                let queues = locked(&self.queues);
+                queues.iter().for_each(|queue| segments().for_each(|segment| queue.offer(&meta, segment)));
             } else {
                 buffers.swap(kept, index);
                 metas[kept] = meta;
@@ -230,23 +243,30 @@ impl Shared {
         }
         (kept, taken)
     }
+}
 
-    fn take<'a>(&self, meta: &RecvMeta, segments: impl Iterator<Item = &'a [u8]>) -> usize {
-        let (capacity, kept_bytes) = (self.capacity.load(Ordering::Relaxed), self.kept_bytes.load(Ordering::Relaxed));
-        let mut waiting = self.waiting();
-        let mut taken = 0;
-        for segment in segments {
-            taken += 1;
-            if waiting.len() >= capacity {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            waiting.bytes.extend_from_slice(&segment[..segment.len().min(kept_bytes)]);
-            let end = waiting.bytes.len();
-            waiting.entries.push(Entry { peer: meta.addr, local: meta.dst_ip, end, length: segment.len() });
+impl Queue {
+    fn offer(&self, meta: &RecvMeta, datagram: &[u8]) {
+        if datagram[0] != self.kind {
+            return;
         }
-        taken
+        let mut waiting = locked(&self.waiting);
+        if waiting.len() >= limits::DATAGRAMS_WAITING {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let bytes = &datagram[..datagram.len().min(self.kept_bytes)];
+        let (peer, local, length) = (meta.addr, meta.dst_ip, datagram.len());
+        waiting.push_copy(&Datagram { peer, local, bytes, length });
+        if waiting.len() == 1 {
+            self.receiver.wake();
+        }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks leaves anything half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What quinn reads from and writes to.
@@ -274,9 +294,6 @@ impl AsyncUdpSocket for QuicSide {
         loop {
             let received = ready!(self.shared.socket.poll_recv(context, buffers, metas))?;
             let (kept, taken) = self.shared.divide(buffers, metas, received);
-            if taken > 0 {
-                self.shared.receiver.wake();
-            }
             if kept > 0 {
                 return Poll::Ready(Ok(kept));
             }

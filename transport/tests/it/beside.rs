@@ -2,9 +2,10 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
+use futures::FutureExt;
 use transport::{
     Endpoint, EndpointConfig, Session,
-    beside::{Bunch, QUIC_FIXED_BIT},
+    beside::{Bunch, DatagramsBeside, QUIC_FIXED_BIT},
     limits,
 };
 
@@ -18,24 +19,27 @@ fn socket(server: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// The number of a datagram, behind a first byte that is none of QUIC's.
+/// A first byte that is none of QUIC's.
+const KIND: u8 = 0xbf;
+
+/// The number of a datagram, behind its kind.
 fn numbered(number: u16, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0xbf; length];
+    let mut bytes = vec![KIND; length];
     bytes[1..3].copy_from_slice(&number.to_be_bytes());
     bytes
 }
 
 /// Sends back what comes, `count` times.
-async fn echo(endpoint: &Endpoint, count: usize) {
+async fn echo(beside: &DatagramsBeside, count: usize) {
     let (mut bunch, mut answers) = (Bunch::default(), Bunch::default());
     let mut seen = 0;
     while seen < count {
-        endpoint.datagrams_beside().receive(&mut bunch).await;
+        beside.receive(&mut bunch).await;
         answers.clear();
         for datagram in bunch.iter() {
             answers.push(datagram.peer, datagram.local, |bytes| bytes.extend_from_slice(datagram.bytes));
         }
-        seen += endpoint.datagrams_beside().send(&answers);
+        seen += beside.send(&answers);
     }
 }
 
@@ -44,7 +48,7 @@ fn they_are_answered_in_bunches_while_quic_goes_on() {
     run(async {
         let (server, client) = (server(), Endpoint::client(&key()).unwrap());
         let kept = 8;
-        server.datagrams_beside().open(kept);
+        let beside = server.datagrams_beside(KIND, kept);
         let (dialled, accepted) = connect(&server, &client).await;
         let (session, _served) =
             tokio::try_join!(Session::open(dialled, options()), Session::accept(accepted, serving(new_counter())))
@@ -58,7 +62,7 @@ fn they_are_answered_in_bunches_while_quic_goes_on() {
                     socket.send(&numbered(number, length)).unwrap();
                 }
             }
-            let (sum, ()) = tokio::join!(add(&counter, round), echo(&server, 30));
+            let (sum, ()) = tokio::join!(add(&counter, round), echo(&beside, 30));
             expected += round;
             assert_eq!(sum.unwrap(), expected);
             for (number, socket) in (0..).zip(&sockets) {
@@ -69,7 +73,7 @@ fn they_are_answered_in_bunches_while_quic_goes_on() {
                 }
             }
         }
-        assert_eq!(server.datagrams_beside().dropped(), 0);
+        assert_eq!(beside.dropped(), 0);
     });
 }
 
@@ -78,12 +82,12 @@ fn an_answer_leaves_from_the_address_that_was_asked() {
     run(async {
         let everywhere = SocketAddr::from(([0_u16; 8], 0));
         let server = Endpoint::bind(&key(), everywhere, EndpointConfig::default()).unwrap();
-        server.datagrams_beside().open(limits::MESSAGE_BYTES);
+        let beside = server.datagrams_beside(KIND, 2000);
         // Every address of 127/8 is this machine's.
         for last in [1, 2, 77] {
             let socket = socket(([127, 0, 0, last], server.local_address().port()).into());
             socket.send(&numbered(9, 100)).unwrap();
-            echo(&server, 1).await;
+            echo(&beside, 1).await;
             assert_eq!(socket.recv(&mut [0; 1500]).unwrap(), 100);
         }
     });
@@ -100,7 +104,7 @@ fn nobody_who_is_not_there_can_be_sent_anything_and_the_rest_is_sent_all_the_sam
         }
         bunch.push(there.local_addr().unwrap(), None, |_| {});
         assert_eq!(bunch.len(), 3, "what is empty is not sent");
-        assert_eq!(server.datagrams_beside().send(&bunch), 1);
+        assert_eq!(server.datagrams_beside(KIND, 0).send(&bunch), 1);
         assert_eq!(there.recv(&mut [0; 10]).unwrap(), 1);
     });
 }
@@ -119,40 +123,46 @@ fn those_that_nobody_takes_are_dropped_and_so_are_those_beyond_the_limit() {
             }
         };
         flood(200).await;
-        let beside = server.datagrams_beside();
-        let dropped = async |wanted: usize| {
-            while beside.dropped() < wanted {
-                tokio::task::yield_now().await;
-            }
-        };
-        dropped(200).await;
-        beside.open(100);
+        // Behind all of them comes one that somebody takes.
+        let (other, mut bunch) = (server.datagrams_beside(1, 100), Bunch::default());
+        peer.send(&[1]).unwrap();
+        other.receive(&mut bunch).await;
+        let (first, second) = (server.datagrams_beside(KIND, 100), server.datagrams_beside(KIND, 3));
         flood(u16::try_from(limits::DATAGRAMS_WAITING).unwrap() + 10).await;
-        dropped(210).await;
-        let mut bunch = Bunch::default();
-        beside.receive(&mut bunch).await;
-        assert_eq!(bunch.len(), limits::DATAGRAMS_WAITING);
-        // The oldest are kept: whoever sent the others asks again.
-        assert!(bunch.iter().zip(0..).all(|(datagram, number)| datagram.bytes == numbered(number, 100)));
+        peer.send(&[1]).unwrap();
+        other.receive(&mut bunch).await;
+        // Everybody who takes them has them; the oldest are kept: whoever sent the others asks again.
+        for (beside, kept) in [(&first, 100), (&second, 3)] {
+            assert_eq!(beside.dropped(), 10);
+            beside.receive(&mut bunch).await;
+            assert_eq!(bunch.len(), limits::DATAGRAMS_WAITING);
+            for (datagram, number) in bunch.iter().zip(0..) {
+                assert_eq!((datagram.bytes, datagram.length), (&numbered(number, 100)[..kept], 100));
+            }
+        }
+        assert_eq!(other.dropped(), 0);
     });
 }
 
 #[test]
-fn what_has_the_fixed_bit_is_left_to_quic() {
+fn what_has_the_fixed_bit_is_left_to_quic_whoever_asks_for_it() {
     run(async {
         let server = server();
-        server.datagrams_beside().open(100);
         let peer = socket(server.local_address());
-        for first in 0..=u8::MAX {
-            peer.send(&[first, 1, 2, 3]).unwrap();
+        let kinds: Vec<_> = (0..=u8::MAX).map(|kind| server.datagrams_beside(kind, 1)).collect();
+        // What has no bytes is nobody's.
+        peer.send(&[]).unwrap();
+        for kind in (0..=u8::MAX).rev() {
+            peer.send(&[kind, 1, 2, 3]).unwrap();
         }
-        let mut seen = Vec::new();
         let mut bunch = Bunch::default();
-        while seen.len() < 128 {
-            server.datagrams_beside().receive(&mut bunch).await;
-            seen.extend(bunch.iter().map(|datagram| datagram.bytes[0]));
+        for kind in 0..=u8::MAX {
+            if kind & QUIC_FIXED_BIT == 0 {
+                kinds[usize::from(kind)].receive(&mut bunch).await;
+                assert_eq!(bunch.iter().map(|datagram| datagram.bytes).collect::<Vec<_>>(), [[kind]]);
+            } else {
+                assert!(kinds[usize::from(kind)].receive(&mut bunch).now_or_never().is_none());
+            }
         }
-        assert!(seen.iter().all(|first| first & QUIC_FIXED_BIT == 0));
-        assert_eq!(seen.len(), 128);
     });
 }

@@ -6,8 +6,11 @@
 
 use std::rc::Rc;
 
-use schemas::datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES};
-use transport::beside::{Bunch, Datagram, DatagramsBeside};
+use schemas::datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND};
+use transport::{
+    Endpoint,
+    beside::{Bunch, Datagram, DatagramsBeside},
+};
 
 use crate::{
     durable::{DurableRegistry, Seen},
@@ -22,13 +25,12 @@ pub(super) struct ColdLookups {
 }
 
 impl ColdLookups {
-    pub(super) fn new(datagrams: DatagramsBeside, registry: Rc<DurableRegistry>) -> Self {
-        Self { datagrams, registry }
+    pub(super) fn new(endpoint: &Endpoint, registry: Rc<DurableRegistry>) -> Self {
+        Self { datagrams: endpoint.datagrams_beside(QUESTION_KIND, QUESTION_HEAD_BYTES), registry }
     }
 
     /// Answers until it is dropped, or nothing can be said any more.
     pub(super) async fn answer(&self) {
-        self.datagrams.open(QUESTION_HEAD_BYTES);
         let (mut questions, mut answers, mut early) = (Bunch::default(), Bunch::default(), Bunch::default());
         loop {
             tokio::select! {
