@@ -50,7 +50,7 @@ pub(crate) async fn dial(
 }
 
 /// The addresses of a host in the order in which to try them. An address given as such needs no lookup.
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Failure> {
+pub(crate) async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Failure> {
     if let Ok(address) = target.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, target.port)]);
     }

@@ -95,6 +95,9 @@ pub enum Failure {
     /// The server answered with an error.
     #[error("it answered: {} ({})", .0.message, .0.code)]
     Remote(RemoteError),
+    /// The operating system gave no random numbers.
+    #[error("the operating system gave no random numbers: {0}")]
+    Random(getrandom::Error),
     /// The server answered something that is not part of the protocol.
     #[error("its answer is not part of the protocol: {what}")]
     Protocol {
@@ -126,6 +129,7 @@ impl Coded for Failure {
             }
             Self::Session(error) => error.code(),
             Self::Ended(error) | Self::Remote(error) => error.code,
+            Self::Random(_) => ErrorCode::SystemRandom,
             Self::Protocol { .. } => ErrorCode::SessionProtocol,
             Self::Timeout { .. } => ErrorCode::NetTimeout,
             Self::Cache(error) => error.code(),

@@ -16,6 +16,7 @@
 //! `LocalSet`, because Cap'n Proto sessions do.
 
 pub mod clock;
+mod cold;
 pub mod dial_schedule;
 pub mod limits;
 pub mod publish_schedule;

@@ -55,6 +55,14 @@ pub const MAX_DIALS: usize = 40;
 /// Addresses used of what one host name resolves to. A hostile name server must not make us spray packets.
 pub const MAX_ADDRESSES_PER_NAME: usize = 6;
 
+/// A cold lookup that is not answered is asked again after this time, then after ever longer ones: above the round
+/// trip to nearly everywhere, so that an answer on its way is not asked for twice.
+pub const COLD_REPEAT: Duration = Duration::from_millis(200);
+
+/// How long a server may leave a cold lookup unanswered until a session is opened beside it: its network may let
+/// nothing through but QUIC. Two lost datagrams are survived before.
+pub const COLD_PATIENCE: Duration = Duration::from_millis(600);
+
 /// Open sessions to location servers kept for the next lookup; the least recently used is closed first.
 pub const MAX_POOLED_SESSIONS: usize = 32;
 

@@ -108,8 +108,16 @@ impl Lookup {
     fn ask(&self, slot: usize) {
         // The schedule asks only entries whose carrier this build has.
         let Some(server) = server(self.schedule.entry(slot)) else { return };
-        let (pool, id) = (self.resolver.pool.clone(), self.id);
-        let asked = async move { (slot, pool.call(&server, |client| service::lookup(client, id)).await) };
+        let (pool, id, goal) = (self.resolver.pool.clone(), self.id, self.schedule.goal());
+        let patience = self.resolver.lookup_timing.cold_patience;
+        let asked = async move {
+            let answer = match goal {
+                Goal::Reach => pool.lookup(&server, id, patience).await,
+                // What a server says that no vat has signed counts here, so it has to be that server.
+                Goal::Witness => pool.call(&server, |client| service::lookup(client, id)).await,
+            };
+            (slot, answer)
+        };
         self.asked.push(asked.boxed_local());
     }
 }

@@ -1,5 +1,5 @@
 //! Open sessions to location servers, kept warm for the next call (DESIGN §5: warm lookups ride the open
-//! session).
+//! session, others are one datagram each way).
 //!
 //! One session per server. Who asks first opens it; everybody who asks meanwhile waits for the same dial, which
 //! goes on even if all of them give up, so that the next one finds it open. A server that was killed does not
@@ -8,7 +8,7 @@
 //! a new dial and nothing else.
 
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     collections::{HashMap, VecDeque},
     future::Future,
     rc::Rc,
@@ -27,7 +27,9 @@ use tokio::{
 };
 use transport::{Endpoint, Greeting, OutputGate, Session, SessionEnd, SessionLimits, SessionOptions};
 
-use crate::{dial::dial, dial_schedule::Target, failure::Failure, limits};
+use crate::{
+    cold::ColdLookups, dial::dial, dial_schedule::Target, failure::Failure, limits, schedule::Answer, service,
+};
 
 /// A location server: who, and where to dial it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,6 +49,8 @@ struct Inner {
     endpoint: Endpoint,
     greeting: Greeting,
     dial_deadline: Duration,
+    /// Made for the first of them.
+    cold: OnceCell<ColdLookups>,
     slots: RefCell<Slots>,
 }
 
@@ -79,7 +83,8 @@ struct Open {
 
 impl Pool {
     pub(crate) fn new(endpoint: Endpoint, greeting: Greeting, dial_deadline: Duration) -> Self {
-        Self { inner: Rc::new(Inner { endpoint, greeting, dial_deadline, slots: RefCell::default() }) }
+        let (cold, slots) = (OnceCell::new(), RefCell::default());
+        Self { inner: Rc::new(Inner { endpoint, greeting, dial_deadline, cold, slots }) }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -96,6 +101,45 @@ impl Pool {
         self.inner.slots.borrow().by_server.get(server).is_some_and(|slot| {
             slot.failed || slot.silent_since.is_some_and(|since| since.elapsed() > slot.latencies.patience())
         })
+    }
+
+    /// Looks up the record of `id`: over the open session if there is one, else cold, and over a new session only if
+    /// that is not answered for `patience`. Has no deadline of its own beyond that of the dial.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn lookup(&self, server: &Server, id: VatId, patience: Duration) -> Result<Answer, Failure> {
+        let over_session = || self.call(server, |client| service::lookup(client, id));
+        let has_session = self.with_slot(server, |slot| {
+            slot.silent_since.get_or_insert_with(Instant::now);
+            slot.open.is_some() || slot.opening.is_some()
+        });
+        if has_session {
+            return over_session().await;
+        }
+        let begun = Instant::now();
+        let target = Target { host: server.host.clone(), port: server.port };
+        let cold = self.inner.cold.get_or_init(|| ColdLookups::new(&self.inner.endpoint));
+        let cold = cold.ask(&target, id, self.inner.dial_deadline);
+        let over_new_session = async {
+            sleep(patience).await;
+            over_session().await
+        };
+        futures::pin_mut!(cold, over_new_session);
+        match select(cold, over_new_session).await {
+            Either::Left((Err(Failure::Timeout { .. }), over_new_session)) => over_new_session.await,
+            // An error that is no silence is one of the name: a session would not find it either.
+            Either::Left((result, _)) => {
+                self.with_slot(server, |slot| {
+                    (slot.failed, slot.silent_since) = (result.is_err(), None);
+                    if result.is_ok() {
+                        slot.latencies.add(begun.elapsed());
+                    }
+                });
+                result
+            }
+            Either::Right((result, _)) => result,
+        }
     }
 
     /// Makes a call that may be repeated without harm. Has no deadline of its own beyond that of the dial.

@@ -43,6 +43,8 @@ pub struct LookupTiming {
     pub negative_grace: Duration,
     /// How long silent servers are waited for when a valid record is cached.
     pub cache_patience: Duration,
+    /// How long a server may leave a question without a session unanswered until a session is opened beside it.
+    pub cold_patience: Duration,
     /// The end of the lookup.
     pub deadline: Duration,
 }
@@ -55,6 +57,7 @@ impl Default for LookupTiming {
             live_grace: limits::LIVE_GRACE,
             negative_grace: limits::NEGATIVE_GRACE,
             cache_patience: limits::CACHE_PATIENCE,
+            cold_patience: limits::COLD_PATIENCE,
             deadline: limits::LOOKUP_DEADLINE,
         }
     }

@@ -13,16 +13,28 @@ use crate::support::{
 /// Nothing but an event ends anything.
 fn patient() -> ResolverConfig {
     let mut config = ResolverConfig::default();
-    config.lookup = LookupTiming { negative_grace: HOUR, cache_patience: HOUR, deadline: HOUR, ..config.lookup };
+    config.lookup = LookupTiming {
+        negative_grace: HOUR,
+        cold_patience: Duration::ZERO,
+        cache_patience: HOUR,
+        deadline: HOUR,
+        ..config.lookup
+    };
     config.dial = DialTiming { dial_deadline: HOUR, deadline: HOUR, ..config.dial };
     config
 }
 
 /// Silence ends everything soon.
 fn impatient() -> ResolverConfig {
-    let soon = Duration::from_millis(200);
+    let soon = Duration::from_millis(300);
     let mut config = ResolverConfig::default();
-    config.lookup = LookupTiming { negative_grace: soon, cache_patience: soon, deadline: soon * 2, ..config.lookup };
+    config.lookup = LookupTiming {
+        negative_grace: soon,
+        cold_patience: Duration::ZERO,
+        cache_patience: soon,
+        deadline: soon * 2,
+        ..config.lookup
+    };
     config.dial = DialTiming { dial_deadline: soon, deadline: soon * 4, ..config.dial };
     config
 }

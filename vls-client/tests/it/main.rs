@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cache;
+mod cold;
 mod connect;
 mod dial_schedule;
 mod live;

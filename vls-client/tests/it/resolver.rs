@@ -18,13 +18,25 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Nothing but an answer ends a lookup.
 fn patient() -> LookupTiming {
-    LookupTiming { negative_grace: HOUR, cache_patience: HOUR, deadline: HOUR, ..LookupTiming::default() }
+    LookupTiming {
+        negative_grace: HOUR,
+        cold_patience: Duration::ZERO,
+        cache_patience: HOUR,
+        deadline: HOUR,
+        ..LookupTiming::default()
+    }
 }
 
 /// Silence ends a lookup soon.
 fn impatient() -> LookupTiming {
     let soon = Duration::from_millis(100);
-    LookupTiming { negative_grace: soon, cache_patience: soon, deadline: soon * 3, ..LookupTiming::default() }
+    LookupTiming {
+        negative_grace: soon,
+        cold_patience: Duration::ZERO,
+        cache_patience: soon,
+        deadline: soon * 3,
+        ..LookupTiming::default()
+    }
 }
 
 fn config(lookup: LookupTiming) -> ResolverConfig {

@@ -1,0 +1,166 @@
+//! Lookups without a session.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use schemas::{
+    ErrorCode, Hints, SearchPathEntry, SignedRecord, Timestamp,
+    datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND},
+};
+use tokio::task::spawn_local;
+use transport::beside::Bunch;
+use vls_client::{LookupTiming, Resolver, ResolverConfig};
+
+use crate::support::{
+    net::{Host, Says, finder, host, run, server_that_says},
+    records::{HOUR, draft, key, now, vat},
+};
+
+/// What a server makes of each question: the answers that it sends.
+type Manner = Box<dyn Fn(usize, LookupQuestion) -> Vec<Vec<u8>>>;
+
+/// A server that answers cold lookups, and counts those who open sessions.
+struct ColdServer {
+    host: Host,
+    entry: SearchPathEntry,
+    questions: Rc<Cell<usize>>,
+}
+
+fn cold_server(manner: Manner) -> ColdServer {
+    let host = host(&key(50));
+    let entry = SearchPathEntry::Vls { id: key(50).id(), host: "127.0.0.1".to_owned(), port: host.port() };
+    let questions = Rc::new(Cell::new(0));
+    let datagrams = host.endpoint.datagrams_beside(QUESTION_KIND, QUESTION_HEAD_BYTES);
+    let count = questions.clone();
+    spawn_local(async move {
+        let (mut bunch, mut answers) = (Bunch::default(), Bunch::default());
+        loop {
+            datagrams.receive(&mut bunch).await;
+            answers.clear();
+            for datagram in bunch.iter() {
+                let question = LookupQuestion::read(datagram.bytes, datagram.length).expect("a question");
+                count.set(count.get() + 1);
+                for answer in manner(count.get(), question) {
+                    answers.push(datagram.peer, datagram.local, |bytes| bytes.extend(answer));
+                }
+            }
+            datagrams.send(&answers);
+        }
+    });
+    ColdServer { host, entry, questions }
+}
+
+fn answer(question: LookupQuestion, packet: &[u8], expired: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let known = Some(Known { packet, age: 5, expired }).filter(|known| !known.packet.is_empty());
+    LookupAnswer { nonce: question.nonce, known, time: Timestamp::from_seconds(0) }.write(&mut bytes);
+    bytes
+}
+
+fn truth(record: &SignedRecord) -> Manner {
+    let packet = record.packet().to_vec();
+    Box::new(move |_, question| vec![answer(question, &packet, false)])
+}
+
+/// Nothing but an answer ends anything, and no session is ever opened for silence.
+fn without_sessions() -> LookupTiming {
+    LookupTiming { negative_grace: HOUR, cold_patience: HOUR, deadline: HOUR, ..LookupTiming::default() }
+}
+
+fn resolver(server: &ColdServer, timing: LookupTiming) -> Resolver {
+    let mut config = ResolverConfig::default();
+    config.lookup = timing;
+    Resolver::new(finder(), vec![server.entry.clone()], None, config)
+}
+
+fn live() -> SignedRecord {
+    draft(5, now()).at(&["quic:127.0.0.1:9"]).sign()
+}
+
+#[test]
+fn a_server_is_asked_in_one_datagram_and_not_dialled() {
+    run(async {
+        let record = live();
+        let server = cold_server(truth(&record));
+        let resolver = resolver(&server, without_sessions());
+        for asked in 1..=3 {
+            let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+            assert_eq!(found.record, record);
+            assert_eq!(server.questions.get(), asked);
+        }
+        assert_eq!(*server.host.attempts.borrow(), 0);
+    });
+}
+
+#[test]
+fn a_question_that_is_lost_is_asked_again_and_an_answer_that_comes_twice_counts_once() {
+    run(async {
+        let record = live();
+        let packet = record.packet().to_vec();
+        let server = cold_server(Box::new(move |number, question| {
+            let copies = if number < 3 { 0 } else { 2 };
+            vec![answer(question, &packet, false); copies]
+        }));
+        let resolver = resolver(&server, without_sessions());
+        for asked in [3, 4] {
+            assert_eq!(resolver.resolve(vat(), &Hints::default()).await.unwrap().record, record);
+            assert_eq!(server.questions.get(), asked);
+        }
+        assert_eq!(*server.host.attempts.borrow(), 0);
+    });
+}
+
+#[test]
+fn answers_to_what_was_not_asked_are_not_heard() {
+    run(async {
+        let record = live();
+        let packet = record.packet().to_vec();
+        let server = cold_server(Box::new(move |_, question| {
+            let mut other = question;
+            other.nonce[7] ^= 1;
+            let unknown = answer(other, &[], false);
+            vec![unknown.clone(), unknown[..20].to_vec(), vec![9; 1200], answer(question, &packet, false)]
+        }));
+        let found = resolver(&server, without_sessions()).resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.record, record);
+    });
+}
+
+#[test]
+fn lies_are_refused_as_they_are_over_a_session() {
+    run(async {
+        let forged = {
+            let mut packet = live().packet().to_vec();
+            packet[70] ^= 1;
+            packet
+        };
+        let server = cold_server(Box::new(move |_, question| vec![answer(question, &forged, false)]));
+        let error = resolver(&server, without_sessions()).resolve(vat(), &Hints::default()).await.unwrap_err();
+        assert_eq!(error.attempts()[0].outcome.code(), Some(ErrorCode::RecordForged));
+    });
+}
+
+#[test]
+fn who_hears_nothing_opens_a_session() {
+    run(async {
+        let record = live();
+        // It speaks nothing but QUIC.
+        let server = server_that_says(50, Says::Packet(record.packet().to_vec()));
+        let mut config = ResolverConfig::default();
+        let patience = Duration::from_millis(20);
+        config.lookup = LookupTiming { cold_patience: patience, ..without_sessions() };
+        let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
+        assert_eq!(resolver.resolve(vat(), &Hints::default()).await.unwrap().record, record);
+    });
+}
+
+#[test]
+fn a_witness_is_asked_over_a_session_alone() {
+    run(async {
+        let server = cold_server(truth(&live()));
+        let timing = LookupTiming { deadline: Duration::from_millis(300), ..without_sessions() };
+        let newest = resolver(&server, timing).newest(vat()).await;
+        // It takes connections and opens no session: nobody has witnessed anything.
+        assert_eq!((newest.record, newest.attempts.len(), server.questions.get()), (None, 1, 0));
+        assert_eq!(*server.host.attempts.borrow(), 1);
+    });
+}
