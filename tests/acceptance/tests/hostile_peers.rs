@@ -19,7 +19,7 @@ const VAT: u64 = <vat_capnp::vat::Client as capnp::traits::HasTypeId>::TYPE_ID;
 const RESTORE: u16 = 0;
 
 /// How often all attacks are made.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 6;
 
 /// A peer with a key of its own and no manners.
 struct RawPeer {
@@ -289,9 +289,11 @@ fn a_vat_that_is_attacked_answers_its_users_and_holds_no_more_memory_than_before
         }
         memory.push(resident(vat.process.pid()));
     }
-    // The first round has the allocator take what the attacks need at one time; from then on it has it.
-    let (before, after) = (memory[1], memory[ROUNDS - 1]);
-    assert!(after <= before + before / 10, "{memory:?}");
+    // The first rounds have the allocator take what the attacks need at one time; from then on it has it. What is kept
+    // for good is seen in every later round, what the allocator or the store takes for a moment in one of them.
+    let (before, after) = (memory[1..3].iter().max(), memory[4..].iter().min());
+    let (before, after) = before.zip(after).expect("six rounds");
+    assert!(*after <= before + before / 10, "{memory:?}");
     vat.sleep();
     world.no_secret_leaked();
 }
