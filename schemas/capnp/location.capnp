@@ -17,6 +17,42 @@ interface LocationService {
 
   now @3 () -> (time :UInt64, address :Text);
   # The server's clock in microseconds since 1970, and the address from which it sees this caller.
+
+  watch @4 (id :Data, watcher :Watcher) -> (watch :Watch);
+  # Tells `watcher` what is known of exactly this id: at once, and whenever that changes, until `watch` is dropped.
+
+  renew @5 (order :Order) -> (outcome :Outcome);
+  # Begins the lease of the caller's own record anew, if the current one is of this order, and is `unexpected`
+  # otherwise. The session proves whose record it is, so nothing is signed, sent or checked again.
+
+  dialBack @6 (port :UInt16) -> (result :DialBack);
+  # Dials the caller at the address from which the server sees it, at this port, and from another port than this
+  # session's: what gets through, everybody's packets get through. A few times a minute at most.
+}
+
+interface Watcher {
+  # Whoever waits for a vat.
+
+  changed @0 (answer :Answer);
+  # What is known now. The next call comes after this one has been answered; of changes in between only the last is
+  # told.
+}
+
+interface Watch {
+  # Watching goes on until this is dropped. Has no methods.
+}
+
+struct DialBack {
+  address @0 :Text;
+  # Where the caller was dialled.
+
+  union {
+    reached @1 :Void;
+    # Somebody answered there and proved the caller's key.
+
+    failed @2 :Refusal;
+    # Nobody did.
+  }
 }
 
 struct Expected {

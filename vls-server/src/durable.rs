@@ -29,6 +29,7 @@ use crate::{
     clock::Clock,
     limits,
     registry::{Answer, Expected, Id, Now, Outcome, Policy, Registry, Turn, Withheld},
+    watches::Watches,
 };
 pub use rows::RowError;
 
@@ -136,6 +137,7 @@ pub struct DurableRegistry {
     /// `None` once it was closed.
     store: RefCell<Option<Store>>,
     gate: OutputGate,
+    watches: Rc<Watches>,
     /// Carries what the committer's thread reports to the gate.
     reports: AbortHandle,
     /// Why a turn was not taken by the store.
@@ -174,7 +176,8 @@ impl DurableRegistry {
         let reports = tokio::task::spawn_local(carry(reported, gate.clone())).abort_handle();
         let registry = RefCell::new(registry);
         let failure = RefCell::new(None);
-        Ok(Self { registry, clock, store: RefCell::new(Some(store)), gate, reports, failure })
+        let watches = Rc::new(Watches::new(limits::WATCHES));
+        Ok(Self { registry, clock, store: RefCell::new(Some(store)), gate, watches, reports, failure })
     }
 
     /// Registers a packet ([`Registry::register`]) and waits until what the outcome tells is durable.
@@ -196,6 +199,10 @@ impl DurableRegistry {
             let decision = registry.register(self.clock.now(), source, id, packet, expected);
             if let Some(turn) = decision.turn {
                 self.submit(turn)?;
+                // Whoever waits for it sees it when it is durable.
+                if let Ok(id) = id.try_into() {
+                    self.watches.changed(id);
+                }
             }
             decision.outcome
         };
@@ -221,6 +228,11 @@ impl DurableRegistry {
             Ok(Answer { packet: None, .. }) => look(Seen::Nothing),
             Ok(Answer { packet: Some(packet), age, expired }) => look(Seen::Record { packet: &packet, age, expired }),
         }
+    }
+
+    /// Who waits for what is registered here.
+    pub(crate) fn watches(&self) -> &Rc<Watches> {
+        &self.watches
     }
 
     /// The clock that all of this goes by.

@@ -26,6 +26,7 @@ pub mod program;
 pub mod registry;
 mod server;
 mod service;
+mod watches;
 
 pub use clock::{Clock, SystemClock};
 pub use durable::{DurableRegistry, RecordsError, RowError, Seen, Stopping};

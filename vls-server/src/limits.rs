@@ -75,7 +75,27 @@ pub(crate) const CONNECTIONS_BEFORE_RETRY: usize = 32;
 /// Longest message, in bytes: 256 answers with the longest packets are some 290 kB.
 pub(crate) const MESSAGE_BYTES: usize = 512 << 10;
 
-/// Capabilities in one message: no call of the service takes one.
+/// Watches at once, of everybody: each is a task of some kilobytes, so all of them 100 MB at most.
+pub(crate) const WATCHES: usize = 32 << 10;
+
+/// Watches at once of one session: what a program that waits for all of its friends has.
+pub(crate) const WATCHES_PER_SESSION: usize = 256;
+
+/// How often a watch looks whether a lease has ended: a vat that dies is missed within the lease, an hour or so, and
+/// half a minute more is nothing to that.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a vat that is dialled back may take to answer: a lost packet, its repetition, and the way round the world.
+pub(crate) const DIAL_BACK_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long after one dial back the same session may ask for another: a vat asks when its address has changed, and
+/// nobody is to have a stranger's packets sent faster than he could send them himself.
+pub(crate) const DIAL_BACK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Dials back at once, of everybody.
+pub(crate) const DIALS_BACK: usize = 64;
+
+/// Capabilities in one message: a watch takes one.
 pub(crate) const CAPABILITIES_PER_MESSAGE: usize = 8;
 
 /// Calls of one peer under way. A registration waits for a disk, so a busy gateway has some hundreds.

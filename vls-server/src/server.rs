@@ -4,6 +4,7 @@
 //! A stranger costs a bounded handshake, then a place among the sessions of its network; a session that asks
 //! nothing for a while gives its place back, since dialling again is all that its peer loses.
 
+mod back_dialler;
 mod datagrams;
 mod sessions;
 
@@ -21,7 +22,10 @@ use schemas::{Coded, ErrorCode, SearchPathEntry, VatId};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use transport::{BindError, Endpoint, EndpointConfig};
 
-pub(crate) use self::sessions::{Call, Calls};
+pub(crate) use self::{
+    back_dialler::BackDialler,
+    sessions::{Call, Calls},
+};
 use self::{
     datagrams::ColdLookups,
     sessions::{Carrier, Stage},
@@ -52,6 +56,8 @@ pub struct ServerConfig {
     pub sessions_per_network: usize,
     /// After how long without a question a session is closed.
     pub idle_session: Duration,
+    /// How often a watch looks whether a lease has ended.
+    pub watch_interval: Duration,
 }
 
 impl ServerConfig {
@@ -66,6 +72,7 @@ impl ServerConfig {
             sessions: limits::SESSIONS,
             sessions_per_network: limits::SESSIONS_PER_NETWORK,
             idle_session: limits::IDLE_SESSION,
+            watch_interval: limits::WATCH_INTERVAL,
         }
     }
 }
@@ -149,7 +156,8 @@ impl Server {
         endpoint.connections = config.sessions.saturating_add(transport::limits::HANDSHAKES);
         endpoint.connections_before_retry = limits::CONNECTIONS_BEFORE_RETRY;
         let endpoint = Endpoint::bind(&key, config.listen, endpoint)?;
-        Self::serve(endpoint, registry, &config)
+        let back = Endpoint::client(&key)?;
+        Self::serve(endpoint, Some(back), registry, &config)
     }
 
     /// The same on an endpoint of the caller's, such as one in a simulated network. The identity is the
@@ -161,14 +169,19 @@ impl Server {
         let data = |source| ServerError::Data { path: config.data.clone(), source };
         make_folder(config.disk.as_ref(), &config.data).map_err(data)?;
         let registry = open_records(&config, endpoint.id(), clock)?;
-        Self::serve(endpoint, registry, &config)
+        Self::serve(endpoint, None, registry, &config)
     }
 
-    fn serve(endpoint: Endpoint, registry: DurableRegistry, config: &ServerConfig) -> Result<Self, ServerError> {
+    fn serve(
+        endpoint: Endpoint,
+        back: Option<Endpoint>,
+        registry: DurableRegistry,
+        config: &ServerConfig,
+    ) -> Result<Self, ServerError> {
         let mut incarnation = [0; 16];
         getrandom::fill(&mut incarnation).map_err(ServerError::Random)?;
         let id = endpoint.id();
-        let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, config));
+        let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, back, config));
         let (stage, watched) = watch::channel(Stage::Serving);
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
         let cold = ColdLookups::new(&carrier.endpoint, Rc::clone(&carrier.registry));
@@ -232,7 +245,7 @@ impl Server {
         self.answering.abort();
         // Fails only if the task panicked; the sessions went with it then.
         let _ = (&mut self.accepting).await;
-        self.carrier.endpoint.close().await;
+        self.carrier.close().await;
     }
 }
 

@@ -7,14 +7,15 @@ use std::{
     cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use capnp::Error;
 use futures::future::try_join_all;
 use schemas::{
-    Coded, ErrorCode, Order, Timestamp,
-    location_capnp::{answer, expected, location_service, outcome},
+    Coded, ErrorCode, Order, Timestamp, UnverifiedRecord, VatId,
+    location_capnp::{answer, expected, location_service, order, outcome},
 };
 use tokio::time::Instant;
 
@@ -22,7 +23,8 @@ use crate::{
     durable::{DurableRegistry, Stopping},
     limits,
     registry::{Answer, Expected, Id, Outcome, seconds},
-    server::{Call, Calls},
+    server::{BackDialler, Call, Calls},
+    watches::Watch,
 };
 
 /// What one caller talks to.
@@ -30,23 +32,40 @@ pub(crate) struct Service {
     registry: Rc<DurableRegistry>,
     calls: Rc<Calls>,
     caller: Rc<Caller>,
+    back: Rc<BackDialler>,
+    watch_interval: Duration,
 }
 
 /// The caller, as far as the service is concerned.
 pub(crate) struct Caller {
+    id: VatId,
     address: Box<dyn Fn() -> SocketAddr>,
     last_call: Cell<Instant>,
+    watches: Cell<usize>,
+    dialled_back: Cell<Option<Instant>>,
 }
 
 impl Caller {
-    /// `address` tells where the caller is now: a caller may move to another network.
-    pub(crate) fn new(address: impl Fn() -> SocketAddr + 'static) -> Self {
-        Self { address: Box::new(address), last_call: Cell::new(Instant::now()) }
+    /// Has proven `id`; `address` tells where it is now: a caller may move to another network.
+    pub(crate) fn new(id: VatId, address: impl Fn() -> SocketAddr + 'static) -> Self {
+        let (last_call, watches, dialled_back) = (Cell::new(Instant::now()), Cell::new(0), Cell::new(None));
+        Self { id, address: Box::new(address), last_call, watches, dialled_back }
     }
 
-    /// When it last asked something.
+    /// When it last asked something; now, as long as it watches.
     pub(crate) fn last_call(&self) -> Instant {
-        self.last_call.get()
+        if self.watches.get() > 0 { Instant::now() } else { self.last_call.get() }
+    }
+
+    /// `None` if it watches too much already.
+    pub(crate) fn begin_watch(&self) -> Option<()> {
+        let watches = self.watches.get() + 1;
+        (watches <= limits::WATCHES_PER_SESSION).then(|| self.watches.set(watches))
+    }
+
+    pub(crate) fn end_watch(&self) {
+        self.watches.set(self.watches.get() - 1);
+        self.last_call.set(Instant::now());
     }
 
     fn network(&self) -> IpAddr {
@@ -55,8 +74,14 @@ impl Caller {
 }
 
 impl Service {
-    pub(crate) fn new(registry: Rc<DurableRegistry>, calls: Rc<Calls>, caller: Rc<Caller>) -> Self {
-        Self { registry, calls, caller }
+    pub(crate) fn new(
+        registry: Rc<DurableRegistry>,
+        calls: Rc<Calls>,
+        caller: Rc<Caller>,
+        back: Rc<BackDialler>,
+        watch_interval: Duration,
+    ) -> Self {
+        Self { registry, calls, caller, back, watch_interval }
     }
 
     /// Begins a call, unless the server is stopping.
@@ -122,6 +147,72 @@ impl location_service::Server for Service {
         Ok(())
     }
 
+    async fn watch(
+        self: capnp::capability::Rc<Self>,
+        params: location_service::WatchParams,
+        mut results: location_service::WatchResults,
+    ) -> Result<(), Error> {
+        let _under_way = self.begin()?;
+        let params = params.get()?;
+        let (id, watcher) = (read_id(params.get_id()?)?, params.get_watcher()?);
+        let (registry, caller) = (Rc::clone(&self.registry), Rc::clone(&self.caller));
+        let watches = Rc::clone(self.registry.watches());
+        let watch = Watch::begin(registry, &watches, caller, id, watcher, self.watch_interval)
+            .ok_or_else(|| too_many("too many watches; drop some, or ask instead"))?;
+        results.get().set_watch(capnp_rpc::new_client(watch));
+        Ok(())
+    }
+
+    async fn renew(
+        self: capnp::capability::Rc<Self>,
+        params: location_service::RenewParams,
+        mut results: location_service::RenewResults,
+    ) -> Result<(), Error> {
+        let _under_way = self.begin()?;
+        let order = read_order(params.get()?.get_order()?)?;
+        let id = self.caller.id;
+        let held = self.answer_to(*id.as_bytes()).await?.packet;
+        let is_it = |packet: &Arc<[u8]>| UnverifiedRecord::parse(id, packet).is_ok_and(|held| held.order() == order);
+        let outcome = match held {
+            Some(packet) if is_it(&packet) => {
+                let source = Some(self.caller.network());
+                // Bit-identical to what is held, unless something higher has come meanwhile, which is then told.
+                let renewed = self.registry.register(source, id.as_bytes(), &packet, &Expected::Anything);
+                renewed.await.map_err(stopping)?
+            }
+            current => Outcome::Unexpected { current },
+        };
+        write_outcome(outcome, results.get().init_outcome());
+        Ok(())
+    }
+
+    async fn dial_back(
+        self: capnp::capability::Rc<Self>,
+        params: location_service::DialBackParams,
+        mut results: location_service::DialBackResults,
+    ) -> Result<(), Error> {
+        let _under_way = self.begin()?;
+        let address = SocketAddr::new(self.caller.network(), params.get()?.get_port());
+        let now = Instant::now();
+        let last = self.caller.dialled_back.replace(Some(now));
+        if last.is_some_and(|last| now - last < limits::DIAL_BACK_INTERVAL) {
+            return Err(too_many("dialled back a moment ago; ask again in ten seconds"));
+        }
+        let dialled = self.back.dial(self.caller.id, address).await;
+        let mut result = results.get().init_result();
+        result.set_address(address.to_string());
+        match dialled {
+            Ok(()) => result.set_reached(()),
+            Err(remote) => {
+                let mut failed = result.init_failed();
+                failed.set_code(remote.code.as_str());
+                failed.set_message(&remote.message);
+                failed.set_server_time(self.registry.clock().now().wall.as_micros());
+            }
+        }
+        Ok(())
+    }
+
     async fn now(
         self: capnp::capability::Rc<Self>,
         _: location_service::NowParams,
@@ -133,6 +224,10 @@ impl location_service::Server for Service {
         results.set_address((self.caller.address)().to_string());
         Ok(())
     }
+}
+
+fn too_many(message: &str) -> Error {
+    Error::failed(ErrorCode::VlsQuota.to_wire(message))
 }
 
 fn stopping(error: Stopping) -> Error {
@@ -153,16 +248,15 @@ fn read_expected(expected: expected::Reader<'_>) -> Result<Expected, Error> {
     Ok(match which {
         expected::Anything(()) => Expected::Anything,
         expected::Absent(()) => Expected::Absent,
-        expected::Order(order) => {
-            let order = order?;
-            let digest = order.get_digest()?;
-            let found = digest.len();
-            let digest =
-                digest.try_into().map_err(|_| argument(&format!("a digest has 32 bytes, this has {found}")))?;
-            let timestamp = Timestamp::from_micros(order.get_timestamp());
-            Expected::Order(Order { epoch: order.get_epoch(), timestamp, digest })
-        }
+        expected::Order(order) => Expected::Order(read_order(order?)?),
     })
+}
+
+fn read_order(order: order::Reader<'_>) -> Result<Order, Error> {
+    let digest = order.get_digest()?;
+    let found = digest.len();
+    let digest = digest.try_into().map_err(|_| argument(&format!("a digest has 32 bytes, this has {found}")))?;
+    Ok(Order { epoch: order.get_epoch(), timestamp: Timestamp::from_micros(order.get_timestamp()), digest })
 }
 
 fn write_outcome(outcome: Outcome, mut builder: outcome::Builder<'_>) {
@@ -184,7 +278,7 @@ fn write_outcome(outcome: Outcome, mut builder: outcome::Builder<'_>) {
     }
 }
 
-fn write_answer(answer: &Answer, mut builder: answer::Builder<'_>) {
+pub(crate) fn write_answer(answer: &Answer, mut builder: answer::Builder<'_>) {
     builder.set_packet(answer.packet.as_deref().unwrap_or_default());
     builder.set_age(whole_seconds(answer.age));
     builder.set_expired(answer.expired);

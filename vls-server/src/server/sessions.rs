@@ -16,7 +16,7 @@ use transport::{
 use crate::{
     durable::DurableRegistry,
     limits,
-    server::ServerConfig,
+    server::{ServerConfig, back_dialler::BackDialler},
     service::{Caller, Service},
 };
 
@@ -38,7 +38,9 @@ pub(super) struct Carrier {
     pub(super) calls: Rc<Calls>,
     incarnation: [u8; 16],
     table: Sessions,
+    back: Rc<BackDialler>,
     idle_session: Duration,
+    watch_interval: Duration,
 }
 
 impl Carrier {
@@ -46,6 +48,7 @@ impl Carrier {
         endpoint: Endpoint,
         registry: DurableRegistry,
         incarnation: [u8; 16],
+        back: Option<Endpoint>,
         config: &ServerConfig,
     ) -> Self {
         let mut places = PeerLimits::default();
@@ -53,7 +56,14 @@ impl Carrier {
         places.sessions_per_network = config.sessions_per_network;
         let table = Sessions::new(endpoint.id(), places);
         let (registry, calls) = (Rc::new(registry), Rc::new(Calls::default()));
-        Self { endpoint, registry, calls, incarnation, table, idle_session: config.idle_session }
+        let back = Rc::new(BackDialler::new(back));
+        let (idle_session, watch_interval) = (config.idle_session, config.watch_interval);
+        Self { endpoint, registry, calls, incarnation, table, back, idle_session, watch_interval }
+    }
+
+    /// Closes the ports.
+    pub(super) async fn close(&self) {
+        tokio::join!(self.endpoint.close(), self.back.close());
     }
 
     /// Accepts until the server stops, then waits until every session has ended.
@@ -109,9 +119,10 @@ impl Carrier {
     fn options(&self, connection: &PeerConnection) -> (SessionOptions, Rc<Caller>) {
         let caller = {
             let connection = connection.clone();
-            Rc::new(Caller::new(move || connection.remote_address()))
+            Rc::new(Caller::new(connection.peer(), move || connection.remote_address()))
         };
-        let service = Service::new(Rc::clone(&self.registry), Rc::clone(&self.calls), Rc::clone(&caller));
+        let (registry, calls, back) = (Rc::clone(&self.registry), Rc::clone(&self.calls), Rc::clone(&self.back));
+        let service = Service::new(registry, calls, Rc::clone(&caller), back, self.watch_interval);
         let client: location_service::Client = capnp_rpc::new_client(service);
         let options = SessionOptions {
             greeting: self.greeting(),

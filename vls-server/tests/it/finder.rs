@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use capnp::capability::Promise;
-use schemas::{Order, RemoteError, SearchPathEntry, SignedRecord, VatId, location_capnp::location_service};
+use schemas::{
+    Order, RemoteError, SearchPathEntry, SignedRecord, VatId,
+    location_capnp::{answer, location_service, order, outcome, watch, watcher},
+};
+use tokio::sync::{mpsc, oneshot};
 use transport::{Endpoint, Greeting, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
 
 use crate::local::key;
@@ -22,6 +26,26 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
+    fn read(outcome: outcome::Reader<'_>) -> Self {
+        use outcome::Which;
+        match outcome.which().unwrap() {
+            Which::Stored(lease) => Wire::Stored(lease.unwrap().get_seconds()),
+            Which::Refreshed(lease) => Wire::Refreshed(lease.unwrap().get_seconds()),
+            Which::Stale(packet) => Wire::Stale(packet.unwrap().to_vec()),
+            Which::Conflict(packet) => Wire::Conflict(packet.unwrap().to_vec()),
+            Which::Unexpected(packet) => Wire::Unexpected(packet.unwrap().to_vec()),
+            Which::Refused(refusal) => {
+                let refusal = refusal.unwrap();
+                Wire::Refused {
+                    code: refusal.get_code().unwrap().to_string().unwrap(),
+                    message: refusal.get_message().unwrap().to_string().unwrap(),
+                    server_time: refusal.get_server_time(),
+                    retry_after: refusal.get_retry_after(),
+                }
+            }
+        }
+    }
+
     /// The code of a refusal.
     pub(crate) fn code(&self) -> &str {
         match self {
@@ -79,7 +103,6 @@ impl Finder {
     }
 
     pub(crate) async fn register_bytes(&self, id: &[u8], packet: &[u8], expect: Expect) -> Result<Wire, RemoteError> {
-        use schemas::location_capnp::outcome::Which;
         let mut request = self.service.register_request();
         let mut params = request.get();
         params.set_id(id);
@@ -88,39 +111,17 @@ impl Finder {
         match expect {
             Expect::Anything => expected.set_anything(()),
             Expect::Absent => expected.set_absent(()),
-            Expect::Order(order) => {
-                let mut builder = expected.init_order();
-                builder.set_epoch(order.epoch);
-                builder.set_timestamp(order.timestamp.as_micros());
-                builder.set_digest(&order.digest);
-            }
+            Expect::Order(order) => write_order(order, expected.init_order()),
         }
         let response = answered(request.send().promise).await?;
-        let outcome = response.get().unwrap().get_outcome().unwrap();
-        Ok(match outcome.which().unwrap() {
-            Which::Stored(lease) => Wire::Stored(lease.unwrap().get_seconds()),
-            Which::Refreshed(lease) => Wire::Refreshed(lease.unwrap().get_seconds()),
-            Which::Stale(packet) => Wire::Stale(packet.unwrap().to_vec()),
-            Which::Conflict(packet) => Wire::Conflict(packet.unwrap().to_vec()),
-            Which::Unexpected(packet) => Wire::Unexpected(packet.unwrap().to_vec()),
-            Which::Refused(refusal) => {
-                let refusal = refusal.unwrap();
-                Wire::Refused {
-                    code: refusal.get_code().unwrap().to_string().unwrap(),
-                    message: refusal.get_message().unwrap().to_string().unwrap(),
-                    server_time: refusal.get_server_time(),
-                    retry_after: refusal.get_retry_after(),
-                }
-            }
-        })
+        Ok(Wire::read(response.get().unwrap().get_outcome().unwrap()))
     }
 
     pub(crate) async fn lookup(&self, id: &[u8]) -> Result<Found, RemoteError> {
         let mut request = self.service.lookup_request();
         request.get().set_id(id);
         let response = answered(request.send().promise).await?;
-        let answer = response.get().unwrap().get_answer().unwrap();
-        Ok((answer.get_packet().unwrap().to_vec(), answer.get_age(), answer.get_expired()))
+        Ok(read_answer(response.get().unwrap().get_answer().unwrap()))
     }
 
     pub(crate) async fn lookup_many(&self, ids: &[&[u8]]) -> Result<Vec<Found>, RemoteError> {
@@ -131,10 +132,39 @@ impl Finder {
         }
         let response = answered(request.send().promise).await?;
         let answers = response.get().unwrap().get_answers().unwrap();
-        let found = |answer: schemas::location_capnp::answer::Reader<'_>| {
-            (answer.get_packet().unwrap().to_vec(), answer.get_age(), answer.get_expired())
+        Ok(answers.iter().map(read_answer).collect())
+    }
+
+    /// Watches an id: what is told, and what ends the watch when it is dropped.
+    pub(crate) async fn watch(&self, id: &[u8]) -> Result<(Told, watch::Client), RemoteError> {
+        let (sender, told) = mpsc::unbounded_channel();
+        let mut request = self.service.watch_request();
+        request.get().set_id(id);
+        request.get().set_watcher(capnp_rpc::new_client(Watcher(sender)));
+        let response = answered(request.send().promise).await?;
+        Ok((Told(told), response.get().unwrap().get_watch().unwrap()))
+    }
+
+    /// Renews the caller's own record.
+    pub(crate) async fn renew(&self, order: Order) -> Result<Wire, RemoteError> {
+        let mut request = self.service.renew_request();
+        write_order(order, request.get().init_order());
+        let response = answered(request.send().promise).await?;
+        Ok(Wire::read(response.get().unwrap().get_outcome().unwrap()))
+    }
+
+    /// Has the server dial back to a port: where it did, and the code of why nobody was there.
+    pub(crate) async fn dial_back(&self, port: u16) -> Result<(String, Option<String>), RemoteError> {
+        use schemas::location_capnp::dial_back::Which;
+        let mut request = self.service.dial_back_request();
+        request.get().set_port(port);
+        let response = answered(request.send().promise).await?;
+        let result = response.get().unwrap().get_result().unwrap();
+        let code = match result.which().unwrap() {
+            Which::Reached(()) => None,
+            Which::Failed(failed) => Some(failed.unwrap().get_code().unwrap().to_string().unwrap()),
         };
-        Ok(answers.iter().map(found).collect())
+        Ok((result.get_address().unwrap().to_string().unwrap(), code))
     }
 
     /// The server's time in microseconds, and our address as it sees it.
@@ -142,6 +172,45 @@ impl Finder {
         let response = answered(self.service.now_request().send().promise).await?;
         let results = response.get().unwrap();
         Ok((results.get_time(), results.get_address().unwrap().to_string().unwrap()))
+    }
+}
+
+fn write_order(order: Order, mut builder: order::Builder<'_>) {
+    builder.set_epoch(order.epoch);
+    builder.set_timestamp(order.timestamp.as_micros());
+    builder.set_digest(&order.digest);
+}
+
+fn read_answer(answer: answer::Reader<'_>) -> Found {
+    (answer.get_packet().unwrap().to_vec(), answer.get_age(), answer.get_expired())
+}
+
+/// What a watch tells.
+pub(crate) struct Told(mpsc::UnboundedReceiver<(Found, oneshot::Sender<()>)>);
+
+impl Told {
+    /// The next that is told. It is taken in when the second part is used, or dropped.
+    pub(crate) async fn next(&mut self) -> (Found, oneshot::Sender<()>) {
+        tokio::time::timeout(DEADLINE, self.0.recv()).await.expect("something is told").expect("the watch goes on")
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+struct Watcher(mpsc::UnboundedSender<(Found, oneshot::Sender<()>)>);
+
+impl watcher::Server for Watcher {
+    async fn changed(
+        self: capnp::capability::Rc<Self>,
+        params: watcher::ChangedParams,
+        _: watcher::ChangedResults,
+    ) -> Result<(), capnp::Error> {
+        let (sender, taken) = oneshot::channel();
+        let _ = self.0.send((read_answer(params.get()?.get_answer()?), sender));
+        let _ = taken.await;
+        Ok(())
     }
 }
 

@@ -13,4 +13,5 @@ mod program;
 mod registry_leases;
 mod registry_model;
 mod registry_rules;
+mod watches;
 mod world;
