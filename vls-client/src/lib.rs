@@ -39,6 +39,7 @@ mod register;
 mod report;
 mod resolver;
 mod service;
+mod watching;
 mod wave;
 
 pub use attempt::{Attempt, Candidate, Outcome, Summary};
@@ -57,3 +58,4 @@ pub use register::{Claim, Disproof, Expected, RegisterError, Registered};
 pub use report::EntryReport;
 pub use resolver::{Newest, Resolution, Resolver, ResolverConfig};
 pub use schedule::{Freshness, LookupTiming};
+pub use watching::{Sighting, Watching};

@@ -63,6 +63,12 @@ pub const COLD_REPEAT: Duration = Duration::from_millis(200);
 /// nothing through but QUIC. Two lost datagrams are survived before.
 pub const COLD_PATIENCE: Duration = Duration::from_millis(600);
 
+/// Entries that are watched for one vat: each costs a session, which is shared with all other vats.
+pub const MAX_WATCHED: usize = 8;
+
+/// How often an entry that cannot watch is asked.
+pub const WATCH_POLL: Duration = Duration::from_secs(60);
+
 /// Open sessions to location servers kept for the next lookup; the least recently used is closed first.
 pub const MAX_POOLED_SESSIONS: usize = 32;
 

@@ -131,7 +131,7 @@ pub(crate) fn server(entry: &SearchPathEntry) -> Option<Server> {
 }
 
 /// The finder's own path, then the hints that it does not have already.
-fn entries(resolver: &Inner, hints: &Hints) -> Vec<Entry> {
+pub(crate) fn entries(resolver: &Inner, hints: &Hints) -> Vec<Entry> {
     let gateways = hints.gateways.iter().map(|url| SearchPathEntry::Http { url: url.clone() });
     let hinted = hints.search_path.iter().cloned().chain(gateways).map(|entry| (Candidate::HintEntry, entry));
     let own = resolver.path.iter().cloned().map(|entry| (Candidate::Entry as fn(_) -> _, entry));

@@ -201,6 +201,20 @@ impl Pool {
         }
     }
 
+    /// A session for more than one call; it stays open as long as it is held.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn session(&self, server: &Server) -> Result<(Rc<Session>, location_service::Client), Failure> {
+        let open = self.open(server).await?;
+        if open.session.end().is_none() {
+            return Ok((open.session, open.client));
+        }
+        self.discard(server, open.serial);
+        let open = self.open(server).await?;
+        Ok((open.session, open.client))
+    }
+
     /// The open session, or the one that is being opened, or a new one.
     async fn open(&self, server: &Server) -> Result<Open, Failure> {
         let opening = self.with_slot(server, |slot| match &slot.open {

@@ -1,7 +1,11 @@
 //! Finding vats (DESIGN §5): the public face of lookups ([`crate::schedule`]) and of dialling
 //! ([`crate::dial_schedule`]).
 
-use std::{cell::Cell, fmt, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::Rc,
+};
 
 use schemas::{Hints, SearchPathEntry, SignedRecord, State, VatId};
 use transport::{Endpoint, Greeting};
@@ -9,7 +13,7 @@ use transport::{Endpoint, Greeting};
 use crate::{
     attempt::{Attempt, Lines, Summary},
     cache::RecordCache,
-    clock::{Clock, SystemClock},
+    clock::{Clock, Randomness, SystemClock, SystemRandomness},
     connect::{Connected, Reach},
     dial_schedule::DialTiming,
     error::ResolveError,
@@ -17,6 +21,7 @@ use crate::{
     lookup::{Lookup, Signal},
     pool::Pool,
     schedule::{Found, Freshness, Goal, LookupTiming},
+    watching::Watching,
 };
 
 /// How a resolver goes about it. The default is right for usual networks.
@@ -31,6 +36,8 @@ pub struct ResolverConfig {
     pub greeting: Greeting,
     /// Where the time comes from.
     pub clock: Rc<dyn Clock>,
+    /// Where random numbers come from that spread attempts; no secret is made of them.
+    pub randomness: Rc<RefCell<dyn Randomness>>,
 }
 
 impl Default for ResolverConfig {
@@ -40,13 +47,14 @@ impl Default for ResolverConfig {
             dial: DialTiming::default(),
             greeting: finder_greeting(),
             clock: Rc::new(SystemClock::default()),
+            randomness: Rc::new(RefCell::new(SystemRandomness)),
         }
     }
 }
 
 impl fmt::Debug for ResolverConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lookup, dial, greeting, clock: _ } = self;
+        let Self { lookup, dial, greeting, .. } = self;
         f.debug_struct("ResolverConfig")
             .field("lookup", lookup)
             .field("dial", dial)
@@ -77,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) known: KnownRecords,
     pub(crate) lookup_timing: LookupTiming,
     pub(crate) clock: Rc<dyn Clock>,
+    pub(crate) randomness: Rc<RefCell<dyn Randomness>>,
     /// Lookups that go on in the background.
     pub(crate) lingering: Cell<usize>,
     pub(crate) dial_timing: DialTiming,
@@ -119,11 +128,12 @@ impl Resolver {
         cache: Option<RecordCache>,
         config: ResolverConfig,
     ) -> Self {
-        let ResolverConfig { lookup, dial, greeting, clock } = config;
+        let ResolverConfig { lookup, dial, greeting, clock, randomness } = config;
         let pool = Pool::new(endpoint, greeting, dial.dial_deadline);
         let known = KnownRecords::new(cache);
         let lingering = Cell::new(0);
-        let inner = Inner { pool, path, known, lookup_timing: lookup, clock, lingering, dial_timing: dial };
+        let (lookup_timing, dial_timing) = (lookup, dial);
+        let inner = Inner { pool, path, known, lookup_timing, clock, randomness, lingering, dial_timing };
         Self { inner: Rc::new(inner) }
     }
 
@@ -173,6 +183,12 @@ impl Resolver {
             _ => None,
         };
         Newest { record, attempts: lookup.attempts() }
+    }
+
+    /// Watches a vat: tells the moment that it comes, moves or goes.
+    #[must_use]
+    pub fn watch(&self, id: VatId, hints: &Hints) -> Watching {
+        Watching::begin(&self.inner, id, hints)
     }
 
     pub(crate) fn inner(&self) -> &Inner {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemas::{
     ErrorCode, Order, SignedRecord, Timestamp, VatId,
     limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
-    location_capnp::{location_service, outcome},
+    location_capnp::{answer, location_service, outcome},
 };
 
 use crate::{
@@ -24,7 +24,12 @@ pub(crate) async fn lookup(client: location_service::Client, id: VatId) -> Resul
     request.get().set_id(id.as_bytes());
     let response = request.send().promise.await.map_err(|error| Failure::of_call(&error))?;
     let malformed = |_| Failure::Protocol { what: "the answer to a lookup" };
-    let answer = response.get().and_then(|results| results.get_answer()).map_err(malformed)?;
+    read_answer(response.get().and_then(|results| results.get_answer()).map_err(malformed)?)
+}
+
+/// What a server knows of a vat, as it says.
+pub(crate) fn read_answer(answer: answer::Reader<'_>) -> Result<Answer, Failure> {
+    let malformed = |_| Failure::Protocol { what: "the packet of an answer" };
     let packet = bounded(answer.get_packet().map_err(malformed)?)?;
     if packet.is_empty() {
         return Ok(Answer::Unknown);

@@ -13,3 +13,4 @@ mod reconnect;
 mod resolver;
 mod schedule;
 mod support;
+mod watching;

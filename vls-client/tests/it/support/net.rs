@@ -12,7 +12,7 @@ use std::{
 use capnp::Error;
 use schemas::{
     ErrorCode, IdentityKey, SearchPathEntry, SignedRecord, VatId,
-    location_capnp::{expected, location_service, outcome},
+    location_capnp::{self, answer, expected, location_service, outcome, watcher},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -155,6 +155,9 @@ pub(crate) struct State {
     mute_below: Cell<usize>,
     /// Lookups wait for it while it is there.
     hold: RefCell<Option<watch::Receiver<bool>>>,
+    /// Those who watch, and whether anybody may.
+    watchers: RefCell<Vec<(VatId, watcher::Client)>>,
+    can_watch: Cell<bool>,
 }
 
 /// A server that answers with what it was told.
@@ -177,6 +180,8 @@ fn server_at(seed: u8, listen: SocketAddr) -> Server {
         sessions: RefCell::default(),
         mute_below: Cell::new(0),
         hold: RefCell::new(None),
+        watchers: RefCell::default(),
+        can_watch: Cell::new(true),
     });
     let serving = state.clone();
     spawn_local(async move {
@@ -212,6 +217,18 @@ impl Server {
         self.state.table.borrow_mut().insert(record.id(), record.clone());
     }
 
+    /// Tells everybody who watches what it says now.
+    pub(crate) fn tell(&self) {
+        for (id, watcher) in &*self.state.watchers.borrow() {
+            self.state.tell(*id, watcher);
+        }
+    }
+
+    /// Knows nothing of watching.
+    pub(crate) fn forbid_watching(&self) {
+        self.state.can_watch.set(false);
+    }
+
     /// Loses everything that it knew.
     pub(crate) fn forget(&self) {
         self.state.table.borrow_mut().clear();
@@ -234,6 +251,14 @@ impl Server {
         self.state.sessions.borrow().iter().for_each(|session| session.close());
     }
 
+    /// Waits until the other side has ended every session.
+    pub(crate) async fn until_closed(&self) {
+        let sessions = self.state.sessions.borrow().clone();
+        for session in sessions {
+            session.closed().await;
+        }
+    }
+
     /// How many sessions were opened.
     pub(crate) fn sessions(&self) -> usize {
         self.state.sessions.borrow().len()
@@ -252,6 +277,27 @@ impl Server {
 }
 
 impl State {
+    /// What it says of a vat, and whether its lease has ended; `None`: nothing, ever.
+    fn said_of(&self, id: VatId, says: Says) -> Result<Option<(Vec<u8>, bool)>, Error> {
+        Ok(Some(match says {
+            Says::Truth => {
+                let table = self.table.borrow();
+                (table.get(&id).map(|record| record.packet().to_vec()).unwrap_or_default(), false)
+            }
+            Says::Packet(packet) => (packet, false),
+            Says::Lapsed(packet) => (packet, true),
+            Says::Error(text) => return Err(Error::failed(text.to_owned())),
+            Says::Nothing => return Ok(None),
+        }))
+    }
+
+    fn tell(&self, id: VatId, watcher: &watcher::Client) {
+        let Ok(Some(said)) = self.said_of(id, self.says.borrow().clone()) else { return };
+        let mut request = watcher.changed_request();
+        write_answer(&said, request.get().init_answer());
+        spawn_local(request.send().promise);
+    }
+
     async fn serve(self: Rc<Self>, connection: PeerConnection) {
         let number = self.sessions.borrow().len();
         let service: location_service::Client = capnp_rpc::new_client(Service { state: self.clone(), number });
@@ -280,6 +326,15 @@ struct Service {
     number: usize,
 }
 
+struct Watched;
+impl location_capnp::watch::Server for Watched {}
+
+fn write_answer((packet, lapsed): &(Vec<u8>, bool), mut answer: answer::Builder<'_>) {
+    answer.set_packet(packet);
+    answer.set_age(5);
+    answer.set_expired(*lapsed);
+}
+
 impl Service {
     fn is_mute(&self) -> bool {
         self.number < self.state.mute_below.get()
@@ -300,20 +355,25 @@ impl location_service::Server for Service {
         }
         let says = self.state.says.borrow().clone();
         self.state.wait_for_release().await;
-        let (packet, lapsed) = match says {
-            Says::Truth => {
-                let table = self.state.table.borrow();
-                (table.get(&id).map(|record| record.packet().to_vec()).unwrap_or_default(), false)
-            }
-            Says::Packet(packet) => (packet, false),
-            Says::Lapsed(packet) => (packet, true),
-            Says::Error(text) => return Err(Error::failed(text.to_owned())),
-            Says::Nothing => std::future::pending().await,
-        };
-        let mut answer = results.get().init_answer();
-        answer.set_packet(&packet);
-        answer.set_age(5);
-        answer.set_expired(lapsed);
+        let Some(said) = self.state.said_of(id, says)? else { std::future::pending().await };
+        write_answer(&said, results.get().init_answer());
+        Ok(())
+    }
+
+    async fn watch(
+        self: Rc<Self>,
+        params: location_service::WatchParams,
+        mut results: location_service::WatchResults,
+    ) -> Result<(), Error> {
+        if !self.state.can_watch.get() {
+            return Err(Error::unimplemented("no such method".to_owned()));
+        }
+        let params = params.get()?;
+        let id = VatId::from_slice(params.get_id()?).map_err(|error| Error::failed(error.to_string()))?;
+        let watcher = params.get_watcher()?;
+        self.state.tell(id, &watcher);
+        self.state.watchers.borrow_mut().push((id, watcher));
+        results.get().set_watch(capnp_rpc::new_client(Watched));
         Ok(())
     }
 
