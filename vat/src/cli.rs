@@ -122,6 +122,9 @@ enum Command {
         /// Show what each place answered that was asked
         #[arg(long)]
         explain: bool,
+        /// Go on, and print a line whenever the vat comes, moves or goes, until SIGINT
+        #[arg(long, conflicts_with = "explain")]
+        watch: bool,
     },
     /// Keep a sturdyref that you were given under a name of yours
     Accept {
@@ -389,7 +392,8 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         }
         Command::Grants { name } => own::grants(&context, &name),
         Command::Revoke { name, number } => own::revoke(&context, &name, number),
-        Command::Resolve { target, explain } => find::resolve(&context, &target, explain),
+        Command::Resolve { target, watch: true, .. } => find::watch(&context, &target),
+        Command::Resolve { target, explain, .. } => find::resolve(&context, &target, explain),
         Command::Accept { petname, sturdyref } => book::accept(&context, &petname, &sturdyref),
         Command::Forget { petname } => book::forget(&context, &petname),
         Command::Call { target, method, arguments, timeout } => {

@@ -188,3 +188,34 @@ fn a_vat_registers_with_every_server_and_is_found_through_any() {
     vat.sleep();
     world.no_secret_leaked();
 }
+
+#[test]
+fn a_vat_that_is_watched_is_seen_to_come_to_go_and_to_come_back_when_the_server_does() {
+    let world = World::new();
+    let mut server = world.location_server("server");
+    let (alice, bob) = (world.home("alice"), world.home("bob"));
+    alice.add_server(server.entry());
+    bob.add_server(server.entry());
+    let id = alice.new_vat("tally", "counter");
+    let watching = bob.start(&["--json", "resolve", &id, "--watch"]);
+    let sees = |what: &str, state: &str, epoch: u64| {
+        watching.wait_for(what, |line| {
+            let seen: serde_json::Value = serde_json::from_str(line).expect("one object for each line");
+            seen["state"] == state && (epoch == 0 || seen["epoch"] == epoch)
+        })
+    };
+    sees("nobody knows it", "gone", 0);
+    let vat = alice.wake("tally");
+    sees("it comes", "live", 1);
+    vat.sleep();
+    sees("it sleeps", "dormant", 1);
+    server.kill();
+    server.restart();
+    let vat = alice.wake("tally");
+    sees("it comes back", "live", 2);
+    watching.signal(rustix::process::Signal::INT);
+    vat.sleep();
+    bob.fails(&["resolve", "nobody", "--watch"], 3, "vat.not_found");
+    alice.fails(&["resolve", &id, "--watch", "--explain"], 2, "cli.usage");
+    world.no_secret_leaked();
+}

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use console::{Failure, ago, table};
-use schemas::{ErrorCode, Exit, Hints, VatAddress, VatId};
-use serde_json::json;
-use vls_client::{Attempt, Resolution};
+use schemas::{ErrorCode, Exit, Hints, SignedRecord, VatAddress, VatId};
+use serde_json::{Value, json};
+use vls_client::{Attempt, Resolution, ResolveError, Sighting};
 
 use super::{
     Context, block_on,
@@ -61,29 +61,85 @@ fn subject(context: &Context, target: &str) -> Result<(VatId, Hints, Option<Name
 
 fn print(context: &Context, id: VatId, found: &Resolution, explain: bool) -> Result<Exit, Failure> {
     let record = found.record.record();
-    let now = system_clock()();
-    let age = now.as_seconds().saturating_sub(found.record.timestamp().as_seconds());
-    let state = format!("{:?}", record.state).to_lowercase();
-    let addresses: Vec<_> = record.addresses.iter().map(ToString::to_string).collect();
-    let path: Vec<_> = record.search_path.iter().map(ToString::to_string).collect();
+    let age = age_of(&found.record);
     let mut rows = vec![
         vec!["vat".to_owned(), address_of(id)],
-        vec!["state".to_owned(), format!("{state}, signed {}", ago(age))],
+        vec!["state".to_owned(), format!("{}, signed {}", record.state, ago(age))],
         vec!["epoch".to_owned(), format!("{}, turn {}", record.epoch, record.turn)],
     ];
-    rows.extend(addresses.iter().map(|address| vec!["address".to_owned(), address.clone()]));
+    rows.extend(record.addresses.iter().map(|address| vec!["address".to_owned(), address.to_string()]));
     rows.push(vec!["record".to_owned(), found.freshness.as_str().to_owned()]);
     let mut human = table(&rows);
     if explain {
         human = format!("{human}\n\n{}", attempts_table(&found.attempts));
     }
-    let data = json!({
-        "vat": address_of(id), "state": state, "age": age, "epoch": record.epoch, "turn": record.turn,
-        "timestamp": found.record.timestamp().as_micros(), "expires": record.expires.as_seconds(),
-        "addresses": addresses, "search_path": path, "freshness": found.freshness.as_str(), "attempts": found.attempts,
-    });
+    let mut data = described(&found.record);
+    data["freshness"] = json!(found.freshness.as_str());
+    data["attempts"] = json!(found.attempts);
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
+}
+
+/// What a record says.
+fn described(signed: &SignedRecord) -> Value {
+    let record = signed.record();
+    let addresses: Vec<_> = record.addresses.iter().map(ToString::to_string).collect();
+    let path: Vec<_> = record.search_path.iter().map(ToString::to_string).collect();
+    json!({
+        "vat": address_of(signed.id()), "state": record.state.as_str(), "age": age_of(signed), "epoch": record.epoch,
+        "turn": record.turn, "timestamp": signed.timestamp().as_micros(), "expires": record.expires.as_seconds(),
+        "addresses": addresses, "search_path": path,
+    })
+}
+
+/// Seconds since it was signed.
+fn age_of(signed: &SignedRecord) -> u64 {
+    system_clock()().as_seconds().saturating_sub(signed.timestamp().as_seconds())
+}
+
+/// `vat resolve TARGET --watch`
+pub(super) fn watch(context: &Context, target: &str) -> Result<Exit, Failure> {
+    let (id, hints, _) = subject(context, target)?;
+    if context.config.search_path.value.is_empty() && hints == Hints::default() {
+        return Err(ResolveError::EmptyPath { id }.into());
+    }
+    block_on(async {
+        let endpoint = client_endpoint()?;
+        let mut watching = resolver(context, &endpoint, context.config.timeout.value)?.watch(id, &hints);
+        let interrupted = tokio::signal::ctrl_c();
+        futures::pin_mut!(interrupted);
+        loop {
+            tokio::select! {
+                sighting = watching.next() => print_sighting(context, id, &sighting)?,
+                _ = &mut interrupted => break,
+            }
+        }
+        drop(watching);
+        endpoint.close().await;
+        Ok(Exit::Ok)
+    })
+}
+
+fn print_sighting(context: &Context, id: VatId, sighting: &Sighting) -> Result<(), Failure> {
+    match sighting {
+        Sighting::Registered(signed) => {
+            let record = signed.record();
+            let addresses: Vec<_> = record.addresses.iter().map(ToString::to_string).collect();
+            let human = format!(
+                "{}, epoch {}, turn {}, signed {}  {}",
+                record.state,
+                record.epoch,
+                record.turn,
+                ago(age_of(signed)),
+                addresses.join(" ")
+            );
+            context.output.result(&human, &described(signed))
+        }
+        // Or something that a later version of the library tells: it is not seen where it was.
+        _ => context
+            .output
+            .result("gone: nobody has heard from it lately", &json!({"vat": address_of(id), "state": "gone"})),
+    }
 }
 
 async fn print_local(context: &Context, name: &Name, id: VatId, why: &str) -> Result<Exit, Failure> {
