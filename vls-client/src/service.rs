@@ -1,4 +1,4 @@
-//! The two calls that this crate makes to a location server, with everything that comes back checked for its
+//! The calls that this crate makes to a location server, with everything that comes back checked for its
 //! form. What it *says* is judged elsewhere: [`crate::judge`] for lookups, [`crate::register`] for evidence.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemas::{
     ErrorCode, Order, SignedRecord, Timestamp, VatId,
     limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
-    location_capnp::{answer, location_service, outcome},
+    location_capnp::{answer, location_service, order, outcome},
 };
 
 use crate::{
@@ -52,17 +52,28 @@ pub(crate) async fn register(
     match expected {
         Expected::Anything => wanted.set_anything(()),
         Expected::Absent => wanted.set_absent(()),
-        Expected::Order(Order { epoch, timestamp, digest }) => {
-            let mut order = wanted.init_order();
-            order.set_epoch(epoch);
-            order.set_timestamp(timestamp.as_micros());
-            order.set_digest(&digest);
-        }
+        Expected::Order(order) => write_order(order, wanted.init_order()),
     }
     let response = request.send().promise.await.map_err(|error| Failure::of_call(&error))?;
     let outcome = response.get().and_then(|results| results.get_outcome());
     let malformed = Failure::Protocol { what: "the outcome of a registration" };
     reply(outcome.map_err(|_| malformed.clone())?).map_err(|_| malformed)?
+}
+
+/// Renews the caller's own record, if the server has exactly the one of this order. Has no deadline of its own.
+pub(crate) async fn renew(client: location_service::Client, order: Order) -> Result<Reply, Failure> {
+    let mut request = client.renew_request();
+    write_order(order, request.get().init_order());
+    let response = request.send().promise.await.map_err(|error| Failure::of_call(&error))?;
+    let outcome = response.get().and_then(|results| results.get_outcome());
+    let malformed = Failure::Protocol { what: "the outcome of a renewal" };
+    reply(outcome.map_err(|_| malformed.clone())?).map_err(|_| malformed)?
+}
+
+fn write_order(Order { epoch, timestamp, digest }: Order, mut order: order::Builder<'_>) {
+    order.set_epoch(epoch);
+    order.set_timestamp(timestamp.as_micros());
+    order.set_digest(&digest);
 }
 
 fn reply(outcome: outcome::Reader<'_>) -> capnp::Result<Result<Reply, Failure>> {

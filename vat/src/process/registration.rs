@@ -42,7 +42,9 @@ pub(super) struct OwnRecord {
     search_path: Vec<SearchPathEntry>,
     addresses: RefCell<Vec<Address>>,
     state: Cell<State>,
-    /// The timestamp of the newest record that was signed.
+    /// The newest record that was signed.
+    newest: RefCell<Option<SignedRecord>>,
+    /// Its timestamp, and that of one that could not be signed.
     signed: Cell<Timestamp>,
     /// The timestamp of the newest record that a server has taken.
     accepted: Cell<Timestamp>,
@@ -63,6 +65,7 @@ impl OwnRecord {
             search_path,
             addresses: RefCell::new(addresses),
             state: Cell::new(State::Live),
+            newest: RefCell::default(),
             signed: Cell::default(),
             accepted: Cell::default(),
         }
@@ -96,21 +99,25 @@ impl OwnRecord {
 impl RecordSource for OwnRecord {
     fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError> {
         let durable = self.vat.engine().durable();
-        let timestamp = self.next_timestamp(now);
-        self.signed.set(timestamp);
         let awake = self.state.get() == State::Live;
         let mut record = LocationRecord {
             epoch: self.epoch,
             turn: durable.turn,
             chain_head: Some(chain_head(self.incarnation, durable.chain_head)),
             state: self.state.get(),
-            expires: timestamp.saturating_add(if awake { RECORD_VALIDITY } else { DORMANT_VALIDITY }),
+            expires: Timestamp::default(),
             addresses: if awake { self.addresses() } else { Vec::new() },
             search_path: self.search_path.clone(),
             document: None,
         };
         record.addresses.truncate(schemas::limits::MAX_ADDRESSES);
         record.search_path.truncate(schemas::limits::MAX_SEARCH_PATH);
+        if let Some(newest) = self.newest.borrow().as_ref().filter(|newest| still_says(newest, &record, now)) {
+            return Ok(newest.clone());
+        }
+        let timestamp = self.next_timestamp(now);
+        self.signed.set(timestamp);
+        record.expires = timestamp.saturating_add(if awake { RECORD_VALIDITY } else { DORMANT_VALIDITY });
         // The first addresses and entries are the most useful ones; what does not fit stays out.
         loop {
             match SignedRecord::sign(self.vat.key(), &record, timestamp) {
@@ -119,7 +126,11 @@ impl RecordSource for OwnRecord {
                         return Err(error);
                     }
                 }
-                signed => return signed,
+                signed => {
+                    let signed = signed?;
+                    self.newest.replace(Some(signed.clone()));
+                    return Ok(signed);
+                }
             }
         }
     }
@@ -131,6 +142,14 @@ impl RecordSource for OwnRecord {
     fn accepted(&self, record: &SignedRecord) {
         self.accepted.set(self.accepted.get().max(record.timestamp()));
     }
+}
+
+/// Whether `signed` says the same as a record that would be signed now, its end aside, and for long enough: then a server
+/// that has it needs to be told nothing new, and has nothing to check.
+fn still_says(signed: &SignedRecord, record: &LocationRecord, now: Timestamp) -> bool {
+    let said = signed.record();
+    let is_same = *said == LocationRecord { expires: said.expires, ..record.clone() };
+    is_same && said.expires.saturating_since(now) >= RECORD_VALIDITY / 2
 }
 
 /// What the search path knew of the vat when it woke.
@@ -290,5 +309,42 @@ pub(super) fn describe(report: &EntryReport, mut out: vat_capnp::registration::B
     if let Some(error) = report.error() {
         out.set_code(error.code().as_str());
         out.set_message(error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::IdentityKey;
+
+    use super::*;
+
+    fn record(turn: u64) -> LocationRecord {
+        LocationRecord {
+            epoch: 3,
+            turn,
+            chain_head: Some(chain_head([1; 16], [2; 16])),
+            state: State::Live,
+            expires: Timestamp::default(),
+            addresses: vec!["quic:192.0.2.1:4433".parse().unwrap()],
+            search_path: Vec::new(),
+            document: None,
+        }
+    }
+
+    #[test]
+    fn a_record_is_used_again_while_it_is_true_and_lasts() {
+        let start = Timestamp::from_seconds(1_800_000_000);
+        let key = IdentityKey::from_seed(&[7; 32]);
+        let expires = start.saturating_add(RECORD_VALIDITY);
+        let signed = SignedRecord::sign(&key, &LocationRecord { expires, ..record(9) }, start).unwrap();
+        let at = |seconds| start.saturating_add(Duration::from_secs(seconds));
+        assert!(still_says(&signed, &record(9), at(0)));
+        assert!(still_says(&signed, &record(9), at(3600)), "it lasts for a usual lease");
+        assert!(!still_says(&signed, &record(9), at(3601)));
+        assert!(!still_says(&signed, &record(10), at(0)), "a turn was taken");
+        let moved = LocationRecord { addresses: Vec::new(), ..record(9) };
+        assert!(!still_says(&signed, &moved, at(0)));
+        let asleep = LocationRecord { state: State::Dormant, ..record(9) };
+        assert!(!still_says(&signed, &asleep, at(0)));
     }
 }

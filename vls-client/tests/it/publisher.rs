@@ -8,13 +8,14 @@ use std::{
 
 use schemas::{Coded, ErrorCode, RecordError, SearchPathEntry, SignedRecord, State, Timestamp};
 use tokio::task::spawn_local;
+use transport::Endpoint;
 use vls_client::{
     Disproof, Expected, Publisher, PublisherConfig, RecordSource, RegisterError, Registered, Resolver, ResolverConfig,
 };
 
 use crate::support::{
     net::{Replies, Server, dead_entry, finder, run, server, until},
-    records::{altered, draft, now},
+    records::{altered, draft, key, now},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -126,6 +127,53 @@ fn renewals_go_on_by_themselves_each_with_a_fresh_record() {
         }
         // Each renewal expects what the last one left, so a second copy cannot overwrite it unnoticed.
         assert!(!arrived[0].conditional && arrived[1..].iter().all(|arrived| arrived.conditional));
+        running.abort();
+    });
+}
+
+#[test]
+fn a_record_that_has_not_changed_is_renewed_by_its_order_over_the_vats_own_session() {
+    /// Signs once.
+    struct Settled(SignedRecord);
+    impl RecordSource for Settled {
+        fn current(&self, _now: Timestamp) -> Result<SignedRecord, RecordError> {
+            Ok(self.0.clone())
+        }
+        fn is_own(&self, record: &SignedRecord) -> bool {
+            record.packet() == self.0.packet()
+        }
+    }
+    run(async {
+        let source = || Rc::new(Settled(draft(3, now()).at(&["quic:127.0.0.1:9"]).sign()));
+        let publisher = |endpoint, server: &Server| {
+            Publisher::new(endpoint, vec![server.entry.clone()], source(), PublisherConfig::default())
+        };
+        // Anybody may forward the record, and has to bring it.
+        let server = server(50);
+        let stranger = publisher(finder(), &server);
+        for _ in 0..2 {
+            stranger.nudge();
+            let report = stranger.announce(Expected::Anything, SECOND * 20).await.remove(0);
+            assert!(report.is_registered(), "{report}");
+        }
+        assert_eq!((server.arrived().len(), server.state.renewals.get()), (2, 0));
+        // The vat itself only says that it still holds; a server that has lost it is given it again.
+        let own = Rc::new(publisher(Endpoint::client(&key(1)).unwrap(), &server));
+        own.announce(Expected::Anything, SECOND * 20).await;
+        let running = spawn_local({
+            let own = own.clone();
+            async move { own.run().await }
+        });
+        own.nudge();
+        server.until(|server| server.renewals.get() == 1).await;
+        assert_eq!(server.arrived().len(), 3);
+        server.forget();
+        own.nudge();
+        // First as the one that it had, then whatever it has.
+        until_arrived(&server, 5).await;
+        own.nudge();
+        server.until(|server| server.renewals.get() == 2).await;
+        assert_eq!(server.arrived().len(), 5);
         running.abort();
     });
 }

@@ -158,6 +158,8 @@ pub(crate) struct State {
     /// Those who watch, and whether anybody may.
     watchers: RefCell<Vec<(VatId, watcher::Client)>>,
     can_watch: Cell<bool>,
+    /// How often the caller's own record was renewed by its order.
+    pub(crate) renewals: Cell<usize>,
 }
 
 /// A server that answers with what it was told.
@@ -182,6 +184,7 @@ fn server_at(seed: u8, listen: SocketAddr) -> Server {
         hold: RefCell::new(None),
         watchers: RefCell::default(),
         can_watch: Cell::new(true),
+        renewals: Cell::new(0),
     });
     let serving = state.clone();
     spawn_local(async move {
@@ -374,6 +377,24 @@ impl location_service::Server for Service {
         self.state.tell(id, &watcher);
         self.state.watchers.borrow_mut().push((id, watcher));
         results.get().set_watch(capnp_rpc::new_client(Watched));
+        Ok(())
+    }
+
+    async fn renew(
+        self: Rc<Self>,
+        params: location_service::RenewParams,
+        mut results: location_service::RenewResults,
+    ) -> Result<(), Error> {
+        let order = params.get()?.get_order()?;
+        let table = self.state.table.borrow();
+        let held = table.values().find(|record| record.order().digest == order.get_digest().unwrap_or_default());
+        let mut outcome = results.get().init_outcome();
+        match held {
+            Some(_) => outcome.init_refreshed().set_seconds(3600),
+            None => outcome.set_unexpected(&[]),
+        }
+        self.state.renewals.set(self.state.renewals.get() + usize::from(held.is_some()));
+        self.state.changed.notify_waiters();
         Ok(())
     }
 
