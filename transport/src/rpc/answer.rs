@@ -364,11 +364,22 @@ impl Call {
     }
 
     /// One of those who waited for what it brings does so no more.
+    ///
+    /// What ends with this call may have waited for the result of another one, which ends with it, and so on. A peer can make
+    /// that as long as it may have calls, whatever [`PIPELINE_DEPTH`](crate::limits::PIPELINE_DEPTH) says of those that
+    /// wait openly. So one is given up after the other, and not one within the other.
     pub(super) fn lost_interest(self: Rc<Self>) {
-        if self.is_finished.get() && !self.is_over.get() {
-            self.prune();
-            if self.waiting.borrow().is_empty() {
-                self.give_up();
+        let state = self.state.clone();
+        state.unwanted.borrow_mut().push_back(self);
+        let Some(_one) = GivesUp::begin(&state) else { return };
+        loop {
+            let next = state.unwanted.borrow_mut().pop_front();
+            let Some(call) = next else { break };
+            if call.is_finished.get() && !call.is_over.get() {
+                call.prune();
+                if call.waiting.borrow().is_empty() {
+                    call.give_up();
+                }
             }
         }
     }
@@ -526,6 +537,21 @@ impl Call {
         answer.set_release_param_caps(false);
         answer.init_results();
         Ok(message)
+    }
+}
+
+/// Somebody gives up calls that nobody wants; others leave theirs to him.
+struct GivesUp<'a>(&'a State);
+
+impl<'a> GivesUp<'a> {
+    fn begin(state: &'a State) -> Option<Self> {
+        (!state.is_giving_up.replace(true)).then_some(Self(state))
+    }
+}
+
+impl Drop for GivesUp<'_> {
+    fn drop(&mut self) {
+        self.0.is_giving_up.set(false);
     }
 }
 

@@ -39,6 +39,9 @@ pub(super) struct State {
     pub(super) answers: RefCell<Answers>,
     /// Calls of the peer that were given to their objects and not run yet.
     pub(super) started: RefCell<VecDeque<Rc<Call>>>,
+    /// Calls of the peer of which it is to be looked whether anybody wants them, while somebody looks.
+    pub(super) unwanted: RefCell<VecDeque<Rc<Call>>>,
+    pub(super) is_giving_up: Cell<bool>,
     pub(super) imports: RefCell<Imports>,
     exports: RefCell<Exports>,
     /// Promises of calls that are not answered, by what names them to capnp's traits.
@@ -70,6 +73,8 @@ impl State {
             questions: RefCell::default(),
             answers: RefCell::default(),
             started: RefCell::default(),
+            unwanted: RefCell::default(),
+            is_giving_up: Cell::new(false),
             imports: RefCell::default(),
             exports: RefCell::default(),
             promises: RefCell::default(),
@@ -139,6 +144,9 @@ impl State {
         answers.cancel();
         let started = self.started.take();
         drop(started);
+        // Left there only by a panic.
+        let unwanted = self.unwanted.take();
+        drop(unwanted);
         let exports = self.exports.take();
         drop(exports);
         let mut abort = connection.new_outgoing_message(0);

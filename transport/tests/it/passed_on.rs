@@ -279,3 +279,61 @@ fn a_promise_that_is_called_with_itself() {
         (peer, session)
     });
 }
+
+/// Brought something, it gives that back to who says `give`; with any other secret but `bring` it never answers.
+#[derive(Default)]
+struct GivesBack(Rc<Rendezvous>);
+impl vat::Server for GivesBack {
+    async fn restore(
+        self: Rc<Self>,
+        params: vat::RestoreParams,
+        mut results: vat::RestoreResults,
+    ) -> Result<(), capnp::Error> {
+        match params.get()?.get_secret()? {
+            b"bring" => vat::Server::restore(self.0.clone(), params, results).await,
+            b"give" => {
+                let given = self.0.brought.borrow().as_ref().unwrap().hook.add_ref();
+                results.get().init_capability().set_as_capability(given);
+                Ok(())
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// More calls than overflow a stack of 2 MiB when the end of each ends the one before.
+const LONG: u32 = 2_000;
+
+#[test]
+fn a_chain_of_calls_that_is_hidden_behind_objects() {
+    attack(async |scene| {
+        let object: vat::Client = capnp_rpc::new_client(GivesBack::default());
+        let (mut peer, session) = scene.attack(object.client).await;
+        peer.bootstrap(0).await;
+        ask_for(&mut peer, 1, b"bring").await;
+        ask_for(&mut peer, 2, b"never").await;
+        let mut last = 2;
+        for step in 1..LONG {
+            let [bring, give, next] = [0, 1, 2].map(|place| 3 * step + place);
+            pass_on(&mut peer, bring, 1, last).await;
+            ask_for(&mut peer, give, b"give").await;
+            assert_eq!(peer.answer_to(give).await, Answer::Results(1));
+            // What is called is there, as far as can be seen from outside, and so the call waits for nothing.
+            peer.call_with(next, 0, VAT, 0, |call| in_results_of(give, call.init_target().init_promised_answer()))
+                .await;
+            peer.finish(bring, true).await;
+            peer.finish(give, true).await;
+            peer.finish(last, true).await;
+            last = next;
+        }
+        peer.finish(last, true).await;
+        scene.honest_peer_is_served().await;
+        assert!(session.end().is_none());
+        // The last promise is replaced, and with it ends the call that waits for it, and so on.
+        pass_on(&mut peer, 3 * LONG, 1, 0).await;
+        assert_eq!(peer.answer_to(2).await, Answer::Canceled);
+        scene.honest_peer_is_served().await;
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
