@@ -222,7 +222,7 @@ impl<N: Clone + Eq + Hash> Peers<N> {
         arrival: Arrival<N>,
         idle_since: impl Fn(u64) -> Option<Duration>,
     ) -> Result<Admission, ErrorCode> {
-        if arrival.peer.is_some_and(|peer| arrival.epoch > 0 && arrival.epoch < self.epochs.of(&peer)) {
+        if arrival.peer.is_some_and(|peer| arrival.epoch > 0 && arrival.epoch < self.highest_epoch(&peer)) {
             return Err(ErrorCode::SessionSuperseded);
         }
         let mut ends = Ends::default();
@@ -282,6 +282,12 @@ impl<N: Clone + Eq + Hash> Peers<N> {
     /// The sessions with a peer; none of those with peers that have no id.
     fn numbers(&self, peer: Option<VatId>) -> Vec<u64> {
         peer.and_then(|peer| self.by_peer.get(&peer)).cloned().unwrap_or_default()
+    }
+
+    /// The highest epoch that a peer has greeted with (rule 1), as long as it has a session or is remembered.
+    fn highest_epoch(&self, peer: &VatId) -> u64 {
+        let now = self.numbers(Some(*peer)).into_iter().map(|number| self.sessions[&number].arrival.epoch).max();
+        now.unwrap_or(0).max(self.epochs.of(peer))
     }
 
     /// What becomes of an older session with the same peer (rules 2 and 3).

@@ -69,6 +69,22 @@ fn a_vat_that_dials_again_replaces_its_dead_session_at_once() {
 }
 
 #[test]
+fn an_old_copy_does_not_end_a_newer_session_whose_epoch_is_forgotten() {
+    let mut limits = PeerLimits::default();
+    limits.remembered_epochs = 2;
+    let mut peers = Peers::new(id(9), limits);
+    assert_eq!(peers.admit(SECOND, vat(id(1), 6, Direction::Accepted), never_idle), kept(0));
+    // Keys cost a stranger nothing, and each of them is a vat that greets with an epoch.
+    for stranger in 2..6 {
+        peers.admit(SECOND, vat(id(stranger), 1, Direction::Accepted), never_idle).unwrap();
+    }
+    for direction in [Direction::Accepted, Direction::Dialled] {
+        assert_eq!(peers.admit(SECOND, vat(id(1), 5, direction), never_idle), Err(ErrorCode::SessionSuperseded));
+    }
+    assert_eq!(peers.newest(&id(1)), Some(0));
+}
+
+#[test]
 fn a_vat_that_was_started_again_replaces_its_old_session_and_the_old_one_does_not_come_back() {
     let mut peers = Peers::new(id(9), PeerLimits::default());
     peers.admit(SECOND, vat(id(1), 5, Direction::Accepted), never_idle).unwrap();
