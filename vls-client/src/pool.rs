@@ -20,7 +20,7 @@ use futures::{
     channel::oneshot,
     future::{Either, Shared, select},
 };
-use schemas::{Coded, RemoteError, VatId, location_capnp::location_service};
+use schemas::{Coded, ErrorCode, RemoteError, VatId, location_capnp::location_service};
 use tokio::{
     task::spawn_local,
     time::{Instant, sleep},
@@ -91,7 +91,7 @@ impl Pool {
         &self.inner.endpoint
     }
 
-    /// The p95 of this server's answers over an open session, if any was measured.
+    /// The p95 of this server's answers, without a session or over an open one, if any was measured.
     pub(crate) fn expected(&self, server: &Server) -> Option<Duration> {
         self.inner.slots.borrow().by_server.get(server).and_then(|slot| slot.latencies.p95())
     }
@@ -126,20 +126,21 @@ impl Pool {
             over_session().await
         };
         futures::pin_mut!(cold, over_new_session);
-        match select(cold, over_new_session).await {
-            Either::Left((Err(Failure::Timeout { .. }), over_new_session)) => over_new_session.await,
+        let (cold, session) = match select(cold, over_new_session).await {
+            Either::Left((Err(Failure::Timeout { .. }), over_new_session)) => return over_new_session.await,
             // An error that is no silence is one of the name: a session would not find it either.
-            Either::Left((result, _)) => {
-                self.with_slot(server, |slot| {
-                    (slot.failed, slot.silent_since) = (result.is_err(), None);
-                    if result.is_ok() {
-                        slot.latencies.add(begun.elapsed());
-                    }
-                });
-                result
+            Either::Left((result, _)) => (result, None),
+            // It may have no place for sessions, and answer all the same.
+            Either::Right((Err(failure), cold)) if is_no_word_of_it(&failure) => (cold.await, Some(failure)),
+            Either::Right((result, _)) => return result,
+        };
+        self.with_slot(server, |slot| {
+            (slot.failed, slot.silent_since) = (cold.is_err(), None);
+            if cold.is_ok() {
+                slot.latencies.add(begun.elapsed());
             }
-            Either::Right((result, _)) => result,
-        }
+        });
+        cold.map_err(|failure| session.unwrap_or(failure))
     }
 
     /// Makes a call that may be repeated without harm. Has no deadline of its own beyond that of the dial.
@@ -302,6 +303,13 @@ impl Open {
         let ended = |end: SessionEnd| Failure::Ended(RemoteError { code: end.code(), message: end.to_string() });
         self.session.or_ended(request(self.client.clone())).await.map_err(ended)?
     }
+}
+
+/// Whether a session has failed without telling who is there: neither has the server answered, nor somebody else.
+fn is_no_word_of_it(failure: &Failure) -> bool {
+    let is_of_the_session =
+        matches!(failure, Failure::Dial(_) | Failure::Session(_) | Failure::Ended(_) | Failure::Timeout { .. });
+    is_of_the_session && failure.code() != ErrorCode::SessionWrongPeer
 }
 
 /// The last answer times of one server.

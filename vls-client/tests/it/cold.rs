@@ -7,11 +7,11 @@ use schemas::{
     datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND},
 };
 use tokio::task::spawn_local;
-use transport::beside::Bunch;
+use transport::{Endpoint, EndpointConfig, beside::Bunch};
 use vls_client::{LookupTiming, Resolver, ResolverConfig};
 
 use crate::support::{
-    net::{Host, Says, finder, host, run, server_that_says},
+    net::{Host, Says, finder, host, host_at, run, server_that_says},
     records::{HOUR, draft, key, now, vat},
 };
 
@@ -26,7 +26,10 @@ struct ColdServer {
 }
 
 fn cold_server(manner: Manner) -> ColdServer {
-    let host = host(&key(50));
+    cold_server_at(host(&key(50)), manner)
+}
+
+fn cold_server_at(host: Host, manner: Manner) -> ColdServer {
     let entry = SearchPathEntry::Vls { id: key(50).id(), host: "127.0.0.1".to_owned(), port: host.port() };
     let questions = Rc::new(Cell::new(0));
     let datagrams = host.endpoint.datagrams_beside(QUESTION_KIND, QUESTION_HEAD_BYTES);
@@ -150,6 +153,28 @@ fn who_hears_nothing_opens_a_session() {
         config.lookup = LookupTiming { cold_patience: patience, ..without_sessions() };
         let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
         assert_eq!(resolver.resolve(vat(), &Hints::default()).await.unwrap().record, record);
+    });
+}
+
+#[test]
+fn an_answer_is_waited_for_also_by_who_is_given_no_session() {
+    run(async {
+        let record = live();
+        let packet = record.packet().to_vec();
+        // It has no place for another session, and two datagrams are lost.
+        let mut full = EndpointConfig::default();
+        full.connections = 0;
+        let endpoint = Endpoint::bind(&key(50), "127.0.0.1:0".parse().unwrap(), full).unwrap();
+        let server = cold_server_at(
+            host_at(endpoint),
+            Box::new(move |number, question| {
+                let copies = if number < 3 { 0 } else { 1 };
+                vec![answer(question, &packet, false); copies]
+            }),
+        );
+        let timing = LookupTiming { cold_patience: Duration::from_millis(20), ..without_sessions() };
+        assert_eq!(resolver(&server, timing).resolve(vat(), &Hints::default()).await.unwrap().record, record);
+        assert_eq!(server.questions.get(), 3);
     });
 }
 

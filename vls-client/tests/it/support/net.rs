@@ -70,7 +70,10 @@ pub(crate) struct Host {
 }
 
 pub(crate) fn host(key: &IdentityKey) -> Host {
-    let endpoint = Endpoint::bind(key, loopback(), EndpointConfig::default()).unwrap();
+    host_at(Endpoint::bind(key, loopback(), EndpointConfig::default()).unwrap())
+}
+
+pub(crate) fn host_at(endpoint: Endpoint) -> Host {
     let (count, attempts) = watch::channel(0);
     let listening = endpoint.clone();
     spawn_local(async move {
