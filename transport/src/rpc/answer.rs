@@ -276,17 +276,22 @@ pub(super) fn promised(state: &State, question: u32, operations: Vec<PipelineOp>
 /// be, and give it as its result. Whoever follows such a capability follows it for ever, so it is broken, and with it some that
 /// would have been kept later. Promises of a peer's answers look after that themselves when they are settled.
 fn brought(mut hook: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    while let Some(resolved) = hook.get_resolved() {
-        hook = resolved;
-    }
-    if hook.get_brand() != OF_THIS_PROCESS {
-        return hook;
-    }
-    match hook.when_more_resolved().map(FutureExt::now_or_never) {
-        Some(None) => broken("it was passed on before it was there, and then there was another promise".to_owned()),
-        Some(Some(Err(error))) => broken_because(error),
-        Some(Some(Ok(resolved))) => resolved,
-        None => hook,
+    loop {
+        while let Some(resolved) = hook.get_resolved() {
+            hook = resolved;
+        }
+        if hook.get_brand() != OF_THIS_PROCESS {
+            return hook;
+        }
+        match hook.when_more_resolved().map(FutureExt::now_or_never) {
+            Some(None) => {
+                return broken("it was passed on before it was there, and then there was another promise".to_owned());
+            }
+            Some(Some(Err(error))) => return broken_because(error),
+            // What it is kept with may be a promise again.
+            Some(Some(Ok(resolved))) => hook = resolved,
+            None => return hook,
+        }
     }
 }
 

@@ -80,6 +80,44 @@ fn a_result_that_is_itself_with(waiting: bool) {
     });
 }
 
+/// A [`Rendezvous`] that gives what it is brought in a promise of capnp-rpc's, which is kept as soon as anybody looks.
+struct Wraps(Rc<Rendezvous>);
+impl vat::Server for Wraps {
+    async fn restore(
+        self: Rc<Self>,
+        params: vat::RestoreParams,
+        mut results: vat::RestoreResults,
+    ) -> Result<(), capnp::Error> {
+        if params.get()?.get_secret()? != b"wait" {
+            return vat::Server::restore(self.0.clone(), params, results).await;
+        }
+        self.0.came.notified().await;
+        let brought = self.0.brought.borrow_mut().take().unwrap();
+        let wrapped: Client = capnp_rpc::new_future_client(std::future::ready(Ok(brought)));
+        results.get().init_capability().set_as_capability(wrapped.hook);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_result_that_is_itself_and_does_not_look_like_it() {
+    attack(async |scene| {
+        let object: vat::Client = capnp_rpc::new_client(Wraps(Rc::default()));
+        let (mut peer, session) = scene.attack(object.client).await;
+        peer.bootstrap(0).await;
+        ask_for(&mut peer, 1, b"bring").await;
+        ask_for(&mut peer, 2, b"wait").await;
+        // The promise is called with itself before it is kept, and called again when it is.
+        pass_on(&mut peer, 3, 1, 2).await;
+        pass_on(&mut peer, 4, 2, 2).await;
+        peer.answer_to(2).await;
+        pass_on(&mut peer, 5, 2, 2).await;
+        assert!(matches!(peer.answer_to(5).await, Answer::Exception(..)));
+        scene.honest_peer_is_served().await;
+        (peer, session)
+    });
+}
+
 /// Asks for what the other of the two has: with the secret `bring` for the object that is brought things, with `wait` for
 /// what it is brought.
 async fn ask_for(peer: &mut RawPeer, question: u32, secret: &[u8]) {
