@@ -10,6 +10,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use futures::{channel::oneshot, future::LocalBoxFuture};
@@ -397,11 +398,15 @@ impl Progress {
                 return Err(SessionEnd::Stalled { after });
             }
             wire.relieve_mutual_stall();
-            stall.timer.as_mut().reset(stall.end);
+            // That both wait for each other may begin long after one of them does.
+            stall.timer.as_mut().reset(stall.end.min(far_in(wire.limits.mutual_stall.max(SHORTEST_LOOK))));
         }
         Ok(())
     }
 }
+
+/// A stalled session is not looked at more often, whatever its limits say: what a timer can tell apart.
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {

@@ -12,7 +12,7 @@ use transport::{SessionEnd, Violation, limits};
 use crate::{
     raw::{Answer, COUNTER, NOTES, RawPeer, SHORT, repeat_first_pointer},
     scene::attack,
-    support::{Counter, counter, new_counter, run, serving, sessions},
+    support::{Counter, PATIENCE, counter, new_counter, run, serving, sessions},
 };
 
 /// Counts calls and answers none.
@@ -439,5 +439,38 @@ fn two_honest_sides_that_owe_each_other_more_than_is_kept_read_on_and_lose_nothi
         let (by_one, by_other) = tokio::join!(talk(&one), talk(&other));
         assert!(by_one.0 > 0 && by_other.0 > 0, "{by_one:?} {by_other:?}");
         assert!(by_one.1 + by_other.1 > 0, "neither waited for the other: the test shows nothing");
+    });
+}
+
+#[test]
+fn who_is_waited_for_later_than_it_waits_is_read_from_as_well() {
+    attack(async |scene| {
+        let object: notes::Client = capnp_rpc::new_client(Talkative);
+        let (mut peer, session) = scene
+            .attack_within(object.client, |limits| {
+                (limits.mutual_stall, limits.waiting_answer_bytes) = (SHORT, 2_000_000);
+            })
+            .await;
+        let theirs: counter::Client = session.bootstrap();
+        let asked = theirs.get_request().send().promise;
+        let question = peer.called().await;
+        peer.bootstrap(0).await;
+        // It takes nothing, and is owed less than is kept.
+        for question in 1..=50 {
+            peer.call(question, 0, NOTES, 1).await;
+        }
+        tokio::time::sleep(3 * SHORT).await; // the time in which nothing may happen
+        // Now it is owed more, and what we wait for lies behind what is not read.
+        for question in 51..=200 {
+            peer.call(question, 0, NOTES, 1).await;
+        }
+        peer.answer(question, |answer| {
+            answer.init_results().init_content().init_as::<counter::get_results::Builder<'_>>().set_total(7);
+        })
+        .await;
+        let answer = tokio::time::timeout(PATIENCE / 3, asked).await.expect("an answer").unwrap();
+        assert_eq!(answer.get().unwrap().get_total(), 7);
+        assert!(session.end().is_none());
+        (peer, session)
     });
 }
