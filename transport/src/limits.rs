@@ -302,9 +302,13 @@ pub const WAITING_CONNECTION_BYTES: u64 = 8 << 10;
 /// Receive and send buffer asked of the kernel for a UDP socket: some 25 ms of a gigabit link, against bursts.
 pub const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 
-/// Datagrams beside QUIC that may wait to be looked at: some milliseconds of the most that one core answers. Older
-/// ones have been asked again.
+/// Datagrams beside QUIC that may wait to be looked at: some milliseconds of the most that one core answers. What comes
+/// beyond that is dropped, and asked again.
 pub const DATAGRAMS_WAITING: usize = 4096;
+
+/// Room for bytes of datagrams that is kept while none come, and as much for what is to be known of each: enough for what
+/// comes at once when nobody floods the port.
+pub(crate) const DATAGRAM_BYTES_KEPT: usize = 16 << 10;
 
 /// Datagrams beside QUIC that are taken from the socket before the rest of the program has its turn.
 pub const DATAGRAMS_PER_TURN: usize = 256;

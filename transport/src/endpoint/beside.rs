@@ -110,6 +110,13 @@ impl Bunch {
         self.bytes.clear();
         self.entries.clear();
     }
+
+    /// Forgets them, and keeps no more memory than what is usual needs.
+    fn rest(&mut self) {
+        self.clear();
+        self.bytes.shrink_to(limits::DATAGRAM_BYTES_KEPT);
+        self.entries.shrink_to(limits::DATAGRAM_BYTES_KEPT / size_of::<Entry>());
+    }
 }
 
 /// The datagrams of one kind that come to an endpoint and are not QUIC's
@@ -174,6 +181,9 @@ impl DatagramsBeside {
             self.queue.receiver.register(context.waker());
             let mut waiting = locked(&self.queue.waiting);
             if waiting.is_empty() {
+                // Whoever sent very many may have gone.
+                waiting.rest();
+                bunch.rest();
                 return Poll::Pending;
             }
             std::mem::swap(&mut *waiting, bunch);

@@ -9,7 +9,10 @@ use transport::{
     limits,
 };
 
-use crate::support::{PATIENCE, add, connect, key, loopback, new_counter, options, run, server, serving};
+use crate::{
+    memory,
+    support::{PATIENCE, add, connect, key, loopback, new_counter, options, run, server, serving},
+};
 
 fn socket(server: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(loopback()).unwrap();
@@ -141,6 +144,35 @@ fn those_that_nobody_takes_are_dropped_and_so_are_those_beyond_the_limit() {
             }
         }
         assert_eq!(other.dropped(), 0);
+    });
+}
+
+#[test]
+fn a_flood_leaves_no_memory_behind() {
+    run(async {
+        let server = server();
+        let peer = socket(server.local_address());
+        let (beside, mut bunch) = (server.datagrams_beside(KIND, 1000), Bunch::default());
+        let echoed = async |bunch: &mut Bunch| {
+            peer.send(&numbered(0, 1000)).unwrap();
+            beside.receive(bunch).await;
+            assert!(beside.receive(bunch).now_or_never().is_none(), "all have been taken");
+        };
+        echoed(&mut bunch).await;
+        let before = memory::held();
+        for _ in 0..2 {
+            for number in 0..u16::try_from(limits::DATAGRAMS_WAITING).unwrap() {
+                peer.send(&numbered(number, 1000)).unwrap();
+                if number.is_multiple_of(100) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            beside.receive(&mut bunch).await;
+            assert!(memory::held() > before + 1_000_000);
+        }
+        echoed(&mut bunch).await;
+        let held = memory::held() - before;
+        assert!(held < 100_000, "{held} bytes more are held than before the flood");
     });
 }
 
