@@ -238,14 +238,18 @@ impl Shared {
         let (mut kept, mut taken) = (0, 0);
         for index in 0..received {
             let meta = metas[index];
+            // The kernel puts datagrams of one peer together that follow one another.
             let segments = || buffers[index][..meta.len].chunks(meta.stride.max(1));
-            // The kernel puts datagrams of one peer together that follow one another. Should some of them be QUIC's,
-            // all are left to quinn, which drops the others.
-            if segments().all(|segment| segment[0] & QUIC_FIXED_BIT == 0) {
-                taken += 1.max(segments().len());
+            let others = || segments().filter(|segment| segment[0] & QUIC_FIXED_BIT == 0);
+            let count = others().count();
+            if count > 0 {
                 let queues = locked(&self.queues);
-                queues.iter().for_each(|queue| segments().for_each(|segment| queue.offer(&meta, segment)));
+                queues.iter().for_each(|queue| others().for_each(|segment| queue.offer(&meta, segment)));
+            }
+            if count == segments().len() {
+                taken += count.max(1);
             } else {
+                // With what is QUIC's among them quinn gets all, and drops the others.
                 buffers.swap(kept, index);
                 metas[kept] = meta;
                 kept += 1;

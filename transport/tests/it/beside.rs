@@ -176,6 +176,31 @@ fn a_flood_leaves_no_memory_behind() {
     });
 }
 
+/// The kernel hands over in one piece what comes from one peer at once, if it is of one length.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_comes_together_with_packets_of_quic_is_taken_all_the_same() {
+    use std::{io::IoSlice, os::fd::AsRawFd};
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    run(async {
+        let server = server();
+        let peer = socket(server.local_address());
+        let (beside, mut bunch) = (server.datagrams_beside(KIND, 100), Bunch::default());
+        let quic = vec![QUIC_FIXED_BIT; 100];
+        let together = [numbered(0, 100), quic.clone(), numbered(1, 100), quic, numbered(2, 30)].concat();
+        let length = [ControlMessage::UdpGsoSegments(&100)];
+        sendmsg::<()>(peer.as_raw_fd(), &[IoSlice::new(&together)], &length, MsgFlags::empty(), None).unwrap();
+        let mut taken = Vec::new();
+        while taken.len() < 3 {
+            beside.receive(&mut bunch).await;
+            taken.extend(bunch.iter().map(|datagram| datagram.bytes.to_vec()));
+        }
+        assert_eq!(taken, [numbered(0, 100), numbered(1, 100), numbered(2, 30)]);
+    });
+}
+
 #[test]
 fn what_has_the_fixed_bit_is_left_to_quic_whoever_asks_for_it() {
     run(async {
