@@ -122,6 +122,8 @@ pub(super) struct Call {
     waiting: RefCell<Vec<Waits>>,
     /// At so many it is looked whether all of them are still wanted.
     prune_at: Cell<usize>,
+    /// How many of them have said since that they wait no more.
+    given_up: Cell<usize>,
     /// What this one is to be given to, as long as it waits for another.
     pending: Cell<Option<Pending>>,
     /// The one that it waits for.
@@ -201,6 +203,7 @@ impl Begun {
             early: RefCell::default(),
             waiting: RefCell::default(),
             prune_at: Cell::new(WAITING_BEFORE_PRUNING),
+            given_up: Cell::new(0),
             pending: Cell::new(None),
             waits_for: RefCell::default(),
             waker: Cell::new(None),
@@ -364,8 +367,24 @@ impl Call {
     fn prune(&self) {
         let (kept, given_up) = self.waiting.take().into_iter().partition(|waits| !waits.is_given_up());
         *self.waiting.borrow_mut() = kept;
+        self.given_up.set(0);
         // Dropped with nothing borrowed.
         let _: Vec<Waits> = given_up;
+    }
+
+    /// One of those who waited has said that it waits no more: was it the last, and the peer does not want the answer?
+    ///
+    /// There may be a million, so they are not looked through each time: only when all may be gone, or half of them.
+    fn loses_one(&self) -> bool {
+        if self.is_over.get() {
+            return false;
+        }
+        self.given_up.set(self.given_up.get() + 1);
+        let (given_up, waiting) = (self.given_up.get(), self.waiting.borrow().len());
+        if given_up >= waiting || given_up >= WAITING_BEFORE_PRUNING.max(waiting / 2) {
+            self.prune();
+        }
+        self.is_finished.get() && self.waiting.borrow().is_empty()
     }
 
     /// One of those who waited for what it brings does so no more.
@@ -380,11 +399,8 @@ impl Call {
         loop {
             let next = state.unwanted.borrow_mut().pop_front();
             let Some(call) = next else { break };
-            if call.is_finished.get() && !call.is_over.get() {
-                call.prune();
-                if call.waiting.borrow().is_empty() {
-                    call.give_up();
-                }
+            if call.loses_one() {
+                call.give_up();
             }
         }
     }
@@ -397,12 +413,7 @@ impl Call {
             call.forget();
             call.cancel();
             let waited_for = call.waits_for.take().upgrade();
-            if let Some(waited_for) = waited_for.filter(|call| !call.is_over.get()) {
-                waited_for.prune();
-                if waited_for.is_finished.get() && waited_for.waiting.borrow().is_empty() {
-                    next = Some(waited_for);
-                }
-            }
+            next = waited_for.filter(|call| call.loses_one());
         }
     }
 
@@ -588,7 +599,10 @@ pub(super) fn finish(state: &Rc<State>, id: u32, release: bool) -> Result<(), Er
         }
         return Ok(());
     };
-    call.is_finished.set(true);
+    if call.is_finished.replace(true) {
+        // Whoever waits says so when it waits no more.
+        return Ok(());
+    }
     // What waits for its results still wants them.
     if call.waiting.borrow().iter().all(Waits::is_given_up) {
         call.give_up();

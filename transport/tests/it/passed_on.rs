@@ -9,6 +9,7 @@ use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, promised_answer};
 use schemas::vat_capnp::{owner, vat};
 use tokio::sync::{Notify, watch};
+use transport::limits;
 
 use crate::{
     pipelines::Waits,
@@ -371,6 +372,36 @@ fn a_chain_of_calls_that_is_hidden_behind_objects() {
         pass_on(&mut peer, 3 * LONG, 1, 0).await;
         assert_eq!(peer.answer_to(2).await, Answer::Canceled);
         scene.honest_peer_is_served().await;
+        assert!(session.end().is_none());
+        (peer, session)
+    });
+}
+
+#[test]
+fn a_multitude_of_promises_that_is_given_up_one_by_one() {
+    const CALLS: u32 = 1_500;
+    attack(async |scene| {
+        let object: vat::Client = capnp_rpc::new_client(GivesBack::default());
+        let (mut peer, session) = scene.attack(object.client).await;
+        peer.bootstrap(0).await;
+        ask_for(&mut peer, 1, b"never").await;
+        for question in 2..2 + CALLS {
+            // It waits for the first one, and is passed what that will bring many times.
+            peer.call_with(question, 0, OWNER, VERIFY, |mut call| {
+                in_results_of(1, call.reborrow().init_target().init_promised_answer());
+                let mut params = call.init_params();
+                let last = u32::try_from(limits::CAPABILITIES_PER_MESSAGE).unwrap() - 1;
+                set_capability(params.reborrow(), last);
+                let mut table = params.get_cap_table().unwrap();
+                (0..=last).for_each(|index| table.reborrow().get(index).init_receiver_answer().set_question_id(1));
+            })
+            .await;
+        }
+        peer.finish(1, true).await;
+        for question in 2..2 + CALLS {
+            peer.finish(question, true).await;
+        }
+        assert_eq!(peer.answer_to(1).await, Answer::Canceled);
         assert!(session.end().is_none());
         (peer, session)
     });
