@@ -64,6 +64,10 @@ pub const CALLS_IN_FLIGHT: usize = 4096;
 /// Most bytes of calls of one peer under way at once; answered as above. Two messages of the largest size.
 pub const CALL_BYTES_IN_FLIGHT: usize = 2 * MESSAGE_BYTES;
 
+/// What a result that is passed on before it is there counts as among the bytes of the call that it is passed with: what
+/// is kept for it. In the message it takes sixteen.
+pub(crate) const PROMISE_BYTES: usize = 256;
+
 /// Most questions of one peer that were answered and that it keeps open, running calls included. Each may hold
 /// capabilities. Four times as many as can run.
 pub const OPEN_QUESTIONS: usize = 4 * CALLS_IN_FLIGHT;

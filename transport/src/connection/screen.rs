@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     frames::Frame,
+    limits,
     session::{SessionEnd, Violation},
 };
 
@@ -101,6 +102,8 @@ impl Wire {
             return None;
         }
         let uses = on.into_iter().chain(found.answers.iter().copied());
+        // What a promise takes here is many times what it takes in a message.
+        let bytes = bytes.saturating_add(found.answers.len().saturating_mul(limits::PROMISE_BYTES));
         let refused = match calls.ask(question, bytes, uses, &self.limits) {
             Ok(()) if self.capabilities.borrow_mut().receive(&found.imports, self.limits.imports) => {
                 self.idle_since.set(None);

@@ -7,7 +7,10 @@ use std::{
 
 use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, promised_answer};
-use schemas::vat_capnp::{owner, vat};
+use schemas::{
+    ErrorCode,
+    vat_capnp::{owner, vat},
+};
 use tokio::sync::{Notify, watch};
 use transport::limits;
 
@@ -397,6 +400,9 @@ fn a_multitude_of_promises_that_is_given_up_one_by_one() {
             })
             .await;
         }
+        // They count as what they take, not as what a message takes that has them.
+        scene.honest_peer_is_served().await;
+        assert_eq!(peer.answer_to(1 + CALLS).await.code(), Some(ErrorCode::SessionTooManyBytes));
         peer.finish(1, true).await;
         for question in 2..2 + CALLS {
             peer.finish(question, true).await;
