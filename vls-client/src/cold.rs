@@ -1,8 +1,8 @@
 //! Lookups without a session: one datagram each way (DESIGN §5; the format is in [`schemas::datagram`]).
 //!
-//! For a server that no session is open with. What comes back is worth as much as over a session as far as the vat
-//! signed it. What it did not sign (that there is no record, how old it is) anybody on the way could have said, who could as
-//! well have swallowed the question; so a witness (R7) is never asked like this.
+//! For a server that no session is open with. What comes back was signed by the vat, but not for this question: whoever
+//! sees the question can answer first, with an older record of the vat's, or say that there is none or how old it is.
+//! Over a session nobody but the server can. So a witness (R7) is never asked like this.
 
 use std::{
     cell::RefCell,
