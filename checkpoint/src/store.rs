@@ -33,12 +33,14 @@ use self::{
     state::{Request, Shared, State, VatTag},
 };
 use crate::{
+    base::{Snapshot, VatBase},
     disk::{Disk, LockGuard},
     error::StoreError,
     journal::Head,
     keys::Keys,
     limits,
     metrics::StoreMetrics,
+    overlay::{Overlay, Rows},
     payload,
     protection::Protection,
 };
@@ -204,6 +206,15 @@ pub struct StoreLock {
     _held: Held,
 }
 
+/// What is known of one space.
+struct Layers {
+    base: Arc<Snapshot>,
+    /// What the base has of the vat.
+    vat: Option<Arc<VatBase>>,
+    frozen: Option<Arc<Overlay>>,
+    upper: Rows,
+}
+
 enum Held {
     /// The store is closed, and locked as a whole.
     Store(#[allow(dead_code)] Box<dyn LockGuard>),
@@ -322,16 +333,8 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub fn scan(&self, space: u64) -> Result<Vec<ScannedRow>, StoreError> {
-        // Base, frozen and upper layer of one moment: a fold that ends meanwhile would move rows from one to
-        // the other.
-        let (base, vat_base, frozen, upper) = {
-            let state = self.shared.lock();
-            state.check()?;
-            let vat = state.vat(&self.tag);
-            let upper = vat.upper.space(space).cloned().unwrap_or_default();
-            (Arc::clone(&state.base), vat.base.clone(), vat.frozen.clone(), upper)
-        };
-        let rows = match vat_base {
+        let Layers { base, vat, frozen, upper } = self.layers(space)?;
+        let rows = match vat {
             Some(vat) => base.scan(&self.keys, &vat, space).map_err(|error| self.shared.poison(error))?,
             None => Vec::new(),
         };
@@ -344,6 +347,42 @@ impl Store {
             };
         }
         Ok(rows.into_iter().collect())
+    }
+
+    /// Gives the name and the value of every row of a space after the newest submitted turn to `visit`, in no order that
+    /// means anything: what [`Store::scan`] gives, without having all of it in memory. Before this has succeeded,
+    /// nothing may be concluded from the rows: some may be missing, or older than the newest. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn for_each_row(&self, space: u64, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let layers = self.layers(space)?;
+        let (upper, frozen) = (&layers.upper, layers.frozen.as_ref().and_then(|frozen| frozen.space(space)));
+        if let Some(vat) = &layers.vat {
+            let mut unchanged = |name: &[u8], value: &[u8]| {
+                if !upper.contains_key(name) && !frozen.is_some_and(|rows| rows.contains_key(name)) {
+                    visit(name, value);
+                }
+            };
+            let walked = layers.base.walk_space(&self.keys, vat, space, &mut unchanged);
+            walked.map_err(|error| self.shared.poison(error))?;
+        }
+        let frozen = frozen.into_iter().flatten().filter(|(name, _)| !upper.contains_key(&name[..]));
+        for (name, value) in frozen.chain(upper) {
+            if let Some(value) = value {
+                visit(name, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// All that is known of a space at one moment: a fold that ends meanwhile would move rows from one layer to another.
+    fn layers(&self, space: u64) -> Result<Layers, StoreError> {
+        let state = self.shared.lock();
+        state.check()?;
+        let vat = state.vat(&self.tag);
+        let upper = vat.upper.space(space).cloned().unwrap_or_default();
+        Ok(Layers { base: Arc::clone(&state.base), vat: vat.base.clone(), frozen: vat.frozen.clone(), upper })
     }
 
     /// Queues a turn, has the committer begin, and returns; the turn is durable once

@@ -78,11 +78,19 @@ impl VatId {
     /// [`IdentityError::NotAKey`].
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, IdentityError> {
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityError::NotAKey)?;
-        // `from_bytes` accepts unreduced encodings of y; the round trip through the point does not.
-        if key.is_weak() || key.to_edwards().compress().to_bytes() != bytes {
+        // `from_bytes` accepts unreduced encodings of y, and a sign of an x that is zero. The latter two points, with
+        // y = ±1, are of small order.
+        if key.is_weak() || !is_reduced(&bytes) {
             return Err(IdentityError::NotAKey);
         }
         Ok(Self(bytes))
+    }
+
+    /// The id with these bytes, which were [those](Self::as_bytes) of an id before: for reading a store back. Nothing
+    /// is checked. Bytes that are no key verify nothing.
+    #[must_use]
+    pub const fn from_stored(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
     /// The same, for bytes of any length, as they come off the wire.
@@ -201,6 +209,11 @@ impl fmt::Debug for IdentityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IdentityKey(of {})", self.id())
     }
+}
+
+/// Whether y, which is what all bits but the highest say, is below 2²⁵⁵ - 19.
+pub(crate) fn is_reduced(bytes: &[u8; 32]) -> bool {
+    bytes[0] < 0xed || bytes[31] & 0x7f != 0x7f || bytes[1..31].iter().any(|byte| *byte != 0xff)
 }
 
 fn with_context(context: &str, message: &[u8]) -> Vec<u8> {

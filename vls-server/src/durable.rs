@@ -21,7 +21,7 @@ use std::{
 };
 
 use checkpoint::{Disk, Durable, Protection, Store, StoreError, StoreOptions, TurnDelta};
-use schemas::{Coded, ErrorCode, RecordError, VatId};
+use schemas::{Coded, ErrorCode, VatId};
 use tokio::{sync::watch, task::AbortHandle};
 use transport::OutputGate;
 
@@ -54,14 +54,6 @@ pub enum RecordsError {
         /// What is wrong with the row.
         source: RowError,
     },
-    /// A stored packet is not one that this program can read.
-    #[error("the store {} cannot be used: it holds a record that is none: {source}", directory.display())]
-    Record {
-        /// The store.
-        directory: PathBuf,
-        /// What is wrong with the record.
-        source: RecordError,
-    },
     /// The operating system gave no random numbers.
     #[error("the operating system gave no random numbers: {0}")]
     Random(getrandom::Error),
@@ -83,7 +75,6 @@ impl Coded for RecordsError {
             Self::InUse { .. } => ErrorCode::ServerRunning,
             Self::Store(error) => error.code(),
             Self::Row { source, .. } => source.code(),
-            Self::Record { .. } => ErrorCode::CheckpointDamaged,
             Self::Random(_) => ErrorCode::SystemRandom,
         }
     }
@@ -166,13 +157,10 @@ impl DurableRegistry {
         store.begin_epoch(position.epoch + 1, incarnation)?;
 
         let seed = getrandom::u64().map_err(RecordsError::Random)?;
-        let row = |source| RecordsError::Row { directory: directory.to_owned(), source };
-        let restored = rows::Rows::read(&store)?.restore(position.turn).map_err(row)?;
-        let record = |source| RecordsError::Record { directory: directory.to_owned(), source };
-        let registry = Registry::restore(policy, seed, clock.now(), restored).map_err(record)?;
+        let registry = restore(&store, directory, policy, seed, clock.now())?;
         tracing::info!(records = registry.len(), turn = registry.turn(), "the records are open");
 
-        let gate = OutputGate::new(position.turn);
+        let gate = OutputGate::new(registry.turn());
         let reports = tokio::task::spawn_local(carry(reported, gate.clone())).abort_handle();
         let registry = RefCell::new(registry);
         let failure = RefCell::new(None);
@@ -335,6 +323,20 @@ fn open_store(
         Err(StoreError::Occupied { .. }) => Err(missing.into()),
         created => Ok(created?),
     }
+}
+
+/// Reads what the store holds. Rows of an older format are written anew.
+fn restore(store: &Store, directory: &Path, policy: Policy, seed: u64, now: Now) -> Result<Registry, RecordsError> {
+    let mut turn = store.position().turn;
+    let mut restoring = Registry::restoring(policy, seed, now);
+    let anew = rows::read(store, &mut restoring)?
+        .map_err(|source| RecordsError::Row { directory: directory.to_owned(), source })?;
+    for changes in anew.chunks(limits::CHANGES_PER_UPGRADE) {
+        turn += 1;
+        store.submit(TurnDelta { turn, changes: changes.to_vec() })?;
+    }
+    store.wait_durable(turn)?;
+    Ok(restoring.finish(turn))
 }
 
 /// Whether the folder holds anything: then it is not a new server's.

@@ -21,11 +21,30 @@ pub const MAX_LEASE: Duration = Duration::from_hours(24 * 7);
 /// sixteen small frames per id and lease, and costs the vat at most a sixteenth of a lease.
 pub(crate) const RENEWAL_GRAIN: u32 = 16;
 
-/// Records, live and expired, that are kept. At about 600 bytes each in memory this is some 150 MB.
+/// Records, live and expired, that are kept. One takes some twenty bytes more than its packet, so these take about
+/// 60 MB, or 300 MB if all packets are of the greatest length.
 pub const MAX_RECORDS: usize = 250_000;
 
-/// High-water marks of ids whose record was given up. At about 200 bytes each, some 100 MB.
+/// High-water marks of ids whose record was given up. At about 60 bytes each, some 30 MB.
 pub const MAX_MARKS: usize = 500_000;
+
+/// The most records, whatever the operator says: by then a machine has 2 GB of them, and the numbers that the table
+/// gives to its parts are used up at twice as many.
+pub const MOST_RECORDS: usize = 1 << 23;
+
+/// The most high-water marks, whatever the operator says: 2 GB.
+pub const MOST_MARKS: usize = 1 << 25;
+
+/// Rows that are written in one turn when a store of an older format is opened: less than a mebibyte.
+pub(crate) const CHANGES_PER_UPGRADE: usize = 512;
+
+/// Leases that have ended which one registration puts among those that make room. More than one, so that they
+/// are all there in the end; not all at once, because after a silent night that could be the whole table.
+pub(crate) const LAPSES_PER_OPERATION: usize = 32;
+
+/// Turns of which it is known exactly which record they wrote: twice as many as may wait for the disk.
+#[allow(clippy::cast_possible_truncation)]
+pub(crate) const RECENT_TURNS: usize = 2 * TURNS_IN_FLIGHT as usize;
 
 /// Pairs of conflicting packets that are kept as evidence. Evidence is rare and read by people.
 pub const MAX_EVIDENCE: usize = 4_096;

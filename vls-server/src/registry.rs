@@ -6,12 +6,12 @@
 //!
 //! | rule | where |
 //! |---|---|
-//! | 1 cheap checks first | [`Registry::register`]: identical? id, parse, time, order, expectation, quota, signature |
+//! | 1 cheap checks first | [`Registry::examine`]: identical? id, parse, time, order, expectation, quota; then the signature |
 //! | 2 order (epoch, timestamp, bytes) | [`HighWaterMark`], and `SignedRecord::compare` among equal marks |
 //! | 3 identical, older, contradicting | `renew`, [`Outcome::Stale`], `conflict` with [`Evidence`] |
 //! | 4 at most five minutes ahead | `check_time`; every [`Refusal`] carries the server's time |
 //! | 5 compare-and-swap | [`Expected`] |
-//! | 6 leases by the monotonic clock | no timers: the record has the end of its own lease, an index finds the next |
+//! | 6 leases by the monotonic clock | no timers: the record has the end of its own lease, an order finds the next |
 //! | 7 high-water marks | `marks`; an expired record is kept, and answered as such, while there is room |
 //! | 8 success after durability | [`Withheld`]: an outcome or answer opens only when its turn is durable |
 //! | 9 no enumeration, quotas | lookups by exact id only; buckets per source prefix and id; bounded tables |
@@ -21,28 +21,32 @@
 
 mod decision;
 mod evidence;
-mod expiry;
 mod marks;
 mod quota;
+mod restoring;
 mod table;
 mod time;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 
 use schemas::{IdentityError, RecordError, SignedRecord, Timestamp, UnverifiedRecord, VatId};
 
 pub(crate) use self::decision::seconds;
 pub use self::{
-    decision::{Answer, Decision, Expected, Outcome, Refusal, RefusalReason, Turn, Withheld, Write},
+    decision::{
+        Answer, Candidate, Decision, Examined, Expected, Origin, Outcome, Peek, Refusal, RefusalReason, Turn, Withheld,
+        Write,
+    },
     evidence::Evidence,
     marks::HighWaterMark,
     quota::{Rate, SourcePrefix},
+    restoring::{RestoredRecord, Restoring},
     time::Now,
 };
 use self::{
     evidence::EvidenceTable,
     quota::SourceTable,
-    table::{Held, Table},
+    table::{Held, Lease, Table},
 };
 use crate::limits;
 
@@ -54,9 +58,9 @@ pub type Id = [u8; 32];
 pub struct Policy {
     /// How long a record is answered after its vat was last seen.
     pub lease: Duration,
-    /// Records that are held, live and expired.
+    /// Records that are held, live and expired; at most [`limits::MOST_RECORDS`].
     pub max_records: usize,
-    /// High-water marks of ids whose record was given up.
+    /// High-water marks of ids whose record was given up; at most [`limits::MOST_MARKS`].
     pub max_marks: usize,
     /// Pairs of contradicting packets.
     pub max_evidence: usize,
@@ -82,34 +86,6 @@ impl Default for Policy {
     }
 }
 
-/// What a store gives back after a restart.
-#[derive(Debug, Default)]
-pub struct Restored {
-    /// The newest turn.
-    pub turn: u64,
-    /// All records.
-    pub records: Vec<RestoredRecord>,
-    /// All marks, with the turn in which each was written.
-    pub marks: Vec<(Id, HighWaterMark, u64)>,
-    /// All evidence, with the turn in which each id's first pair was written.
-    pub evidence: Vec<(Evidence, u64)>,
-}
-
-/// One record as it was stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestoredRecord {
-    /// Whose.
-    pub id: VatId,
-    /// Who paid for its place.
-    pub source: SourcePrefix,
-    /// The packet. It was verified before it was stored, and is not verified again.
-    pub packet: Arc<[u8]>,
-    /// When the vat was last seen, by the wall clock.
-    pub seen: Timestamp,
-    /// When its lease ends, by the same clock.
-    pub until: Timestamp,
-}
-
 /// The registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -124,47 +100,28 @@ pub struct Registry {
 impl Registry {
     /// An empty registry. `seed` is a secret random number.
     #[must_use]
-    pub fn new(policy: Policy, seed: u64) -> Self {
+    pub fn new(mut policy: Policy, seed: u64) -> Self {
+        policy.max_records = policy.max_records.min(limits::MOST_RECORDS);
+        policy.max_marks = policy.max_marks.min(limits::MOST_MARKS);
         Self {
-            policy,
-            table: Table::default(),
+            table: Table::new(seed, policy.max_records, policy.max_marks, policy.lease),
             evidence: EvidenceTable::default(),
             sources: SourceTable::new(seed),
             turn: 0,
+            policy,
         }
     }
 
-    /// A registry as it was when `restored` was durable.
+    /// A registry as it was before this process began, once it was given all that was stored.
     ///
     /// The monotonic clock has begun anew, so what is left of each lease is reckoned once by the wall clock: it
     /// ends when its vat was told that it would, even if the policy has changed since. Should the wall clock
     /// have been set back meanwhile, no lease becomes longer than it was when it was granted; should it have
     /// been set forward, leases end early and the records are answered as expired until their vats renew them.
     /// Quotas begin full.
-    ///
-    /// # Errors
-    /// A packet that this program cannot read.
-    pub fn restore(policy: Policy, seed: u64, now: Now, restored: Restored) -> Result<Self, RecordError> {
-        let mut registry = Self::new(policy, seed);
-        registry.turn = restored.turn;
-        for record in restored.records {
-            let parsed = UnverifiedRecord::parse(record.id, &record.packet)?;
-            let mark = HighWaterMark::claimed_by(&parsed);
-            let mut held = Held::new(record.packet, mark, parsed.record().expires, record.source);
-            held.seen = now.moment().before(now.wall.saturating_since(record.seen));
-            held.end = match record.until.saturating_since(now.wall) {
-                Duration::ZERO => now.moment().before(now.wall.saturating_since(record.until)),
-                left => now.moment().after(left.min(record.until.saturating_since(record.seen))),
-            };
-            registry.table.put(*record.id.as_bytes(), held, now.moment());
-        }
-        for (id, mark, turn) in restored.marks {
-            registry.table.marks.insert(id, mark, turn);
-        }
-        for (evidence, turn) in restored.evidence {
-            registry.evidence.insert(*evidence.highest().id().as_bytes(), evidence, turn);
-        }
-        Ok(registry)
+    #[must_use]
+    pub fn restoring(policy: Policy, seed: u64, now: Now) -> Restoring {
+        Restoring::of(Self::new(policy, seed), now)
     }
 
     /// Registers or renews `packet` for `id`, both as they came off the wire. `source` is where they came from;
@@ -180,22 +137,56 @@ impl Registry {
         packet: &[u8],
         expected: &Expected,
     ) -> Decision {
+        match self.examine(now, source, id, packet, expected) {
+            Examined::Decided(decision) => decision,
+            Examined::Unverified(candidate) => {
+                let (record, origin) = candidate.into_parts();
+                self.admit(now, origin, record.verify())
+            }
+        }
+    }
+
+    /// The first half of [`Self::register`]: everything that is cheap. A record that needs its signature checked has
+    /// paid for that; what becomes of it is decided by [`Self::admit`].
+    pub fn examine(
+        &mut self,
+        now: Now,
+        source: Option<IpAddr>,
+        id: &[u8],
+        packet: &[u8],
+        expected: &Expected,
+    ) -> Examined {
         self.table.lapse(now.moment());
-        self.decide(now, SourcePrefix::of(source), id, packet, expected).unwrap_or_else(|reason| Decision {
-            outcome: Withheld::until(0, Outcome::Refused(Refusal { reason, server_time: now.wall })),
-            turn: None,
-        })
+        self.look_at(now, SourcePrefix::of(source), id, packet, expected)
+            .unwrap_or_else(|reason| Examined::Decided(refused(now, reason)))
+    }
+
+    /// The second half of [`Self::register`]: decides about a record whose signature was checked meanwhile. Other
+    /// records may have been registered since the first half, also of the same id: what depends on them is looked at
+    /// anew. So registrations are in the order in which they are admitted.
+    pub fn admit(&mut self, now: Now, origin: Origin, verified: Result<SignedRecord, RecordError>) -> Decision {
+        self.table.lapse(now.moment());
+        verified
+            .map_err(RefusalReason::from)
+            .and_then(|record| self.decide(now, origin, record))
+            .unwrap_or_else(|reason| refused(now, reason))
     }
 
     /// What is known of exactly this id. There is no other way to ask (rule 9).
     pub fn lookup(&self, now: Now, id: &Id) -> Withheld<Answer> {
-        let Some(held) = self.table.get(id) else { return Withheld::until(0, Answer::default()) };
-        let answer = Answer {
-            packet: Some(Arc::clone(&held.packet)),
-            age: now.moment().since(held.seen),
-            expired: held.end <= now.moment(),
+        let Some(Peek { packet, age, expired, turn }) = self.peek(now, id) else {
+            return Withheld::until(0, Answer::default());
         };
-        Withheld::until(held.turn, answer)
+        Withheld::until(turn, Answer { packet: Some(packet.into()), age, expired })
+    }
+
+    /// The same without taking any memory: for carriers that write the packet somewhere else at once. The caller has to
+    /// see that the turn is durable.
+    #[must_use]
+    pub fn peek(&self, now: Now, id: &Id) -> Option<Peek<'_>> {
+        let held = self.table.get(id)?;
+        let age = now.moment().since(held.seen);
+        Some(Peek { packet: held.packet, age, expired: held.end <= now.moment(), turn: held.turn })
     }
 
     /// The evidence against the vat with this id, for people.
@@ -222,97 +213,130 @@ impl Registry {
         self.table.len() == 0
     }
 
-    fn decide(
+    fn look_at(
         &mut self,
         now: Now,
         source: SourcePrefix,
         id: &[u8],
         packet: &[u8],
         expected: &Expected,
-    ) -> Result<Decision, RefusalReason> {
+    ) -> Result<Examined, RefusalReason> {
         let id: Id = id.try_into().map_err(|_| IdentityError::Length { found: id.len() })?;
-        let held = self.table.get(&id);
-        if let Some(held) = held.filter(|held| *held.packet == *packet) {
-            let held = held.clone();
-            return self.renew(now, id, held);
+        if self.holds(&id, packet) {
+            return self.renew(now, id).map(Examined::Decided);
         }
         let record = UnverifiedRecord::parse(VatId::from_bytes(id)?, packet)?;
         record.check_time(now.wall)?;
-        let known = self.table.mark(&id);
-        let mark = HighWaterMark::claimed_by(&record);
-        if known.is_some_and(|known| mark < known) {
-            return Ok(self.answer(held, |current| Outcome::Stale { current }));
+        let standing = self.standing(record.id(), HighWaterMark::claimed_by(&record), expected)?;
+        let new = match standing {
+            Standing::Decided(decision) => return Ok(Examined::Decided(decision)),
+            Standing::Contradicts => false,
+            Standing::Higher { new } => new,
+        };
+        self.pay_for_check(now, source, new)?;
+        Ok(Examined::Unverified(Candidate::new(record, source, *expected)))
+    }
+
+    fn decide(&mut self, now: Now, origin: Origin, record: SignedRecord) -> Result<Decision, RefusalReason> {
+        let id = *record.id().as_bytes();
+        if self.holds(&id, record.packet()) {
+            return self.renew(now, id);
         }
-        let contradicted = held.filter(|held| held.mark == mark).cloned();
-        if contradicted.is_none() && !is_expected(held, record.id(), expected) {
-            return Ok(self.answer(held, |current| Outcome::Unexpected { current }));
-        }
-        let record = self.verify(now, source, known.is_none(), record)?;
-        match contradicted {
-            Some(held) => self.conflict(now, held, record),
-            None => self.store(now, source, record),
+        record.check_time(now.wall)?;
+        match self.standing(record.id(), HighWaterMark::of(&record), &origin.expected)? {
+            Standing::Decided(decision) => Ok(decision),
+            Standing::Contradicts => self.conflict(now, &record),
+            Standing::Higher { .. } => self.store(now, origin.source, &record),
         }
     }
 
-    /// An outcome without a turn, which tells of nothing but the record that is held.
-    fn answer(&self, held: Option<&Held>, outcome: impl FnOnce(Option<Arc<[u8]>>) -> Outcome) -> Decision {
-        let turn = held.map_or(0, |held| held.turn);
-        let outcome = outcome(held.map(|held| Arc::clone(&held.packet)));
-        Decision { outcome: Withheld::until(turn, outcome), turn: None }
+    /// Whether exactly this packet is the current record.
+    fn holds(&self, id: &Id, packet: &[u8]) -> bool {
+        self.table.get(id).is_some_and(|held| held.packet == packet)
     }
 
-    /// Checks the signature, if the source may have one checked. A new id costs its token even if the
-    /// signature turns out to be forged.
-    fn verify(
-        &mut self,
-        now: Now,
-        source: SourcePrefix,
-        new: bool,
-        record: UnverifiedRecord,
-    ) -> Result<SignedRecord, RefusalReason> {
-        if source != SourcePrefix::LOCAL {
-            let (new_ids, checks) = (self.policy.new_ids, self.policy.signature_checks);
-            let now = now.moment();
-            let buckets = self.sources.buckets(source, now);
-            if let Some(retry_after) = buckets.new_ids.wait(new_ids, now).filter(|_| new) {
-                return Err(RefusalReason::NewIds { retry_after });
+    /// What a record that is not the current one is beside the current one (rules 2, 3 and 5).
+    fn standing(&self, id: VatId, mark: HighWaterMark, expected: &Expected) -> Result<Standing, RefusalReason> {
+        let Some(held) = self.table.get(id.as_bytes()) else {
+            let known = self.table.marks.get(id.as_bytes());
+            return Ok(if known.is_some_and(|known| mark < known) {
+                Standing::Decided(untold(Outcome::Stale { current: None }))
+            } else if matches!(expected, Expected::Order(_)) {
+                Standing::Decided(untold(Outcome::Unexpected { current: None }))
+            } else {
+                Standing::Higher { new: known.is_none() }
+            });
+        };
+        let current = UnverifiedRecord::parse(id, held.packet)?;
+        let as_expected = match expected {
+            Expected::Anything => true,
+            Expected::Absent => false,
+            Expected::Order(order) => current.order() == *order,
+        };
+        Ok(match mark.cmp(&HighWaterMark::claimed_by(&current)) {
+            Ordering::Less => Standing::Decided(answer(&held, |current| Outcome::Stale { current: Some(current) })),
+            Ordering::Equal => Standing::Contradicts,
+            Ordering::Greater if as_expected => Standing::Higher { new: false },
+            Ordering::Greater => {
+                Standing::Decided(answer(&held, |current| Outcome::Unexpected { current: Some(current) }))
             }
-            if let Some(retry_after) = buckets.signature_checks.wait(checks, now) {
-                return Err(RefusalReason::SignatureChecks { retry_after });
-            }
-            buckets.signature_checks.take(checks, now);
-            if new {
-                buckets.new_ids.take(new_ids, now);
-            }
+        })
+    }
+
+    /// Lets the source have a signature checked, if it may. A new id costs its token even if the signature turns out to
+    /// be forged.
+    fn pay_for_check(&mut self, now: Now, source: SourcePrefix, new: bool) -> Result<(), RefusalReason> {
+        if source == SourcePrefix::LOCAL {
+            return Ok(());
         }
-        Ok(record.verify()?)
+        let (new_ids, checks) = (self.policy.new_ids, self.policy.signature_checks);
+        let now = now.moment();
+        let buckets = self.sources.buckets(source, now);
+        if let Some(retry_after) = buckets.new_ids.wait(new_ids, now).filter(|_| new) {
+            return Err(RefusalReason::NewIds { retry_after });
+        }
+        if let Some(retry_after) = buckets.signature_checks.wait(checks, now) {
+            return Err(RefusalReason::SignatureChecks { retry_after });
+        }
+        buckets.signature_checks.take(checks, now);
+        if new {
+            buckets.new_ids.take(new_ids, now);
+        }
+        Ok(())
     }
 
     /// Bit-identical: the signature was verified when these bytes were stored, so nothing is checked but time.
-    fn renew(&mut self, now: Now, id: Id, mut held: Held) -> Result<Decision, RefusalReason> {
-        if held.expires <= now.wall {
-            return Err(RecordError::Expired { expires: held.expires, now: now.wall }.into());
+    fn renew(&mut self, now: Now, id: Id) -> Result<Decision, RefusalReason> {
+        let Some(held) = self.table.get(&id) else {
+            debug_assert!(false, "what is renewed is held");
+            return Err(RefusalReason::Full { retry_after: Duration::ZERO });
+        };
+        let expires = UnverifiedRecord::parse(VatId::from_stored(id), held.packet)?.record().expires;
+        if expires <= now.wall {
+            return Err(RecordError::Expired { expires, now: now.wall }.into());
         }
         let moment = now.moment();
         // Anybody can send a public packet again. What would hardly lengthen the lease is not written, and the
         // answer tells what is true without it.
         if held.end > moment && moment.since(held.seen) < self.policy.lease / limits::RENEWAL_GRAIN {
-            let outcome = Outcome::Refreshed { lease: held.end.since(moment) };
-            return Ok(Decision { outcome: Withheld::until(held.turn, outcome), turn: None });
+            let lease = held.end.since(moment);
+            return Ok(answer(&held, |_| Outcome::Refreshed { lease }));
         }
+        let packet = held.packet.into();
+        let source = self.table.source(&id).unwrap_or(SourcePrefix::LOCAL);
         let mut turn = self.begin();
-        let lease = self.lease(now, &mut held, id, &mut turn);
-        self.table.put(id, held, moment);
-        Ok(self.end(turn, Outcome::Refreshed { lease }))
+        let (length, lease) = self.grant(now, source, expires);
+        self.table.renew(&id, &lease, turn.number, moment);
+        turn.writes.push(put(now, id, source, length, packet));
+        Ok(self.end(turn, Outcome::Refreshed { lease: length }))
     }
 
     /// A record that is higher than any before, or as high as a mark whose bytes are forgotten.
-    fn store(&mut self, now: Now, source: SourcePrefix, record: SignedRecord) -> Result<Decision, RefusalReason> {
+    fn store(&mut self, now: Now, source: SourcePrefix, record: &SignedRecord) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         let mut turn = self.begin();
-        let held = self.table.get(&id).map(|held| (held.source, held.writes));
-        let (source, mut writes) = held.unwrap_or((source, quota::Bucket::FULL));
-        self.pay_for_write(now, &mut writes)?;
+        let held = self.table.source(&id);
+        self.may_be_written(now, &id)?;
         // From here on nothing fails that has changed something.
         if held.is_none() {
             self.make_room(now, source, &mut turn)?;
@@ -320,30 +344,34 @@ impl Registry {
         if self.table.marks.remove(&id) {
             turn.writes.push(Write::RemoveMark { id });
         }
-        let lease = self.place(now, source, writes, &record, &mut turn);
+        let lease = self.place(now, held.unwrap_or(source), record, &mut turn);
         Ok(self.end(turn, Outcome::Stored { lease }))
     }
 
     /// The same epoch and timestamp as the record that is held, and other bytes (rule 3).
-    fn conflict(&mut self, now: Now, mut held: Held, record: SignedRecord) -> Result<Decision, RefusalReason> {
+    fn conflict(&mut self, now: Now, record: &SignedRecord) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
-        let other = Arc::clone(&held.packet);
-        let current = SignedRecord::verify(record.id(), &held.packet)?;
+        let (Some(held), Some(source)) = (self.table.get(&id), self.table.source(&id)) else {
+            debug_assert!(false, "a record contradicts one that is held");
+            return Err(RefusalReason::Full { retry_after: Duration::ZERO });
+        };
+        let current = SignedRecord::verify(record.id(), held.packet)?;
         let higher = record.compare(&current).is_gt();
+        let other: Arc<[u8]> = held.packet.into();
         let evidence = Evidence::of(record.clone(), current).and_then(|pair| self.evidence.merged(&id, pair));
         if evidence.is_none() && !higher {
-            return Ok(self.answer(Some(&held), |_| Outcome::Conflict { other }));
+            return Ok(answer(&held, |other| Outcome::Conflict { other }));
         }
-        self.pay_for_write(now, &mut held.writes)?;
+        self.may_be_written(now, &id)?;
         let mut turn = self.begin();
         if let Some(evidence) = evidence {
             self.keep_evidence(id, evidence, &mut turn);
         }
         if higher {
-            self.place(now, held.source, held.writes, &record, &mut turn);
+            self.place(now, source, record, &mut turn);
         } else {
-            held.turn = turn.number;
-            self.table.put(id, held, now.moment());
+            self.table.pay_for_write(&id, self.policy.writes_per_id, now.moment());
+            self.table.touch(&id, turn.number);
         }
         Ok(self.end(turn, Outcome::Conflict { other }))
     }
@@ -360,42 +388,29 @@ impl Registry {
         turn.writes.push(Write::PutEvidence { id, evidence, turn: since });
     }
 
-    fn pay_for_write(&self, now: Now, writes: &mut quota::Bucket) -> Result<(), RefusalReason> {
-        let rate = self.policy.writes_per_id;
-        if let Some(retry_after) = writes.wait(rate, now.moment()) {
-            return Err(RefusalReason::Writes { retry_after });
+    fn may_be_written(&self, now: Now, id: &Id) -> Result<(), RefusalReason> {
+        match self.table.wait_for_write(id, self.policy.writes_per_id, now.moment()) {
+            Some(retry_after) => Err(RefusalReason::Writes { retry_after }),
+            None => Ok(()),
         }
-        writes.take(rate, now.moment());
-        Ok(())
     }
 
-    /// Makes `record` the current one of its id; gives its lease.
-    fn place(
-        &mut self,
-        now: Now,
-        source: SourcePrefix,
-        writes: quota::Bucket,
-        record: &SignedRecord,
-        turn: &mut Turn,
-    ) -> Duration {
+    /// Makes `record` the current one of its id, at the cost of a write; gives its lease.
+    fn place(&mut self, now: Now, source: SourcePrefix, record: &SignedRecord, turn: &mut Turn) -> Duration {
         let id = *record.id().as_bytes();
-        let packet: Arc<[u8]> = record.packet().into();
-        turn.writes.push(Write::PutRecord { id, source, packet: Arc::clone(&packet) });
-        let mut held = Held::new(packet, HighWaterMark::of(record), record.record().expires, source);
-        held.writes = writes;
-        let lease = self.lease(now, &mut held, id, turn);
-        self.table.put(id, held, now.moment());
-        lease
+        let (length, lease) = self.grant(now, source, record.record().expires);
+        self.table.put(&id, record.packet(), &lease, turn.number, now.moment());
+        self.table.pay_for_write(&id, self.policy.writes_per_id, now.moment());
+        turn.writes.push(put(now, id, source, length, record.packet().into()));
+        length
     }
 
-    /// Gives `held` a new lease: until its own end of validity, or for as long as the policy says (rule 6).
-    fn lease(&self, now: Now, held: &mut Held, id: Id, turn: &mut Turn) -> Duration {
-        let lease = self.policy.lease.min(held.expires.saturating_since(now.wall));
-        held.seen = now.moment();
-        held.end = now.moment().after(lease);
-        held.turn = turn.number;
-        turn.writes.push(Write::PutLease { id, seen: now.wall, until: now.wall.saturating_add(lease) });
-        lease
+    /// A new lease from now on, with its length: until the record's own end of validity, or for as long as the policy
+    /// says (rule 6).
+    fn grant(&self, now: Now, source: SourcePrefix, expires: Timestamp) -> (Duration, Lease) {
+        let length = self.policy.lease.min(expires.saturating_since(now.wall));
+        let seen = now.moment();
+        (length, Lease { source, seen, end: seen.after(length) })
     }
 
     /// Gives up a record, if the table is full, for a newcomer from `source`.
@@ -403,21 +418,22 @@ impl Registry {
         if self.table.len() < self.policy.max_records {
             return Ok(());
         }
-        let displaced = self.table.displaced_by(source).and_then(|id| Some((id, self.table.take(&id)?)));
-        let Some((id, held)) = displaced else {
+        let displaced = self.table.displaced_by(source, now.moment());
+        let Some((id, held)) = displaced.and_then(|id| Some((id, self.table.get(&id)?))) else {
             let retry_after = self.table.next_end().map_or(Duration::ZERO, |end| end.since(now.moment()));
             return Err(RefusalReason::Full { retry_after });
         };
+        let mark = HighWaterMark::claimed_by(&UnverifiedRecord::parse(VatId::from_stored(id), held.packet)?);
+        self.table.take(&id);
         if self.table.marks.len() >= self.policy.max_marks
             && let Some(oldest) = self.table.marks.oldest()
         {
             self.table.marks.remove(&oldest);
             turn.writes.push(Write::RemoveMark { id: oldest });
         }
-        self.table.marks.insert(id, held.mark, turn.number);
+        self.table.marks.insert(id, mark);
         turn.writes.push(Write::RemoveRecord { id });
-        turn.writes.push(Write::RemoveLease { id });
-        turn.writes.push(Write::PutMark { id, mark: held.mark, turn: turn.number });
+        turn.writes.push(Write::PutMark { id, mark, turn: turn.number });
         Ok(())
     }
 
@@ -432,13 +448,31 @@ impl Registry {
     }
 }
 
-/// Whether the current record is the one that the writer expects (rule 5).
-fn is_expected(held: Option<&Held>, id: VatId, expected: &Expected) -> bool {
-    match (expected, held) {
-        (Expected::Anything, _) | (Expected::Absent, None) => true,
-        (Expected::Absent, Some(_)) | (Expected::Order(_), None) => false,
-        (Expected::Order(expected), Some(held)) => {
-            UnverifiedRecord::parse(id, &held.packet).is_ok_and(|current| current.order() == *expected)
-        }
-    }
+/// What a record is beside what is known of its id.
+enum Standing {
+    /// Not one to be registered.
+    Decided(Decision),
+    /// Higher than the current one, or than the mark, or as high as the mark; or the first of its id.
+    Higher { new: bool },
+    /// Of the same epoch and time as the current one.
+    Contradicts,
+}
+
+/// An outcome without a turn, which tells of nothing but the record that is held.
+fn answer(held: &Held<'_>, outcome: impl FnOnce(Arc<[u8]>) -> Outcome) -> Decision {
+    Decision { outcome: Withheld::until(held.turn, outcome(held.packet.into())), turn: None }
+}
+
+/// An outcome that tells of nothing that has to be durable.
+fn untold(outcome: Outcome) -> Decision {
+    Decision { outcome: Withheld::until(0, outcome), turn: None }
+}
+
+fn refused(now: Now, reason: RefusalReason) -> Decision {
+    untold(Outcome::Refused(Refusal { reason, server_time: now.wall }))
+}
+
+/// The row of a record whose lease begins now.
+fn put(now: Now, id: Id, source: SourcePrefix, lease: Duration, packet: Arc<[u8]>) -> Write {
+    Write::PutRecord { id, source, seen: now.wall, until: now.wall.saturating_add(lease), packet }
 }

@@ -119,11 +119,7 @@ pub(super) fn fits(
     tallies: &[(RowKeyBytes, Vec<u8>)],
     rows: &[(RowKeyBytes, Vec<u8>)],
 ) -> bool {
-    let tally = match tallies.iter().find(|(key, _)| key == tally_key) {
-        Some((key, sealed)) => open(keys, key, sealed),
-        None => Some(Tally::default()),
-    };
-    tally == Some(sum(keys, rows)) && are_all_of(keys, buckets, tally_key, tallies)
+    Sum(sum(keys, rows)).is_all_of(keys, buckets, tally_key, tallies)
 }
 
 /// Whether these are all rows of the bucket that this key belongs to.
@@ -145,6 +141,21 @@ impl Sum {
     pub(super) fn add(&mut self, digest: &[u8; 32]) {
         self.0.rows += 1;
         xor(&mut self.0.digest, digest);
+    }
+
+    /// Whether these are all rows of a space, and `tallies` all tallies of its bucket.
+    pub(super) fn is_all_of(
+        &self,
+        keys: &Keys,
+        buckets: &Buckets,
+        tally_key: &RowKeyBytes,
+        tallies: &[(RowKeyBytes, Vec<u8>)],
+    ) -> bool {
+        let tally = match tallies.iter().find(|(key, _)| key == tally_key) {
+            Some((key, sealed)) => open(keys, key, sealed),
+            None => Some(Tally::default()),
+        };
+        tally == Some(self.0) && are_all_of(keys, buckets, tally_key, tallies)
     }
 
     /// Whether these are the rows that a stored tally tells of.

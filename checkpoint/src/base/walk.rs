@@ -19,6 +19,41 @@ impl Snapshot {
         contain(&self.path, || self.walk_rows(keys, vat, visit))
     }
 
+    /// The same for the rows of one space: gives name and value of each to `visit`. What [`Self::scan`] would give is
+    /// never in memory at once.
+    pub(crate) fn walk_space(
+        &self,
+        keys: &Keys,
+        vat: &VatBase,
+        space: u64,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        contain(&self.path, || {
+            let damaged = || StoreError::damaged(&self.path, Damage::Row);
+            let first = keys.first_row_key(space);
+            let mut last = first;
+            last[32..].fill(0xff);
+            let (mut found, mut sealed) = (tally::Sum::default(), Vec::new());
+            for entry in self.table()?.range::<&RowKeyBytes>(&first..=&last)? {
+                let (key, value) = entry?;
+                let key = *key.value();
+                sealed.clear();
+                sealed.extend_from_slice(value.value());
+                found.add(&keys.row_digest(&key, &sealed));
+                let row = self.open(keys, &key, &mut sealed)?;
+                if row.space != space || keys.row_key(space, row.name.0) != key {
+                    return Err(damaged().into());
+                }
+                visit(row.name.0, row.value.0);
+            }
+            let tally_key = keys.tally_key(space);
+            let (first, last) = tally::bucket_range(&tally_key);
+            let tallies = self.range(&first, &last)?;
+            let whole = found.is_all_of(keys, &vat.buckets, &tally_key, &tallies);
+            if whole { Ok(()) } else { Err(damaged().into()) }
+        })
+    }
+
     fn walk_rows(&self, keys: &Keys, vat: &VatBase, visit: &mut Visit<'_>) -> Result<(), Failure> {
         let damaged = || StoreError::damaged(&self.path, Damage::Row);
         let mut found = HashMap::<u64, tally::Sum>::new();

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{Coded, ErrorCode, IdentityError, Order, RecordError, Timestamp};
+use schemas::{Coded, ErrorCode, IdentityError, Order, RecordError, Timestamp, UnverifiedRecord};
 
 use super::{Id, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix};
 
@@ -128,6 +128,57 @@ pub(crate) fn seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
+/// What [`Registry::examine`](super::Registry::examine) found.
+#[derive(Debug)]
+#[must_use = "somebody waits for the answer"]
+pub enum Examined {
+    /// The signature needs not be looked at.
+    Decided(Decision),
+    /// Everything but the signature is in order.
+    Unverified(Candidate),
+}
+
+/// A record that will be registered if its vat has signed it.
+#[derive(Debug)]
+#[must_use = "somebody waits for the answer"]
+pub struct Candidate {
+    record: UnverifiedRecord,
+    origin: Origin,
+}
+
+/// Where a record came from, and what it was to replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    pub(super) source: SourcePrefix,
+    pub(super) expected: Expected,
+}
+
+impl Candidate {
+    pub(super) fn new(record: UnverifiedRecord, source: SourcePrefix, expected: Expected) -> Self {
+        Self { record, origin: Origin { source, expected } }
+    }
+
+    /// The record, whose signature is to be verified, and what [`Registry::admit`](super::Registry::admit) has to know
+    /// besides.
+    #[must_use]
+    pub fn into_parts(self) -> (UnverifiedRecord, Origin) {
+        (self.record, self.origin)
+    }
+}
+
+/// What is held of an id, where it lies: for carriers that answer without keeping anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peek<'a> {
+    /// The current packet.
+    pub packet: &'a [u8],
+    /// The time since the vat was last seen.
+    pub age: Duration,
+    /// The lease has ended: see [`Answer::expired`].
+    pub expired: bool,
+    /// None of this may be told before this turn is durable.
+    pub turn: u64,
+}
+
 /// The answer to a lookup.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
@@ -192,31 +243,21 @@ pub struct Turn {
 /// One row that changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// The current record of an id.
+    /// The current record of an id, and its lease.
     PutRecord {
         /// Whose.
         id: Id,
         /// Who paid for its place.
         source: SourcePrefix,
-        /// The packet, verbatim.
-        packet: Arc<[u8]>,
-    },
-    /// When the record was last seen, and how long it is answered.
-    PutLease {
-        /// Whose.
-        id: Id,
-        /// The wall clock at that moment.
+        /// The wall clock when it was last seen.
         seen: Timestamp,
         /// The end of its lease by the same clock.
         until: Timestamp,
+        /// The packet, verbatim.
+        packet: Arc<[u8]>,
     },
-    /// The record was given up.
+    /// The record was given up, and its lease with it.
     RemoveRecord {
-        /// Whose.
-        id: Id,
-    },
-    /// With the record its lease.
-    RemoveLease {
         /// Whose.
         id: Id,
     },

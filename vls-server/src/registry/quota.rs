@@ -74,6 +74,11 @@ impl Bucket {
         (!wait.is_zero()).then_some(wait)
     }
 
+    /// Whether no token is missing.
+    pub(super) fn is_full(self, now: Moment) -> bool {
+        self.full_at <= now
+    }
+
     /// Takes a token, whether there is one or not.
     pub(super) fn take(&mut self, rate: Rate, now: Moment) {
         self.full_at = self.full_at.max(now).after(rate.interval);

@@ -3,133 +3,246 @@
 //! Room is made in this order: the expired record whose lease ended first; else the live record that ends
 //! first in the source prefix that has most, so that whoever floods the table pushes out themselves. What
 //! is given up leaves its high-water mark.
+//!
+//! A million records shall fit a small machine, so a record takes hardly more memory than its packet has:
+//!
+//! | part | bytes for each record |
+//! |---|---|
+//! | [`cells`]: the packet, the lease, the place in the order | the packet and 10 |
+//! | [`order`]: which lease ends first, everywhere and per source; which source it is | 4.5 |
+//! | [`index`]: where the cell of an id is | 4.7 |
+//! | [`recent`]: turns and quotas, of what was written lately | none |
+//!
+//! What is seldom asked, as its epoch, is read from the packet when it is. No operation walks over more than one
+//! shard of the index, a path in a heap, and [`limits::LAPSES_PER_OPERATION`] leases that have ended.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
+mod cells;
+pub(super) mod hash;
+pub(super) mod index;
+mod order;
+mod recent;
+mod text;
+
+use std::time::Duration;
+
+use self::{
+    cells::{Cells, Contents, Number},
+    hash::HashKey,
+    index::Index,
+    order::Order,
+    recent::{Debts, Turns},
+    text::IdText,
 };
-
-use schemas::Timestamp;
-
 use super::{
     Id,
-    expiry::LeaseEnds,
-    marks::{HighWaterMark, Marks},
-    quota::{Bucket, SourcePrefix},
+    marks::Marks,
+    quota::{Rate, SourcePrefix},
     time::Moment,
 };
+use crate::limits;
 
-/// One record.
-#[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) packet: Arc<[u8]>,
-    pub(super) mark: HighWaterMark,
-    /// The record's own end of validity.
-    pub(super) expires: Timestamp,
-    /// Who paid for the place in the table. A packet that somebody else forwards does not change it.
-    pub(super) source: SourcePrefix,
+/// One record, where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held<'a> {
+    pub(super) packet: &'a [u8],
     /// When it was last registered or renewed.
     pub(super) seen: Moment,
     /// When its lease ends. At that moment it has ended.
     pub(super) end: Moment,
-    /// The turn that wrote it or its lease last: nothing may be said of it before that turn is durable.
+    /// Nothing may be said of it before this turn is durable.
     pub(super) turn: u64,
-    /// The id's own quota of writes.
-    pub(super) writes: Bucket,
-    /// In which index it stands. What a lookup says depends on `end` alone.
-    lapsed: bool,
 }
 
-impl Held {
-    pub(super) fn new(packet: Arc<[u8]>, mark: HighWaterMark, expires: Timestamp, source: SourcePrefix) -> Self {
-        Self {
-            packet,
-            mark,
-            expires,
-            source,
-            seen: Moment::BEGINNING,
-            end: Moment::BEGINNING,
-            turn: 0,
-            writes: Bucket::FULL,
-            lapsed: false,
-        }
+/// A lease: for whom the record is answered, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lease {
+    /// Who paid for the place in the table. A packet that somebody else forwards does not change it.
+    pub(super) source: SourcePrefix,
+    /// When the record was last registered or renewed.
+    pub(super) seen: Moment,
+    /// When its lease ends.
+    pub(super) end: Moment,
+}
+
+impl Lease {
+    /// Its end and its length in ticks.
+    fn ticks(&self) -> (u64, u64) {
+        let end = self.end.ticks();
+        (end, end.saturating_sub(self.seen.ticks()))
     }
 }
 
 /// All records and marks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
-    records: HashMap<Id, Held>,
-    live: LeaseEnds,
-    lapsed: BTreeSet<(Moment, Id)>,
+    key: HashKey,
+    index: Index,
+    cells: Cells,
+    order: Order,
+    turns: Turns,
+    debts: Debts,
     pub(super) marks: Marks,
 }
 
 impl Table {
-    pub(super) fn get(&self, id: &Id) -> Option<&Held> {
-        self.records.get(id)
+    /// An empty table, for at most about so many records. Most leases are of the length `usual_lease`. Nobody else
+    /// knows `seed`.
+    pub(super) fn new(seed: u64, records: usize, marks: usize, usual_lease: Duration) -> Self {
+        let key = HashKey::new(seed);
+        let usual = Moment::from_ticks(0).after(usual_lease).ticks();
+        Self {
+            key,
+            index: Index::new(records),
+            cells: Cells::new(usual),
+            order: Order::default(),
+            turns: Turns::default(),
+            debts: Debts::default(),
+            marks: Marks::new(key, marks),
+        }
+    }
+
+    /// What is held of this id.
+    pub(super) fn get(&self, id: &Id) -> Option<Held<'_>> {
+        let hash = self.key.hash(id);
+        let number = self.find(hash, id)?;
+        let (end, lease) = (self.cells.end(number), self.cells.lease(number));
+        Some(Held {
+            packet: self.cells.packet(number),
+            seen: Moment::from_ticks(end.saturating_sub(lease)),
+            end: Moment::from_ticks(end),
+            turn: self.turns.of(hash),
+        })
+    }
+
+    /// For whom the record of this id is held.
+    pub(super) fn source(&self, id: &Id) -> Option<SourcePrefix> {
+        let number = self.find(self.key.hash(id), id)?;
+        Some(self.order.source(&self.cells, number))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.index.len()
     }
 
-    /// The highest order ever accepted for this id, as far as it is remembered.
-    pub(super) fn mark(&self, id: &Id) -> Option<HighWaterMark> {
-        self.get(id).map(|held| held.mark).or_else(|| self.marks.get(id))
-    }
-
-    /// Puts a record in place of any before it.
-    pub(super) fn put(&mut self, id: Id, mut held: Held, now: Moment) {
-        self.take(&id);
-        held.lapsed = held.end <= now;
-        if held.lapsed {
-            self.lapsed.insert((held.end, id));
-        } else {
-            self.live.insert(held.source, held.end, id);
+    /// Puts a record in place of any before it, written by this turn.
+    pub(super) fn put(&mut self, id: &Id, packet: &[u8], lease: &Lease, turn: u64, now: Moment) {
+        let hash = self.key.hash(id);
+        if let Some(number) = self.find(hash, id) {
+            self.remove(hash, number);
         }
-        self.records.insert(id, held);
+        let number = self.add(id, packet, lease, now);
+        let Self { index, cells, key, .. } = self;
+        index.insert(hash, number, |number| key.hash(&cells.id(number)));
+        self.turns.set(hash, turn);
+    }
+
+    /// Puts a record that was stored before this process began, and of which there is none yet. It is found once
+    /// [`Self::restored`] has seen all of them.
+    pub(super) fn restore(&mut self, id: &Id, packet: &[u8], lease: &Lease, now: Moment) {
+        self.add(id, packet, lease, now);
+    }
+
+    /// Ends restoring: from now on the table finds what it holds.
+    pub(super) fn restored(&mut self) {
+        let Self { index, cells, key, .. } = self;
+        index.fill(|| cells.numbers().map(|number| (key.hash(&cells.id(number)), number)));
+    }
+
+    /// Gives the record of this id a new lease, which this turn writes.
+    pub(super) fn renew(&mut self, id: &Id, lease: &Lease, turn: u64, now: Moment) {
+        let hash = self.key.hash(id);
+        let Some(number) = self.find(hash, id) else { return };
+        let (end, length) = lease.ticks();
+        self.order.remove(&mut self.cells, number);
+        if self.cells.renew(number, end, length) {
+            self.order.insert(&mut self.cells, number, lease.source, lease.end <= now);
+            self.turns.set(hash, turn);
+        } else {
+            // Seldom: the record has less of its validity left than the usual lease, for the first time.
+            let packet = self.cells.packet(number).to_vec();
+            self.order.insert(&mut self.cells, number, lease.source, false);
+            self.put(id, &packet, lease, turn, now);
+        }
+    }
+
+    /// Notes that what is said of this id from now on tells of this turn.
+    pub(super) fn touch(&mut self, id: &Id, turn: u64) {
+        self.turns.set(self.key.hash(id), turn);
+    }
+
+    /// How long until this id may be written again; nothing if it may be now.
+    pub(super) fn wait_for_write(&self, id: &Id, rate: Rate, now: Moment) -> Option<Duration> {
+        self.debts.of(self.key.hash(id)).wait(rate, now)
+    }
+
+    /// Takes one of the writes that this id may have.
+    pub(super) fn pay_for_write(&mut self, id: &Id, rate: Rate, now: Moment) {
+        self.debts.take(self.key.hash(id), rate, now);
     }
 
     /// Takes a record out. Its mark is not kept.
-    pub(super) fn take(&mut self, id: &Id) -> Option<Held> {
-        let held = self.records.remove(id)?;
-        if held.lapsed {
-            self.lapsed.remove(&(held.end, *id));
-        } else {
-            self.live.remove(held.source, held.end, *id);
+    pub(super) fn take(&mut self, id: &Id) {
+        let hash = self.key.hash(id);
+        if let Some(number) = self.find(hash, id) {
+            self.remove(hash, number);
+            self.debts.forget(hash);
         }
-        Some(held)
     }
 
-    /// Moves every record whose lease has ended to those that make room first.
+    /// Moves records whose lease has ended to those that make room first. After a long silence there may be
+    /// many: each call does a part.
     pub(super) fn lapse(&mut self, now: Moment) {
-        while let Some((end, id)) = self.live.next()
-            && end <= now
-        {
-            let Some(held) = self.records.get_mut(&id) else {
-                debug_assert!(false, "every lease belongs to a record");
+        for _ in 0..limits::LAPSES_PER_OPERATION {
+            let Some((_, number)) = self.order.first(false).filter(|(end, _)| Moment::from_ticks(*end) <= now) else {
                 return;
             };
-            held.lapsed = true;
-            self.live.remove(held.source, end, id);
-            self.lapsed.insert((end, id));
+            let source = self.order.remove(&mut self.cells, number);
+            self.order.insert(&mut self.cells, number, source, true);
         }
     }
 
     /// Whom a newcomer from `source` displaces. `None` if all others have as good a right as the newcomer.
-    pub(super) fn displaced_by(&self, source: SourcePrefix) -> Option<Id> {
-        if let Some((_, id)) = self.lapsed.first() {
-            return Some(*id);
+    pub(super) fn displaced_by(&self, source: SourcePrefix, now: Moment) -> Option<Id> {
+        // Among the live there may be some that have ended and were not moved yet.
+        let ended = self.order.first(false).filter(|(end, _)| Moment::from_ticks(*end) <= now);
+        let lapsed = [self.order.first(true), ended].into_iter().flatten().min();
+        if let Some((_, number)) = lapsed {
+            return Some(self.cells.id(number));
         }
-        let (crowded, most) = self.live.most_crowded()?;
+        let (crowded, most) = self.order.most_crowded()?;
         // Only a source that would still have no fewer than the newcomer's own gives something up for it.
-        let own = self.live.count(source);
-        self.live.next_of(if most > own + 1 { crowded } else { source })
+        let own = self.order.count(source);
+        let displaced = self.order.first_of(if most > own + 1 { crowded } else { source })?;
+        Some(self.cells.id(displaced))
     }
 
     /// When the next live record will have become one that makes room.
     pub(super) fn next_end(&self) -> Option<Moment> {
-        self.live.next().map(|(end, _)| end)
+        self.order.first(false).map(|(end, _)| Moment::from_ticks(end))
+    }
+
+    fn find(&self, hash: u64, id: &Id) -> Option<Number> {
+        let text = IdText::of(id);
+        self.index.find(hash, |number| self.cells.is_of(number, id, &text))
+    }
+
+    fn add(&mut self, id: &Id, packet: &[u8], lease: &Lease, now: Moment) -> Number {
+        let (end, length) = lease.ticks();
+        let number = self.cells.add(&Contents { id, packet, end, lease: length });
+        self.order.insert(&mut self.cells, number, lease.source, lease.end <= now);
+        number
+    }
+
+    fn remove(&mut self, hash: u64, number: Number) {
+        let Self { index, cells, key, order, .. } = self;
+        order.remove(cells, number);
+        index.remove(hash, number, |number| key.hash(&cells.id(number)));
+        if let Some(moved) = cells.remove(number) {
+            order.renumber(cells, number);
+            index.renumber(key.hash(&cells.id(number)), moved, number);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

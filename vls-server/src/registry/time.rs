@@ -22,6 +22,12 @@ impl Now {
     }
 }
 
+/// The tick of the clock's zero.
+const ZERO_IN_TICKS: i64 = 1 << 45;
+
+/// The last tick.
+const MAX_TICKS: u64 = (1 << 48) - 1;
+
 /// A point on the monotonic clock, in microseconds. Negative values lie before the clock's zero: records
 /// that were restored after a restart have been seen there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +36,17 @@ pub(super) struct Moment(i64);
 impl Moment {
     /// Before every other.
     pub(super) const BEGINNING: Self = Self(i64::MIN);
+
+    /// As records keep it, in 48 bits: microseconds from a year before the clock's zero on, for seven years and nine
+    /// months after it. What lies before or after that is taken for the first or the last.
+    pub(super) fn ticks(self) -> u64 {
+        u64::try_from(self.0.saturating_add(ZERO_IN_TICKS)).unwrap_or(0).min(MAX_TICKS)
+    }
+
+    /// The inverse of [`Self::ticks`].
+    pub(super) fn from_ticks(ticks: u64) -> Self {
+        Self(ticks.min(MAX_TICKS).cast_signed() - ZERO_IN_TICKS)
+    }
 
     pub(super) fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(micros(duration)))
@@ -47,4 +64,20 @@ impl Moment {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_keep_every_microsecond_and_beyond_their_range_the_order() {
+        let (first, last) = (-1 << 45, (1 << 48) - (1 << 45) - 1);
+        for micros in [first, -4_000_001, -1, 0, 1, 3_600_000_000, last] {
+            assert_eq!(Moment::from_ticks(Moment(micros).ticks()), Moment(micros));
+        }
+        for (beyond, micros) in [(i64::MIN, first), (first - 1, first), (last + 1, last), (i64::MAX, last)] {
+            assert_eq!(Moment::from_ticks(Moment(beyond).ticks()), Moment(micros));
+        }
+    }
 }

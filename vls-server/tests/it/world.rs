@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use crate::local::START;
 use schemas::{Address, IdentityKey, LocationRecord, SignedRecord, State, Timestamp, VatId};
 use vls_server::registry::{
-    Answer, Decision, Evidence, Expected, HighWaterMark, Id, Now, Outcome, Policy, Registry, Restored, RestoredRecord,
+    Answer, Decision, Evidence, Expected, HighWaterMark, Id, Now, Outcome, Policy, Registry, RestoredRecord,
     SourcePrefix, Write,
 };
 
@@ -51,8 +51,7 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
     pub(crate) turn: u64,
-    records: BTreeMap<Id, (SourcePrefix, Arc<[u8]>)>,
-    leases: BTreeMap<Id, (Timestamp, Timestamp)>,
+    records: BTreeMap<Id, (SourcePrefix, Timestamp, Timestamp, Arc<[u8]>)>,
     marks: BTreeMap<Id, (HighWaterMark, u64)>,
     evidence: BTreeMap<Id, (Evidence, u64)>,
 }
@@ -65,21 +64,13 @@ impl Disk {
         let mut touched = std::collections::BTreeSet::new();
         for write in turn.writes.clone() {
             let row = match write {
-                Write::PutRecord { id, source, packet } => {
-                    self.records.insert(id, (source, packet));
+                Write::PutRecord { id, source, seen, until, packet } => {
+                    self.records.insert(id, (source, seen, until, packet));
                     ("record", id)
-                }
-                Write::PutLease { id, seen, until } => {
-                    self.leases.insert(id, (seen, until));
-                    ("lease", id)
                 }
                 Write::RemoveRecord { id } => {
                     assert!(self.records.remove(&id).is_some());
                     ("record", id)
-                }
-                Write::RemoveLease { id } => {
-                    assert!(self.leases.remove(&id).is_some());
-                    ("lease", id)
                 }
                 Write::PutMark { id, mark, turn } => {
                     self.marks.insert(id, (mark, turn));
@@ -100,26 +91,22 @@ impl Disk {
             };
             assert!(touched.insert(row), "no two writes of a turn touch the same row");
         }
-        assert!(self.records.keys().eq(self.leases.keys()), "every record has a lease");
     }
 
-    pub(crate) fn restored(&self) -> Restored {
-        let records = self.records.iter().map(|(id, (source, packet))| {
-            let (seen, until) = self.leases[id];
-            RestoredRecord {
-                id: VatId::from_bytes(*id).unwrap(),
-                source: *source,
-                packet: Arc::clone(packet),
-                seen,
-                until,
-            }
-        });
-        Restored {
-            turn: self.turn,
-            records: records.collect(),
-            marks: self.marks.iter().map(|(id, (mark, turn))| (*id, *mark, *turn)).collect(),
-            evidence: self.evidence.values().cloned().collect(),
+    /// The registry of a process that starts with these rows.
+    pub(crate) fn restored(&self, policy: Policy, now: Now) -> Registry {
+        let mut restoring = Registry::restoring(policy, 2, now);
+        for (id, (source, seen, until, packet)) in &self.records {
+            let (id, source, seen, until) = (*id, *source, *seen, *until);
+            restoring.record(&RestoredRecord { id, source, seen, until, packet }).unwrap();
         }
+        for (id, (mark, turn)) in &self.marks {
+            restoring.mark(*id, *mark, *turn);
+        }
+        for (evidence, turn) in self.evidence.values() {
+            restoring.evidence(evidence.clone(), *turn);
+        }
+        restoring.finish(self.turn)
     }
 
     pub(crate) fn rows(&self) -> (usize, usize, usize) {
@@ -166,7 +153,7 @@ impl World {
     /// Ends the process and starts another: nothing is left but the disk, and the monotonic clock begins anew.
     pub(crate) fn restart(&mut self) {
         self.now.monotonic = Duration::from_millis(3);
-        self.registry = Registry::restore(self.policy.clone(), 2, self.now, self.disk.restored()).unwrap();
+        self.registry = self.disk.restored(self.policy.clone(), self.now);
     }
 
     pub(crate) fn restart_with(&mut self, policy: Policy) {
