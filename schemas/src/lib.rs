@@ -33,7 +33,7 @@ pub use identity::{IdentityError, IdentityKey, VatId};
 pub use limits::{MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE};
 pub use network::Network;
 pub use recipient::{Recipient, RecipientError};
-pub use record::{LocationRecord, Order, RecordError, SignedRecord, State, Timestamp, UnverifiedRecord};
+pub use record::{LocationRecord, Order, RecordError, SignedRecord, State, Timestamp, UnverifiedRecord, verify_all};
 pub use search_path::{SearchPathEntry, SearchPathError};
 pub use sturdyref::{Hints, Secret, SecretHash, SturdyRef, SturdyRefError, VatAddress};
 pub use url::UrlError;

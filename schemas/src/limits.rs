@@ -54,3 +54,6 @@ pub const MAX_REFERENCE_TEXT: usize = 2048;
 
 /// Hints of all kinds in one reference, those with unknown keys included.
 pub const MAX_HINTS: usize = 16;
+
+/// From so many signatures on, verifying them together is less work than one by one.
+pub(crate) const MIN_BATCH: usize = 48;

@@ -35,11 +35,13 @@ use crate::{
     limits::{MAX_ACCEPTED_VALUE, MAX_CLOCK_AHEAD, MAX_COUNTER, MAX_PUBLISHED_VALUE, PACKET_HEADER},
 };
 
+mod batch;
 mod error;
 mod fields;
 mod message;
 mod timestamp;
 
+pub use batch::verify_all;
 pub use error::RecordError;
 pub use timestamp::Timestamp;
 
@@ -290,6 +292,11 @@ impl SignedRecord {
         let packet = [&signature[..], &timestamp.as_micros().to_be_bytes(), &value].concat();
         // Through the reader's own checks: what we sign, everybody accepts.
         Ok(Self(Arc::new(Contents::parse(id, &packet)?)))
+    }
+
+    /// A record whose signature [`verify_all`] has found to be good.
+    fn from_batch(record: UnverifiedRecord) -> Self {
+        Self(Arc::new(record.0))
     }
 
     /// Parses and verifies a packet, without looking at any clock.

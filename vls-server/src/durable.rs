@@ -5,9 +5,13 @@
 //! while the last `fdatasync` ran durable with the next one. Meanwhile the registry goes on deciding; only the
 //! answers wait, each for the newest turn that it tells of.
 //!
+//! Signatures are verified in batches, which costs less than half of one after the other: whatever has gathered while
+//! the last batch was verified is the next one ([`checks`]). One that comes alone is verified at once.
+//!
 //! The first error of the disk ends it: from then on nothing is answered, not even what was durable, and the
 //! server stops.
 
+mod checks;
 mod rows;
 
 use std::{
@@ -28,9 +32,10 @@ use transport::OutputGate;
 use crate::{
     clock::Clock,
     limits,
-    registry::{Answer, Expected, Id, Now, Outcome, Policy, Registry, Turn, Withheld},
+    registry::{Answer, Decision, Examined, Expected, Id, Now, Outcome, Peek, Policy, Registry, Turn, Withheld, Write},
     watches::Watches,
 };
+use checks::Checks;
 pub use rows::RowError;
 
 /// Why the records could not be opened, or are not served any more.
@@ -123,14 +128,21 @@ pub enum Seen<'a> {
 /// A registry whose answers are durable. Belongs to one thread and one `LocalSet`.
 #[derive(Debug)]
 pub struct DurableRegistry {
+    core: Rc<Core>,
+    checks: Checks,
+    /// Carries what the committer's thread reports to the gate.
+    reports: AbortHandle,
+}
+
+/// The registry and its disk.
+#[derive(Debug)]
+struct Core {
     registry: RefCell<Registry>,
     clock: Rc<dyn Clock>,
     /// `None` once it was closed.
     store: RefCell<Option<Store>>,
     gate: OutputGate,
     watches: Rc<Watches>,
-    /// Carries what the committer's thread reports to the gate.
-    reports: AbortHandle,
     /// Why a turn was not taken by the store.
     failure: RefCell<Option<StoreError>>,
 }
@@ -162,10 +174,10 @@ impl DurableRegistry {
 
         let gate = OutputGate::new(registry.turn());
         let reports = tokio::task::spawn_local(carry(reported, gate.clone())).abort_handle();
-        let registry = RefCell::new(registry);
-        let failure = RefCell::new(None);
         let watches = Rc::new(Watches::new(limits::WATCHES));
-        Ok(Self { registry, clock, store: RefCell::new(Some(store)), gate, watches, reports, failure })
+        let (registry, store) = (RefCell::new(registry), RefCell::new(Some(store)));
+        let core = Rc::new(Core { registry, clock, store, gate, watches, failure: RefCell::new(None) });
+        Ok(Self { checks: Checks::new(Rc::clone(&core)), core, reports })
     }
 
     /// Registers a packet ([`Registry::register`]) and waits until what the outcome tells is durable.
@@ -182,19 +194,15 @@ impl DurableRegistry {
         expected: &Expected,
     ) -> Result<Outcome, Stopping> {
         self.wait_for_room().await?;
-        let withheld = {
-            let mut registry = self.registry.borrow_mut();
-            let decision = registry.register(self.clock.now(), source, id, packet, expected);
-            if let Some(turn) = decision.turn {
-                self.submit(turn)?;
-                // Whoever waits for it sees it when it is durable.
-                if let Ok(id) = id.try_into() {
-                    self.watches.changed(id);
-                }
-            }
-            decision.outcome
+        let examined = {
+            let mut registry = self.core.registry.borrow_mut();
+            registry.examine(self.core.clock.now(), source, id, packet, expected)
         };
-        self.reveal(withheld).await
+        let withheld = match examined {
+            Examined::Decided(decision) => self.core.take(decision)?,
+            Examined::Unverified(candidate) => self.checks.check(candidate).await?,
+        };
+        self.core.reveal(withheld).await
     }
 
     /// What is known of an id, once that is durable.
@@ -202,31 +210,31 @@ impl DurableRegistry {
     /// # Errors
     /// [`Stopping`].
     pub async fn lookup(&self, id: &Id) -> Result<Answer, Stopping> {
-        let withheld = self.registry.borrow().lookup(self.clock.now(), id);
-        self.reveal(withheld).await
+        let withheld = self.core.registry.borrow().lookup(self.core.clock.now(), id);
+        self.core.reveal(withheld).await
     }
 
-    /// Looks at what is known of an id, at once: for who cannot wait.
+    /// Looks at what is known of an id, at once and without taking memory: for who cannot wait.
     pub fn see<R>(&self, id: &Id, now: Now, look: impl FnOnce(Seen<'_>) -> R) -> R {
-        if self.gate.is_poisoned() {
+        if self.core.gate.is_poisoned() {
             return look(Seen::Early);
         }
-        match self.registry.borrow().lookup(now, id).reveal(self.gate.durable()) {
-            Err(_) => look(Seen::Early),
-            Ok(Answer { packet: None, .. }) => look(Seen::Nothing),
-            Ok(Answer { packet: Some(packet), age, expired }) => look(Seen::Record { packet: &packet, age, expired }),
+        match self.core.registry.borrow().peek(now, id) {
+            None => look(Seen::Nothing),
+            Some(Peek { turn, .. }) if turn > self.core.gate.durable() => look(Seen::Early),
+            Some(Peek { packet, age, expired, .. }) => look(Seen::Record { packet, age, expired }),
         }
     }
 
     /// Who waits for what is registered here.
     pub(crate) fn watches(&self) -> &Rc<Watches> {
-        &self.watches
+        &self.core.watches
     }
 
     /// The clock that all of this goes by.
     #[must_use]
     pub fn clock(&self) -> &dyn Clock {
-        self.clock.as_ref()
+        self.core.clock.as_ref()
     }
 
     /// Waits until everything that was decided so far is durable.
@@ -234,17 +242,17 @@ impl DurableRegistry {
     /// # Errors
     /// [`Stopping`].
     pub async fn settled(&self) -> Result<(), Stopping> {
-        let turn = self.registry.borrow().turn();
-        self.gate.wait(turn).await.map_err(|_| Stopping)
+        let turn = self.core.registry.borrow().turn();
+        self.core.gate.wait(turn).await.map_err(|_| Stopping)
     }
 
     /// Waits until the disk fails; tells how.
     pub async fn failed(&self) -> RecordsError {
         // No turn has this number, so the wait ends only when the gate is poisoned.
-        let never = self.gate.wait(u64::MAX).await;
+        let never = self.core.gate.wait(u64::MAX).await;
         debug_assert!(never.is_err());
-        let poisoned = self.store.borrow().as_ref().and_then(Store::poisoned);
-        let cause = poisoned.map(|cause| StoreError::clone(&cause)).or_else(|| self.failure.borrow().clone());
+        let poisoned = self.core.store.borrow().as_ref().and_then(Store::poisoned);
+        let cause = poisoned.map(|cause| StoreError::clone(&cause)).or_else(|| self.core.failure.borrow().clone());
         match cause {
             Some(cause) => cause.into(),
             // The store was closed by its owner: there is nothing to wait for.
@@ -258,31 +266,52 @@ impl DurableRegistry {
     /// # Errors
     /// [`RecordsError::Store`].
     pub fn close(&self) -> Result<(), RecordsError> {
-        let store = self.store.borrow_mut().take();
+        let store = self.core.store.borrow_mut().take();
         let closed = store.map_or(Ok(()), Store::close);
-        self.gate.poison();
+        self.core.gate.poison();
         Ok(closed?)
     }
 
-    /// Waits while too many turns wait for the disk.
+    /// Waits while too many turns wait for the disk, or too many registrations for their signatures.
     async fn wait_for_room(&self) -> Result<(), Stopping> {
         loop {
-            let newest = self.registry.borrow().turn();
+            let newest = self.core.registry.borrow().turn();
             let needed = newest.saturating_sub(limits::TURNS_IN_FLIGHT - 1);
-            if needed <= self.gate.durable() && !self.gate.is_poisoned() {
+            if needed > self.core.gate.durable() || self.core.gate.is_poisoned() {
+                self.core.gate.wait(needed).await.map_err(|_| Stopping)?;
+            } else if self.checks.are_too_many() {
+                self.checks.fewer().await;
+            } else {
                 return Ok(());
             }
-            self.gate.wait(needed).await.map_err(|_| Stopping)?;
         }
+    }
+}
+
+impl Core {
+    /// Hands the writes of a decision over. What it says is told later.
+    fn take(&self, decision: Decision) -> Result<Withheld<Outcome>, Stopping> {
+        if let Some(turn) = decision.turn {
+            self.submit(turn)?;
+        }
+        Ok(decision.outcome)
     }
 
     fn submit(&self, turn: Turn) -> Result<(), Stopping> {
         let delta = TurnDelta { turn: turn.number, changes: turn.writes.iter().map(rows::change).collect() };
         let submitted = self.store.borrow().as_ref().map(|store| store.submit(delta));
         if let Some(Ok(())) = submitted {
+            // Whoever waits for one of them sees it when it is durable.
+            for write in &turn.writes {
+                if let Write::PutRecord { id, .. } = write {
+                    self.watches.changed(id);
+                }
+            }
             return Ok(());
         }
-        *self.failure.borrow_mut() = submitted.and_then(Result::err);
+        if let Some(Err(error)) = submitted {
+            self.failure.borrow_mut().get_or_insert(error);
+        }
         // The registry knows something that the disk does not: nothing that it says may leave any more.
         self.gate.poison();
         Err(Stopping)

@@ -42,9 +42,9 @@ pub(crate) const CHANGES_PER_UPGRADE: usize = 512;
 /// are all there in the end; not all at once, because after a silent night that could be the whole table.
 pub(crate) const LAPSES_PER_OPERATION: usize = 32;
 
-/// Turns of which it is known exactly which record they wrote: twice as many as may wait for the disk.
+/// Turns of which it is known exactly which record they wrote: as many as can wait for the disk.
 #[allow(clippy::cast_possible_truncation)]
-pub(crate) const RECENT_TURNS: usize = 2 * TURNS_IN_FLIGHT as usize;
+pub(crate) const RECENT_TURNS: usize = TURNS_IN_FLIGHT as usize + 2 * UNVERIFIED;
 
 /// Pairs of conflicting packets that are kept as evidence. Evidence is rare and read by people.
 pub const MAX_EVIDENCE: usize = 4_096;
@@ -66,9 +66,20 @@ pub(crate) const SOURCE_SETS: usize = 4_096;
 /// Slots per set of the source table.
 pub(crate) const SOURCE_WAYS: usize = 4;
 
-/// Turns that may wait for the disk. More would not make a group commit cheaper; at about 1,300 bytes each
-/// they stay below the queue of the store, so that handing one over never waits.
+/// Turns that may wait for the disk when another registration begins. More would not make a group commit cheaper; with
+/// those whose signatures are being verified they stay far below the queue of the store, so that handing one over never
+/// waits.
 pub(crate) const TURNS_IN_FLIGHT: u64 = 1_024;
+
+/// Registrations that may gather while the signatures of as many others are verified. A batch of so many takes some
+/// twelve milliseconds, and a larger one would hardly be cheaper.
+pub(crate) const UNVERIFIED: usize = 512;
+
+/// Signatures that are verified without leaving the thread that serves: a fifth of a millisecond.
+pub(crate) const CHECKS_IN_PLACE: usize = 4;
+
+/// Registrations of a batch that are decided before others get their turn: about half a millisecond.
+pub(crate) const ADMITTED_AT_ONCE: usize = 64;
 
 // ---- the carriers
 

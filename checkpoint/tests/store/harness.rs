@@ -124,6 +124,10 @@ pub(crate) fn contents(store: &Store) -> Result<Rows, StoreError> {
     for space in 0..SPACES {
         let found = store.scan(space)?;
         assert!(found.is_sorted_by(|(one, _), (two, _)| one < two), "in order of name");
+        let mut visited = Vec::new();
+        store.for_each_row(space, |name, value| visited.push((name.to_vec(), value.to_vec())))?;
+        visited.sort();
+        assert_eq!(visited, found, "one by one as all at once");
         rows.extend(found.into_iter().map(|(name, value)| ((space, name), value)));
     }
     Ok(rows)

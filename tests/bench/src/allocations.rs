@@ -18,6 +18,7 @@ static ALLOCATOR: Watched = Watched;
 /// Off, this costs one load of a flag that nobody changes. On, it would disturb what is measured in time.
 static COUNTED: AtomicU8 = AtomicU8::new(NOBODY);
 static BYTES: AtomicI64 = AtomicI64::new(0);
+static MOST: AtomicI64 = AtomicI64::new(0);
 static ALLOCATIONS: AtomicI64 = AtomicI64::new(0);
 
 /// Whose memory is counted.
@@ -43,7 +44,11 @@ fn is_counted() -> bool {
 fn changed(old: usize, new: usize) {
     if is_counted() {
         // No allocation has 2⁶³ bytes.
-        BYTES.fetch_add(new.cast_signed() as i64 - old.cast_signed() as i64, Relaxed);
+        let more = new.cast_signed() as i64 - old.cast_signed() as i64;
+        let held = BYTES.fetch_add(more, Relaxed) + more;
+        if more > 0 {
+            MOST.fetch_max(held, Relaxed);
+        }
         if new > 0 {
             ALLOCATIONS.fetch_add(1, Relaxed);
         }
@@ -91,6 +96,7 @@ impl Counting {
 
     fn of(whom: u8) -> Self {
         BYTES.store(0, Relaxed);
+        MOST.store(0, Relaxed);
         ALLOCATIONS.store(0, Relaxed);
         COUNTED.store(whom, Relaxed);
         Self(())
@@ -99,6 +105,11 @@ impl Counting {
     /// How many bytes those who are counted hold now beyond those at the start.
     pub(crate) fn held(&self) -> i64 {
         BYTES.load(Relaxed)
+    }
+
+    /// The most that they have held at any moment since.
+    pub(crate) fn most(&self) -> i64 {
+        MOST.load(Relaxed)
     }
 
     /// How many times memory was asked for since then, or a piece of it made larger or smaller.

@@ -26,6 +26,8 @@ pub(crate) enum Unit {
     CallsPerSecond,
     /// Turns that became durable in a second; more is better.
     TurnsPerSecond,
+    /// Records that were registered in a second of one processor; more is better.
+    RecordsPerSecond,
     /// Times that a file or a folder was synced; less is better.
     Syncs,
     /// Memory; less is better.
@@ -42,6 +44,7 @@ impl fmt::Display for Figure {
             Unit::Microseconds => ("microseconds", 2),
             Unit::CallsPerSecond => ("calls/s", 0),
             Unit::TurnsPerSecond => ("turns/s", 0),
+            Unit::RecordsPerSecond => ("records/s", 0),
             Unit::Syncs => ("syncs", 3),
             Unit::Bytes => ("bytes", 0),
             Unit::Descriptors => ("descriptors", 3),

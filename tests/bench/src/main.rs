@@ -33,6 +33,7 @@ mod placement;
 mod program;
 mod rounds;
 mod sessions;
+mod vls;
 
 use std::{
     io::{self, Write},
@@ -59,6 +60,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run },
     Bench { name: "flood", summary: "answer an honest peer beside one that sends without end", run: flood::run },
     Bench { name: "checkpoint", summary: "make turns durable, sealed, and open again", run: checkpoint_engine::run },
+    Bench { name: "vls", summary: "keep the records of a million vats", run: vls::run },
     Bench { name: "transport", summary: "call over a session, connect, and keep sessions idle", run: sessions::run },
 ];
 

@@ -27,6 +27,8 @@ pub(crate) struct Effort {
     pub(crate) base_bytes: u64,
     /// Vats that sleep in one store.
     pub(crate) sleepers: u64,
+    /// Records in the table of a location server.
+    pub(crate) records: u32,
 }
 
 impl Effort {
@@ -40,6 +42,7 @@ impl Effort {
         opens: 3,
         base_bytes: 100_000_000,
         sleepers: 10_000,
+        records: 1_000_000,
     };
 
     /// Just enough to see that a benchmark works.
@@ -51,6 +54,7 @@ impl Effort {
         opens: 1,
         base_bytes: 1_000_000,
         sleepers: 200,
+        records: 2_000,
     };
 }
 
