@@ -4,8 +4,12 @@
 //! four bits are spare and every id would have sixteen spellings; only the one with zero spare bits is
 //! accepted, so equality of text is equality of ids.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::LazyLock};
 
+use curve25519_dalek::{
+    constants::EIGHT_TORSION,
+    edwards::{CompressedEdwardsY, EdwardsPoint},
+};
 use data_encoding::{Encoding, Specification};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
@@ -20,7 +24,7 @@ const CONTEXT_PREFIX: &str = "vat.signature.1:";
 
 /// z-base-32 with checked spare bits: the one text encoding of ids and secrets.
 pub(crate) fn zbase32() -> &'static Encoding {
-    static ENCODING: std::sync::LazyLock<Encoding> = std::sync::LazyLock::new(|| {
+    static ENCODING: LazyLock<Encoding> = LazyLock::new(|| {
         let mut specification = Specification::new();
         specification.symbols.push_str("ybndrfg8ejkmcpqxot1uwisza345h769");
         specification.check_trailing_bits = true;
@@ -77,13 +81,7 @@ impl VatId {
     /// # Errors
     /// [`IdentityError::NotAKey`].
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, IdentityError> {
-        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityError::NotAKey)?;
-        // `from_bytes` accepts unreduced encodings of y, and a sign of an x that is zero. The latter two points, with
-        // y = ±1, are of small order.
-        if key.is_weak() || !is_reduced(&bytes) {
-            return Err(IdentityError::NotAKey);
-        }
-        Ok(Self(bytes))
+        VatKey::from_bytes(bytes).map(|key| key.id)
     }
 
     /// The id with these bytes, which were [those](Self::as_bytes) of an id before: for reading a store back. Nothing
@@ -211,8 +209,53 @@ impl fmt::Debug for IdentityKey {
     }
 }
 
+/// An id, and the point of the curve that it names. Finding that is a tenth of verifying a signature, so what is verified
+/// later, with others ([`verify_all`](crate::verify_all)), does not find it again.
+#[derive(Debug, Clone, Copy)]
+pub struct VatKey {
+    id: VatId,
+    point: EdwardsPoint,
+}
+
+impl VatKey {
+    /// As [`VatId::from_bytes`].
+    ///
+    /// # Errors
+    /// [`IdentityError::NotAKey`].
+    pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, IdentityError> {
+        let point = decompress(&bytes).ok_or(IdentityError::NotAKey)?;
+        Ok(Self { id: VatId(bytes), point })
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> VatId {
+        self.id
+    }
+
+    pub(crate) fn point(&self) -> EdwardsPoint {
+        self.point
+    }
+}
+
+/// The point that this is the canonical encoding of, if it is not of small order.
+pub(crate) fn decompress(bytes: &[u8; 32]) -> Option<EdwardsPoint> {
+    static SMALL_ORDER: LazyLock<[CompressedEdwardsY; 8]> =
+        LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress()));
+    let encoding = CompressedEdwardsY(*bytes);
+    // Not canonical are a y that is not reduced, and an x of zero with a sign. In the latter case y is 1 or -1: two points
+    // of small order, of whose encodings the sign is left out.
+    let without_sign = |encoding: &CompressedEdwardsY| {
+        let mut bytes = encoding.to_bytes();
+        bytes[31] &= 0x7f;
+        bytes
+    };
+    let small = SMALL_ORDER.iter().any(|small| without_sign(small) == without_sign(&encoding));
+    if small || !is_reduced(bytes) { None } else { encoding.decompress() }
+}
+
 /// Whether y, which is what all bits but the highest say, is below 2²⁵⁵ - 19.
-pub(crate) fn is_reduced(bytes: &[u8; 32]) -> bool {
+fn is_reduced(bytes: &[u8; 32]) -> bool {
     bytes[0] < 0xed || bytes[31] & 0x7f != 0x7f || bytes[1..31].iter().any(|byte| *byte != 0xff)
 }
 

@@ -29,7 +29,7 @@ mod url;
 pub use address::{Address, AddressError};
 pub use error_code::{Coded, ErrorCode, Exit, RemoteError, UnknownErrorCode};
 pub use host::HostError;
-pub use identity::{IdentityError, IdentityKey, VatId};
+pub use identity::{IdentityError, IdentityKey, VatId, VatKey};
 pub use limits::{MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE};
 pub use network::Network;
 pub use recipient::{Recipient, RecipientError};

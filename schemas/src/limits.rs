@@ -56,4 +56,4 @@ pub const MAX_REFERENCE_TEXT: usize = 2048;
 pub const MAX_HINTS: usize = 16;
 
 /// From so many signatures on, verifying them together is less work than one by one.
-pub(crate) const MIN_BATCH: usize = 48;
+pub(crate) const MIN_BATCH: usize = 96;

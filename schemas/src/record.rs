@@ -31,7 +31,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Address, IdentityKey, SearchPathEntry, VatId,
+    Address, IdentityKey, SearchPathEntry, VatId, VatKey,
     limits::{MAX_ACCEPTED_VALUE, MAX_CLOCK_AHEAD, MAX_COUNTER, MAX_PUBLISHED_VALUE, PACKET_HEADER},
 };
 
@@ -240,7 +240,7 @@ macro_rules! getters {
 }
 
 /// A record that is well-formed, and of which nobody has proved yet that the vat made it.
-pub struct UnverifiedRecord(Contents);
+pub struct UnverifiedRecord(Contents, Option<VatKey>);
 
 impl UnverifiedRecord {
     /// All cheap checks: lengths, DNS structure, names, keys and values. Work and memory are bounded by the
@@ -249,7 +249,15 @@ impl UnverifiedRecord {
     /// # Errors
     /// The first [`RecordError`] that is found; never `Forged`, `Expired` or `Future`.
     pub fn parse(id: VatId, packet: &[u8]) -> Result<Self, RecordError> {
-        Contents::parse(id, packet).map(Self)
+        Ok(Self(Contents::parse(id, packet)?, None))
+    }
+
+    /// The same for a record that will be verified with others ([`verify_all`]).
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_with(key: VatKey, packet: &[u8]) -> Result<Self, RecordError> {
+        Ok(Self(Contents::parse(key.id(), packet)?, Some(key)))
     }
 
     getters!();

@@ -29,7 +29,7 @@ mod time;
 
 use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 
-use schemas::{IdentityError, RecordError, SignedRecord, Timestamp, UnverifiedRecord, VatId};
+use schemas::{IdentityError, RecordError, SignedRecord, Timestamp, UnverifiedRecord, VatId, VatKey};
 
 pub(crate) use self::decision::seconds;
 pub use self::{
@@ -225,7 +225,7 @@ impl Registry {
         if self.holds(&id, packet) {
             return self.renew(now, id).map(Examined::Decided);
         }
-        let record = UnverifiedRecord::parse(VatId::from_bytes(id)?, packet)?;
+        let record = UnverifiedRecord::parse_with(VatKey::from_bytes(id)?, packet)?;
         record.check_time(now.wall)?;
         let standing = self.standing(record.id(), HighWaterMark::claimed_by(&record), expected)?;
         let new = match standing {

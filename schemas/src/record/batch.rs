@@ -24,13 +24,13 @@
 
 use curve25519_dalek::{
     Scalar,
-    edwards::{CompressedEdwardsY, EdwardsPoint},
+    edwards::EdwardsPoint,
     traits::{Identity, IsIdentity, VartimeMultiscalarMul},
 };
 use sha2::{Digest, Sha512};
 
 use super::{RecordError, SIGNATURE, SignedRecord, UnverifiedRecord, signed_message};
-use crate::{identity::is_reduced, limits::MIN_BATCH};
+use crate::{identity::decompress, limits::MIN_BATCH};
 
 /// How often a random half is looked at: as many as a word has bits.
 const TORSION_TESTS: usize = u64::BITS as usize;
@@ -77,8 +77,11 @@ struct Equation {
 
 impl Equation {
     /// `None` if the signature cannot be good.
-    fn of(record: &UnverifiedRecord) -> Option<Self> {
-        let record = &record.0;
+    fn of(UnverifiedRecord(record, key): &UnverifiedRecord) -> Option<Self> {
+        let a = match key {
+            Some(key) => key.point(),
+            None => decompress(record.id.as_bytes())?,
+        };
         let (r, s) = record.signature().split_at(SIGNATURE / 2);
         let (r, s): ([u8; 32], [u8; 32]) = (r.try_into().ok()?, s.try_into().ok()?);
         let s = Option::from(Scalar::from_canonical_bytes(s))?;
@@ -87,7 +90,7 @@ impl Equation {
             .chain_update(record.id.as_bytes())
             .chain_update(signed_message(record.timestamp, record.value()));
         let k = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
-        Some(Self { r: point(r)?, a: point(*record.id.as_bytes())?, s, k })
+        Some(Self { r: decompress(&r)?, a, s, k })
     }
 
     /// A point that differs from E by one of the subgroup.
@@ -102,15 +105,6 @@ impl Equation {
         }
         multiple + self.r
     }
-}
-
-/// A point that is not of small order, from its canonical encoding. The other encodings that are not canonical, an x of
-/// zero with a sign, are of small order.
-fn point(bytes: [u8; 32]) -> Option<EdwardsPoint> {
-    if !is_reduced(&bytes) {
-        return None;
-    }
-    CompressedEdwardsY(bytes).decompress().filter(|point| !point.is_small_order())
 }
 
 /// Whether all equations hold. May say no if there are no random numbers.

@@ -1,4 +1,5 @@
-//! A registry that is being restored from what was stored, row by row: nothing is kept twice meanwhile.
+//! A registry that is being restored from what was stored, row by row. Beside what it will hold, sixteen bytes are kept
+//! for each record until the end.
 
 use std::time::Duration;
 
@@ -7,7 +8,14 @@ use schemas::{
     limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
 };
 
-use super::{Id, Registry, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix, table::Lease, time::Now};
+use super::{
+    Id, Registry,
+    evidence::Evidence,
+    marks::HighWaterMark,
+    quota::SourcePrefix,
+    table::{Lease, Placed},
+    time::Now,
+};
 
 /// One record as it was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +37,14 @@ pub struct RestoredRecord<'a> {
 pub struct Restoring {
     registry: Registry,
     now: Now,
+    placed: Vec<Placed>,
     /// With the turn in which each became a mark.
     marks: Vec<(u64, Id, HighWaterMark)>,
 }
 
 impl Restoring {
     pub(super) fn of(registry: Registry, now: Now) -> Self {
-        Self { registry, now, marks: Vec::new() }
+        Self { registry, now, placed: Vec::new(), marks: Vec::new() }
     }
 
     /// A record.
@@ -57,7 +66,7 @@ impl Restoring {
             left => moment.after(left.min(record.until.saturating_since(record.seen))),
         };
         let lease = Lease { source: record.source, seen, end };
-        self.registry.table.restore(&record.id, record.packet, &lease, moment);
+        self.placed.push(self.registry.table.restore(&record.id, record.packet, &lease, moment));
         Ok(())
     }
 
@@ -75,7 +84,7 @@ impl Restoring {
     #[must_use]
     pub fn finish(mut self, turn: u64) -> Registry {
         self.registry.turn = turn;
-        self.registry.table.restored();
+        self.registry.table.restored(&self.placed);
         self.marks.sort_unstable_by_key(|(turn, ..)| *turn);
         for (_, id, mark) in self.marks {
             self.registry.table.marks.insert(id, mark);

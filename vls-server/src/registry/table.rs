@@ -64,6 +64,13 @@ pub(super) struct Lease {
     pub(super) end: Moment,
 }
 
+/// Where a record lies that is being restored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed {
+    hash: u64,
+    number: Number,
+}
+
 impl Lease {
     /// Its end and its length in ticks.
     fn ticks(&self) -> (u64, u64) {
@@ -130,22 +137,27 @@ impl Table {
         if let Some(number) = self.find(hash, id) {
             self.remove(hash, number);
         }
-        let number = self.add(id, packet, lease, now);
+        let (end, length) = lease.ticks();
+        let number = self.cells.add(&Contents { id, packet, end, lease: length });
+        self.order.insert(&mut self.cells, number, lease.source, lease.end <= now);
         let Self { index, cells, key, .. } = self;
         index.insert(hash, number, |number| key.hash(&cells.id(number)));
         self.turns.set(hash, turn);
     }
 
-    /// Puts a record that was stored before this process began, and of which there is none yet. It is found once
-    /// [`Self::restored`] has seen all of them.
-    pub(super) fn restore(&mut self, id: &Id, packet: &[u8], lease: &Lease, now: Moment) {
-        self.add(id, packet, lease, now);
+    /// Puts a record that was stored before this process began, and of which there is none yet; gives what
+    /// [`Self::restored`] has to know of it. Until then nothing is found.
+    pub(super) fn restore(&mut self, id: &Id, packet: &[u8], lease: &Lease, now: Moment) -> Placed {
+        let (end, length) = lease.ticks();
+        let number = self.cells.add(&Contents { id, packet, end, lease: length });
+        self.order.restore(&mut self.cells, number, lease.source, lease.end <= now);
+        Placed { hash: self.key.hash(id), number }
     }
 
     /// Ends restoring: from now on the table finds what it holds.
-    pub(super) fn restored(&mut self) {
-        let Self { index, cells, key, .. } = self;
-        index.fill(|| cells.numbers().map(|number| (key.hash(&cells.id(number)), number)));
+    pub(super) fn restored(&mut self, all: &[Placed]) {
+        self.order.restored(&self.cells);
+        self.index.fill(|| all.iter().map(|placed| (placed.hash, placed.number)));
     }
 
     /// Gives the record of this id a new lease, which this turn writes.
@@ -224,13 +236,6 @@ impl Table {
     fn find(&self, hash: u64, id: &Id) -> Option<Number> {
         let text = IdText::of(id);
         self.index.find(hash, |number| self.cells.is_of(number, id, &text))
-    }
-
-    fn add(&mut self, id: &Id, packet: &[u8], lease: &Lease, now: Moment) -> Number {
-        let (end, length) = lease.ticks();
-        let number = self.cells.add(&Contents { id, packet, end, lease: length });
-        self.order.insert(&mut self.cells, number, lease.source, lease.end <= now);
-        number
     }
 
     fn remove(&mut self, hash: u64, number: Number) {

@@ -204,6 +204,7 @@ impl Cells {
     }
 
     /// The numbers of all cells.
+    #[cfg(test)]
     pub(super) fn numbers(&self) -> impl Iterator<Item = Number> {
         self.classes.iter().flat_map(|class| {
             (0..class.len).map(|index| class.slabs[(index / SLAB_CELLS) as usize] * SLAB_CELLS + index % SLAB_CELLS)

@@ -82,6 +82,28 @@ impl Order {
         self.change(cells, GroupId::of(source, lapsed), |order, cells, group| order.push(cells, group, number));
     }
 
+    /// Adds one of many cells. What is asked of the order is answered once [`Self::restored`] has been called.
+    pub(super) fn restore(&mut self, cells: &mut Cells, number: Number, source: SourcePrefix, lapsed: bool) {
+        let source = self.number_of(source);
+        self.push(cells, GroupId::of(source, lapsed), number);
+    }
+
+    /// Ends adding many.
+    pub(super) fn restored(&mut self, cells: &Cells) {
+        for (number, source) in (0..).zip(&self.sources) {
+            for (lapsed, firsts) in [false, true].into_iter().zip(&mut self.firsts) {
+                let group = GroupId::of(number, lapsed);
+                let Group { chunks, len } = &source.groups[usize::from(lapsed)];
+                let Some(chunk) = chunks.first().map(|chunk| *chunk as usize) else { continue };
+                debug_assert_eq!(self.pages[chunk / PAGE][chunk % PAGE].group, group);
+                firsts.insert((cells.end(self.pages[chunk / PAGE][chunk % PAGE].numbers[0]), number));
+                if !lapsed {
+                    self.crowds.insert((*len, source.prefix));
+                }
+            }
+        }
+    }
+
     /// Takes a cell out, before its end changes; tells of which source it is.
     pub(super) fn remove(&mut self, cells: &mut Cells, number: Number) -> SourcePrefix {
         let position = cells.position(number);

@@ -193,15 +193,16 @@ fn the_soonest_of_the_most_crowded_source_is_displaced() {
 fn what_is_restored_is_found_and_goes_on() {
     let source = SourcePrefix::from_bits(0x1_04);
     let mut pair = Pair::new();
+    let mut placed = Vec::new();
     for number in 0..3_000_u64 {
         let (id, seen) = (id(number), at(number));
         let end = seen.after(if number % 3 == 0 { LEASE } else { LEASE / 2 });
         let lease = Lease { source, seen, end };
         let packet = packet(&id, 150 + usize::try_from(number % 40).unwrap(), number % 2 == 0);
-        pair.table.restore(&id, &packet, &lease, pair.now);
+        placed.push(pair.table.restore(&id, &packet, &lease, pair.now));
         pair.model.insert(id, Known { packet, lease, turn: 0 });
     }
-    pair.table.restored();
+    pair.table.restored(&placed);
     pair.model.keys().for_each(|id| pair.agree_on(id));
     pair.agree_on_order(&[source]);
     for number in 0..2_000 {
