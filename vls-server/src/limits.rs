@@ -28,9 +28,9 @@ pub const MAX_RECORDS: usize = 250_000;
 /// High-water marks of ids whose record was given up. At about 60 bytes each, some 30 MB.
 pub const MAX_MARKS: usize = 500_000;
 
-/// The most records, whatever the operator says: by then a machine has 2 GB of them, and the numbers that the table
+/// The most records, whatever the operator says: by then a machine has 1 GB of them, and the numbers that the table
 /// gives to its parts are used up at twice as many.
-pub const MOST_RECORDS: usize = 1 << 23;
+pub const MOST_RECORDS: usize = 1 << 22;
 
 /// The most high-water marks, whatever the operator says: 2 GB.
 pub const MOST_MARKS: usize = 1 << 25;

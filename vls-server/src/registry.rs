@@ -234,7 +234,7 @@ impl Registry {
             Standing::Higher { new } => new,
         };
         self.pay_for_check(now, source, new)?;
-        Ok(Examined::Unverified(Candidate::new(record, source, *expected)))
+        Ok(Examined::Unverified(Box::new(Candidate::new(record, source, *expected))))
     }
 
     fn decide(&mut self, now: Now, origin: Origin, record: SignedRecord) -> Result<Decision, RefusalReason> {

@@ -29,7 +29,7 @@ type Taken = Result<Withheld<Outcome>, Stopping>;
 /// A registration that waits.
 #[derive(Debug)]
 struct Waiting {
-    candidate: Candidate,
+    candidate: Box<Candidate>,
     taken: oneshot::Sender<Taken>,
 }
 
@@ -74,7 +74,7 @@ impl Checks {
     }
 
     /// Has a signature verified, and the registration decided. Both are done even if the caller goes away.
-    pub(super) async fn check(&self, candidate: Candidate) -> Taken {
+    pub(super) async fn check(&self, candidate: Box<Candidate>) -> Taken {
         let shared = &self.shared;
         if !shared.gathering.replace(true) {
             spawn_local(Shared::verify_gathered(Rc::downgrade(shared)));

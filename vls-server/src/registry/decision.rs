@@ -135,7 +135,7 @@ pub enum Examined {
     /// The signature needs not be looked at.
     Decided(Decision),
     /// Everything but the signature is in order.
-    Unverified(Candidate),
+    Unverified(Box<Candidate>),
 }
 
 /// A record that will be registered if its vat has signed it.

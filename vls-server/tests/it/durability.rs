@@ -66,6 +66,40 @@ fn an_answer_waits_for_the_disk_and_tells_of_nothing_that_is_not_durable() {
 }
 
 #[test]
+fn registrations_that_are_verified_together_are_decided_in_the_order_in_which_they_came() {
+    const OTHERS: u32 = 300;
+    on_one_thread(async {
+        let registry = open(SimulatedDisk::new());
+        let vat = key(1);
+        let [first, second, third, fourth] = [1, 2, 3, 4].map(|epoch| record(&vat, epoch, 0));
+        let mut forged = record(&vat, 9, 0).packet().to_vec();
+        forged[3] ^= 1;
+        let give = async |packet: &[u8], expected: Expected| {
+            registry.register(None, vat.id().as_bytes(), packet, &expected).await.unwrap()
+        };
+        assert_eq!(register(&registry, &first).await, Ok(Outcome::Stored { lease: HOUR }));
+        let others: Vec<_> = (2..OTHERS).map(|n| record(&key(n), 1, 0)).collect();
+        // Each is in order when it comes; the others of the same vat decide what becomes of it.
+        let (crowd, refused, highest, stale, swapped, same) = tokio::join!(
+            join_all(others.iter().map(|record| register(&registry, record))),
+            give(&forged, Expected::Anything),
+            give(third.packet(), Expected::Order(first.order())),
+            give(second.packet(), Expected::Anything),
+            give(fourth.packet(), Expected::Order(first.order())),
+            give(third.packet(), Expected::Order(first.order())),
+        );
+        assert!(crowd.iter().all(|outcome| *outcome == Ok(Outcome::Stored { lease: HOUR })));
+        assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
+        let current: Option<Arc<[u8]>> = Some(third.packet().into());
+        assert_eq!(highest, Outcome::Stored { lease: HOUR });
+        assert_eq!(stale, Outcome::Stale { current: current.clone() });
+        assert_eq!(swapped, Outcome::Unexpected { current });
+        assert_eq!(same, Outcome::Refreshed { lease: HOUR });
+        registry.close().unwrap();
+    });
+}
+
+#[test]
 fn after_a_power_failure_at_any_point_every_acknowledged_record_is_there() {
     const VATS: u32 = 24;
     let records: Vec<_> = (1..=VATS).map(|n| record(&key(n), 1, 0)).collect();

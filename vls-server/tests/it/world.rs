@@ -47,11 +47,14 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
     if seconds < 0 { START - distance } else { START + distance }
 }
 
+/// Source, last seen, end of the lease, packet.
+type RecordRow = (SourcePrefix, Timestamp, Timestamp, Arc<[u8]>);
+
 /// The rows that a store would hold.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
     pub(crate) turn: u64,
-    records: BTreeMap<Id, (SourcePrefix, Timestamp, Timestamp, Arc<[u8]>)>,
+    records: BTreeMap<Id, RecordRow>,
     marks: BTreeMap<Id, (HighWaterMark, u64)>,
     evidence: BTreeMap<Id, (Evidence, u64)>,
 }

@@ -19,11 +19,10 @@ use crate::{
 /// Registrations whose signatures are verified together.
 const TOGETHER: u32 = 512;
 
-/// What a packet in the table takes against its own length, after so many were registered one by one, each a
-/// millisecond after the one before. A tenth of the records of the other figures: what there is besides them does not
-/// become less with their number.
+/// What a packet in the table takes against its own length, after all were registered one by one, each a millisecond
+/// after the one before.
 pub(super) fn measure(effort: Effort) -> Result<Comparison, Failure> {
-    let records = effort.records / 10;
+    let records = effort.records;
     let counting = Counting::start();
     let clock = HandClock::new();
     let quick = Rate { burst: u32::MAX, interval: Duration::from_nanos(1) };
@@ -72,9 +71,10 @@ fn register(registry: &mut Registry, clock: &HandClock, numbers: std::ops::Range
 mod tests {
     use super::*;
 
+    /// With a twentieth of a million what is there only once still counts: some three bytes for each.
     #[test]
-    fn a_record_of_200_bytes_takes_at_most_a_tenth_more() {
-        let comparison = measure(Effort { records: 1_000_000, ..Effort::LEAST }).unwrap();
-        assert!(comparison.ratio() > 1.0 && comparison.ratio() <= 1.1, "{}", comparison.ratio());
+    fn a_record_of_200_bytes_takes_hardly_more_than_that() {
+        let comparison = measure(Effort { records: 50_000, ..Effort::LEAST }).unwrap();
+        assert!(comparison.ratio() > 1.0 && comparison.ratio() <= 1.13, "{}", comparison.ratio());
     }
 }

@@ -1,6 +1,6 @@
 //! The packets, with what is kept beside each, one after the other in memory.
 //!
-//! A record is a *cell*: ten bytes, sometimes a few more, and the packet. Cells of one length stand in slabs of 64, all
+//! A record is a *cell*: ten bytes, sometimes a few more, and the packet. Cells of one length stand in slabs of 128, all
 //! full but the last; what is taken out of the middle is replaced by the last one. So nothing is ever swept or
 //! compacted, memory that is not needed any more is given back at once, and a change copies one cell at most.
 //!
@@ -16,7 +16,7 @@ use super::{Id, index::NUMBERS, text::IdText};
 use crate::limits::MOST_RECORDS;
 
 /// Cells in a slab.
-const SLAB_CELLS: u32 = 64;
+const SLAB_CELLS: u32 = 128;
 
 /// The number of a cell has 26 bits: as many records as there can be, and a slab of each length that is not full.
 const _: () = assert!(MOST_RECORDS + SLAB_CELLS as usize * MAX_CELL < NUMBERS as usize);

@@ -111,7 +111,7 @@ impl Index {
     fn shard_of(&self, hash: u64) -> usize {
         // Proof: there are at most 2¹⁶ shards, and the product shifted by 32 is below their number.
         #[allow(clippy::cast_possible_truncation)]
-        let shard = ((hash >> 32) * self.shards.len() as u64 >> 32) as usize;
+        let shard = (((hash >> 32) * self.shards.len() as u64) >> 32) as usize;
         shard
     }
 }
@@ -127,7 +127,7 @@ impl Shard {
     fn home(&self, hash: u64) -> usize {
         // Proof: the product of two 32-bit numbers, shifted by 32, is below the second.
         #[allow(clippy::cast_possible_truncation)]
-        let home = ((hash & 0xffff_ffff) * self.slots.len() as u64 >> 32) as usize;
+        let home = (((hash & 0xffff_ffff) * self.slots.len() as u64) >> 32) as usize;
         home
     }
 

@@ -5,8 +5,8 @@
 //!
 //! Each source has two *groups*, of its live records and of its lapsed ones. A group is a binary heap of the numbers of
 //! cells, by the ends that stand in the cells; each cell in turn has its position in the heap. The heaps share their
-//! memory in chunks of 32 numbers, each of which knows its group: so a position tells the source as well, and all
-//! of this takes about eight and a half bytes for a record. A change costs O(log n).
+//! memory in chunks of 64 numbers, each of which knows its group: so a position tells the source as well, and all
+//! of this takes about four and a half bytes for a record, and four in its cell. A change costs O(log n).
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use super::cells::{Cells, Number, POSITIONS};
 use crate::{limits::MOST_RECORDS, registry::quota::SourcePrefix};
 
 /// Numbers in a chunk.
-const CHUNK: usize = 32;
+const CHUNK: usize = 64;
 
 /// Chunks whose memory is asked for at once.
 const PAGE: usize = 64;
@@ -164,7 +164,7 @@ impl Order {
             }
             None => {
                 self.sources.push(source);
-                // Proof: each has a chunk, of which there are less than 2²⁴.
+                // Proof: each has a chunk, of which there are less than 2²³.
                 u32::try_from(self.sources.len() - 1).unwrap_or(u32::MAX)
             }
         };
@@ -275,7 +275,7 @@ impl Order {
     fn set(&mut self, cells: &mut Cells, group: GroupId, index: usize, number: Number) {
         let chunk = self.group(group).chunks[index / CHUNK] as usize;
         self.chunk_mut(chunk).numbers[index % CHUNK] = number;
-        // Proof: there are at most 2²⁴ chunks of 2⁵.
+        // Proof: there are less than 2²³ chunks of 2⁶.
         #[allow(clippy::cast_possible_truncation)]
         cells.set_position(number, (chunk * CHUNK + index % CHUNK) as u32);
     }
@@ -293,7 +293,7 @@ impl Order {
             let first = self.pages.len() * PAGE;
             let chunk = || Chunk { numbers: [0; CHUNK], group, ordinal: 0 };
             self.pages.push((0..PAGE).map(|_| chunk()).collect());
-            // Proof: there are at most 2²⁴. The lowest is used first.
+            // Proof: there are less than 2²³. The lowest is used first.
             self.unused_chunks.extend((first..first + PAGE).rev().filter_map(|chunk| u32::try_from(chunk).ok()));
         }
         // Proof: some were added if there was none.

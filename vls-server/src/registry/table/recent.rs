@@ -58,6 +58,9 @@ impl Turns {
     /// Notes that this turn has written a record.
     pub(super) fn set(&mut self, hash: u64, turn: u64) {
         self.by_hash.insert(hash, turn);
+        if self.in_order.capacity() == 0 {
+            self.in_order.reserve_exact(RECENT_TURNS + 1);
+        }
         self.in_order.push_back((hash, turn));
         while self.in_order.len() > RECENT_TURNS
             && let Some((hash, turn)) = self.in_order.pop_front()
