@@ -92,9 +92,8 @@ impl Shared {
     /// Sees to everybody who gathers, until nobody does. Keeps nothing open while it waits: whoever drops the registry
     /// has ended it.
     async fn verify_gathered(weak: Weak<Self>) {
+        // This begins when everybody has had a turn who was ready when it was spawned.
         loop {
-            // Who is ready comes first.
-            yield_now().await;
             let Some((records, others)) = weak.upgrade().and_then(|shared| shared.next_batch()) else { return };
             let verified = verify(records).await;
             let mut batch = others.into_iter().zip(verified.unwrap_or_default());
