@@ -64,7 +64,7 @@ pub(super) fn forged(number: u32) -> Packet {
 
 /// Where a record came from.
 pub(super) fn source(number: u32) -> IpAddr {
-    IpAddr::from((0x0a00_0001 + (number % NETWORKS << 8)).to_be_bytes())
+    IpAddr::from((0x0a00_0001 + ((number % NETWORKS) << 8)).to_be_bytes())
 }
 
 /// All fields in one DNS record, which is shorter than one for each: only so it has room in 200 bytes. A field that

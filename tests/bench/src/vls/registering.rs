@@ -38,7 +38,7 @@ pub(super) fn measure(effort: Effort, folder: &Path) -> Result<Comparison, Failu
             let next = Cell::new(0);
             let packets = || -> Vec<_> {
                 let first = next.get();
-                next.set(first + (callers * EACH) as u32);
+                next.set(first + u32::try_from(callers * EACH).unwrap_or(u32::MAX));
                 (first..next.get()).map(signed).collect()
             };
             let comparison = compare(

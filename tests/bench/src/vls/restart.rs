@@ -9,7 +9,7 @@ use std::{
 use checkpoint::{Change, FileDisk, Protection, RowKey, Store, StoreOptions, TurnDelta};
 use schemas::{IdentityKey, VatId};
 use vls_server::{
-    DurableRegistry,
+    DurableRegistry, Seen,
     registry::{Policy, SourcePrefix},
 };
 
@@ -42,9 +42,14 @@ pub(super) fn measure(effort: Effort, folder: &Path) -> Result<Comparison, Failu
             let begun = Instant::now();
             let registry = open(&directory, effort.records)?;
             let middle = forged(effort.records / 2);
-            let answer = registry.peek(&middle.id, |found| found.map(|found| found.packet == middle.bytes));
+            let now = registry.clock().now();
+            let found = registry.see(
+                &middle.id,
+                now,
+                |seen| matches!(seen, Seen::Record { packet, .. } if packet == middle.bytes),
+            );
             let time = microseconds(begun.elapsed());
-            if answer != Some(Some(true)) {
+            if !found {
                 return Err("a record is missing".into());
             }
             registry.close()?;
