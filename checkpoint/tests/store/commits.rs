@@ -417,8 +417,8 @@ fn nothing_is_reported_after_the_store_has_stopped() {
     gate.set(true);
     turn(&store, vec![set(0, b"a", b"b")]).unwrap();
     gate.wait_for_arrivals(before + 1);
-    assert_eq!(store.for_each_row(0, |_, _| {}).unwrap_err().code(), ErrorCode::CheckpointDamaged);
     assert_eq!(store.scan(0).unwrap_err().code(), ErrorCode::CheckpointDamaged);
+    assert_eq!(store.for_each_row(0, |_, _| {}).unwrap_err().code(), ErrorCode::VatPoisoned);
     gate.set(false);
     assert_eq!(store.wait_durable(2).unwrap_err().code(), ErrorCode::VatPoisoned);
     assert_eq!(store.close().unwrap_err().code(), ErrorCode::VatPoisoned);
