@@ -56,7 +56,8 @@ impl Controller for Noted {
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_packet_num_acked: Option<u64>) {
         // Called only when something was acknowledged that had not been.
         if let Some(number) = largest_packet_num_acked {
-            self.progress.acknowledged = number;
+            // Those of the handshake are numbered by themselves.
+            self.progress.acknowledged = self.progress.acknowledged.max(number);
         }
         self.controller.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }

@@ -26,7 +26,7 @@ use crate::{
     bulk::Desk,
     connection::{Wire, far_in},
     limits,
-    peer_connection::PeerConnection,
+    peer_connection::{PeerConnection, Traffic},
     rpc::{Disconnector, System},
     watchdog::Watched,
 };
@@ -60,6 +60,16 @@ impl Output for quinn::SendStream {
 impl Output for Box<dyn AsyncWrite + Unpin> {
     fn delivered(&self) -> LocalBoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
+    }
+}
+
+impl Carrier {
+    /// What has gone over the connection, if there is one.
+    fn traffic(&self) -> Option<Traffic> {
+        match self {
+            Self::Quic { connection, .. } => connection.traffic(),
+            Self::Local => None,
+        }
     }
 }
 
@@ -109,6 +119,8 @@ struct Stall {
     end: Instant,
     /// Runs until something is to be done about it.
     timer: Pin<Box<Sleep>>,
+    /// What had gone over the connection when it was set.
+    traffic: Option<Traffic>,
 }
 
 impl Driver {
@@ -288,14 +300,14 @@ impl Driver {
                     self.wire.note_written();
                 }
                 Poll::Ready(Err(error)) => return Err(self.wire.explain(error)),
-                Poll::Pending => return self.progress.check_stall(&self.wire, context),
+                Poll::Pending => return self.progress.check_stall(&self.wire, &self.carrier, context),
             }
         }
         if self.progress.unflushed {
             match Pin::new(&mut self.output).poll_flush(context) {
                 Poll::Ready(Ok(())) => self.progress.unflushed = false,
                 Poll::Ready(Err(error)) => return Err(self.wire.explain(error)),
-                Poll::Pending => return self.progress.check_stall(&self.wire, context),
+                Poll::Pending => return self.progress.check_stall(&self.wire, &self.carrier, context),
             }
         }
         Ok(())
@@ -387,17 +399,23 @@ impl Progress {
     }
 
     /// The peer takes nothing now: for how long already?
-    fn check_stall(&mut self, wire: &Wire, context: &mut Context<'_>) -> Result<(), SessionEnd> {
+    fn check_stall(&mut self, wire: &Wire, carrier: &Carrier, context: &mut Context<'_>) -> Result<(), SessionEnd> {
         let after = wire.limits.write_stall;
         let stall = self.stall.get_or_insert_with(|| Stall {
             end: far_in(after),
             timer: Box::pin(sleep(after.min(wire.limits.mutual_stall))),
+            traffic: carrier.traffic(),
         });
         while stall.timer.as_mut().poll(context).is_ready() {
             if stall.end <= Instant::now() {
                 return Err(SessionEnd::Stalled { after });
             }
-            wire.relieve_mutual_stall();
+            // A peer that cannot be reached does not wait for us to read, and its calls are not to be refused for it.
+            let (then, now) = (stall.traffic, carrier.traffic());
+            if !then.zip(now).is_some_and(|(then, now)| now.is_unanswered_since(&then)) {
+                wire.relieve_mutual_stall();
+            }
+            stall.traffic = now;
             // That both wait for each other may begin long after one of them does.
             stall.timer.as_mut().reset(stall.end.min(far_in(wire.limits.mutual_stall.max(SHORTEST_LOOK))));
         }
