@@ -335,6 +335,24 @@ error_codes! {
     VlsFull "vls.full" Limit:
         "The location server's table is full.";
         "Register with another one.";
+    VlsExpired "vls.expired" NotFound:
+        "The vat has not renewed its record for longer than its lease: it is not known to be anywhere.";
+        "Ask its owner whether it runs. The old record can be read with ?policy=CacheOnly.";
+    VlsStale "vls.stale" Conflict:
+        "The location server holds, or held, a record of this vat that is higher than the one offered.";
+        "Read the current record. If another copy of the vat runs, end one of them.";
+    VlsConflict "vls.conflict" Conflict:
+        "The location server holds a record of the same epoch and time with other contents: two copies of the vat have signed.";
+        "End one of the copies; the other registers again.";
+    VlsUnexpected "vls.unexpected" Conflict:
+        "The current record is not the one that the writer expected.";
+        "Read the current record, decide again, and write with its ETag.";
+    HttpRequest "http.request" Usage:
+        "The HTTP request is not one that a location server answers.";
+        "The message says what is wrong. The page at / tells what can be asked.";
+    ServerCertificate "server.certificate" Failed:
+        "The certificate or the key for HTTPS cannot be read, or they do not belong together.";
+        "Both are PEM files: the certificate with its chain, and its private key.";
     ServerRunning "server.running" Conflict:
         "Another process serves from this data folder: it holds the location server's records.";
         "Use the server that runs, or end the process that the message names.";

@@ -99,6 +99,25 @@ impl VatId {
         Self::from_bytes(bytes.try_into().map_err(|_| IdentityError::Length { found: bytes.len() })?)
     }
 
+    /// The 32 bytes that a text spells, without the costly check that they are a key: enough to look up what was
+    /// registered, since only keys are.
+    ///
+    /// # Errors
+    /// [`IdentityError::Text`], [`IdentityError::NotCanonical`].
+    pub fn spelled(text: &str) -> Result<[u8; 32], IdentityError> {
+        if text.len() != Self::TEXT_LENGTH {
+            return Err(IdentityError::Text);
+        }
+        let mut bytes = [0; 32];
+        let decoded =
+            zbase32().decode_mut(text.as_bytes(), &mut bytes).map_err(|partial| match partial.error.kind {
+                data_encoding::DecodeKind::Trailing => IdentityError::NotCanonical,
+                _ => IdentityError::Text,
+            })?;
+        debug_assert_eq!(decoded, bytes.len(), "52 characters are 32 bytes");
+        Ok(bytes)
+    }
+
     /// The 32 bytes of the public key.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
@@ -142,14 +161,7 @@ impl FromStr for VatId {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        if text.len() != Self::TEXT_LENGTH {
-            return Err(IdentityError::Text);
-        }
-        let bytes = zbase32().decode(text.as_bytes()).map_err(|error| match error.kind {
-            data_encoding::DecodeKind::Trailing => IdentityError::NotCanonical,
-            _ => IdentityError::Text,
-        })?;
-        Self::from_slice(&bytes)
+        Self::from_bytes(Self::spelled(text)?)
     }
 }
 

@@ -237,6 +237,13 @@ impl DurableRegistry {
         self.core.clock.as_ref()
     }
 
+    /// How many records are held, the newest turn, and the newest durable one: for who watches.
+    #[must_use]
+    pub fn counts(&self) -> (usize, u64, u64) {
+        let registry = self.core.registry.borrow();
+        (registry.len(), registry.turn(), self.core.gate.durable())
+    }
+
     /// Waits until everything that was decided so far is durable.
     ///
     /// # Errors

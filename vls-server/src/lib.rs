@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   program ──► Server ──► sessions ──► service (Cap'n Proto)
+//!                      ──► datagrams, http, dns
 //!                              │
 //!                              ▼
 //!                       DurableRegistry ──► Registry    the rules: pure, no clock, no I/O
@@ -11,7 +12,8 @@
 //!
 //! * [`registry`]: all nine rules of DESIGN §4 as a state machine, for every carrier and for the gateway;
 //! * [`DurableRegistry`]: the same with its disk; nothing is told before it is durable;
-//! * [`Server`]: identity, records and the QUIC carrier; runs in any process, on any [`Clock`];
+//! * [`Server`]: identity, records and carriers (QUIC, datagrams, HTTP, DNS); runs in any process, on any [`Clock`];
+//! * [`dns`]: the answer to a DNS query, pure;
 //! * [`program`]: the `vls-server` program;
 //! * [`limits`]: every bound, with its reason.
 //!
@@ -31,4 +33,7 @@ mod watches;
 pub use clock::{Clock, SystemClock};
 pub use durable::{DurableRegistry, RecordsError, RowError, Seen, Stopping};
 pub use identity_file::IdentityFileError;
-pub use server::{Server, ServerConfig, ServerError};
+pub use server::{
+    CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError, Server, ServerConfig, ServerError,
+    dns,
+};

@@ -148,3 +148,120 @@ pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// Turns of the event loop that the RPC layer gets to turn finished calls into messages, before their sessions
 /// are closed. It takes about three.
 pub(crate) const STEPS_TO_ANSWER: usize = 32;
+
+// ---- HTTP
+
+/// Connections at once over HTTP, of everybody. An idle one takes some 20 kB, over TLS 40, so all of them 160 MB at
+/// the worst. Beyond, the one that has been idle for longest makes room.
+pub const HTTP_CONNECTIONS: usize = 4_096;
+
+/// Connections at once of one network. A browser opens six; behind one address there may be a hundred of them.
+pub const HTTP_CONNECTIONS_PER_NETWORK: usize = 512;
+
+/// How long a connection may stay without the whole head of a request: while TLS shakes hands, while a head comes
+/// byte by byte, between two requests, and while an answer is not taken. Well above a slow link's round trips and
+/// above the time in which iroh comes back for more.
+pub const HTTP_IDLE: Duration = Duration::from_secs(30);
+
+/// How long the body may take, which is one packet of the network.
+pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's head. Cookies of a whole domain may come along and are passed over; no question of ours
+/// takes more than 2,000.
+pub(crate) const HTTP_HEAD_BYTES: usize = 16 << 10;
+
+/// Header fields of a request. Browsers behind three proxies send some forty.
+pub(crate) const HTTP_FIELDS: usize = 64;
+
+/// Requests on one connection, after which it is closed with its answer, so that a connection cannot be held for ever
+/// against those that wait for its place.
+pub const HTTP_REQUESTS_PER_CONNECTION: u32 = 10_000;
+
+/// Requests per network over HTTP, lookups and registrations alike: one network can take a fifth of a core and not
+/// more, and a proxy that is not named as one is told to slow down rather than refused.
+pub const HTTP_REQUESTS: Rate = Rate { burst: 4_096, interval: Duration::from_millis(1) };
+
+/// The longest time for which an HTTP cache may keep a record, whatever its own time to live: a vat that moved is not
+/// found through a cache that has its old address.
+pub const HTTP_CACHE: Duration = Duration::from_secs(60);
+
+/// How long a browser may remember what CORS permits: it is the same for all requests and never changes.
+pub(crate) const CORS_SECONDS: u32 = 86_400;
+
+/// How long the page for monitors waits for the disk. A healthy one takes milliseconds, one that is being repaired
+/// seconds; monitors themselves give up after five to ten.
+pub(crate) const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Networks of proxies that may be named: one for each of a provider's published ranges.
+pub const TRUSTED_PROXIES: usize = 256;
+
+/// Hops that are read from a forwarding header, from the last one backwards. Each is one of the operator's own
+/// proxies, and nobody has more of them in a row.
+pub(crate) const FORWARDED_HOPS: usize = 8;
+
+/// Bytes of a certificate or a key file: a chain of ten certificates has some 20 kB.
+pub(crate) const CERTIFICATE_BYTES: u64 = 1 << 20;
+
+/// How often the certificate's files are looked at. They are renewed weeks before they end.
+pub(crate) const CERTIFICATE_CHECK: Duration = Duration::from_mins(10);
+
+/// How long to wait before connections are accepted again, when the system says that it cannot, for instance because
+/// too many files are open.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+// ---- DNS
+
+/// Bytes of an answer over UDP, whatever the asker claims to take: what every path carries in one piece
+/// (DNS Flag Day 2020). A record with the longest packet fits.
+pub const DNS_UDP_BYTES: usize = 1_232;
+
+/// Bytes of an answer over UDP to who does not say how much it takes (RFC 1035, section 4.2.1).
+pub(crate) const DNS_PLAIN_UDP_BYTES: usize = 512;
+
+/// Bytes of a question. A name has at most 255; the rest is room for EDNS options and padding.
+pub const DNS_QUERY_BYTES: usize = 1_232;
+
+/// Records behind the question that are looked at: EDNS, a signature, and one to spare.
+pub(crate) const DNS_ADDITIONAL: u16 = 3;
+
+/// Answers over UDP per network. A large public resolver asks from a handful of networks, and over TCP when it is
+/// slowed down.
+pub const DNS_ANSWERS: Rate = Rate { burst: 2_048, interval: Duration::from_millis(2) };
+
+/// Of the questions that come too fast, every so many is told to come back over TCP, which who forges addresses
+/// cannot; the others get nothing. The figure of BIND, NSD and Knot.
+pub(crate) const DNS_SLIP: u32 = 2;
+
+/// Connections at once for DNS over TCP, of everybody, and of one network. They are rare: our answers fit UDP.
+pub const DNS_CONNECTIONS: usize = 512;
+
+/// See [`DNS_CONNECTIONS`].
+pub const DNS_CONNECTIONS_PER_NETWORK: usize = 64;
+
+/// How long a TCP connection may stay without a whole question (RFC 7766, section 6.2.3: seconds).
+pub const DNS_IDLE: Duration = Duration::from_secs(10);
+
+/// Questions on one TCP connection.
+pub(crate) const DNS_QUERIES_PER_CONNECTION: u32 = 1_000;
+
+/// Datagrams that are answered in one go before other tasks get their turn.
+pub(crate) const DNS_BUNCH: usize = 64;
+
+/// Bytes of the origin's name: with `_iroh.<52 characters>.` in front it has to stay below the 255 of a name.
+pub(crate) const DNS_ORIGIN_BYTES: usize = 180;
+
+/// Time to live, in seconds, of what the zone says of itself: it changes when the operator moves.
+pub(crate) const DNS_ZONE_TTL: u32 = 3_600;
+
+/// Time to live, in seconds, of "there is nothing": how long after its registration a vat may still be invisible to
+/// who asked too early.
+pub(crate) const DNS_NEGATIVE_TTL: u32 = 10;
+
+// ---- what several carriers share
+
+/// Sets of a carrier's table of rates, a power of two, and slots per set: 256 kB, which is all that a flood from any
+/// number of networks takes.
+pub(crate) const RATE_SETS: usize = 4_096;
+
+/// See [`RATE_SETS`].
+pub(crate) const RATE_WAYS: usize = 4;

@@ -20,7 +20,7 @@ use crate::{
     clock::SystemClock,
     limits,
     registry::Policy,
-    server::{Server, ServerConfig},
+    server::{CertificateFiles, ProxyNetwork, Server, ServerConfig, dns::DomainName},
 };
 
 /// A location server: keeps the signed location records of vats and answers who asks for exactly one of them.
@@ -39,7 +39,7 @@ struct Arguments {
 enum Command {
     /// Serve until SIGINT or SIGTERM. Once it serves, it prints one line to add to search paths:
     /// vls://<id>@<host>:<port>
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Explain an error code, or list all of them
     Help {
         /// An error code such as vls.quota
@@ -64,6 +64,42 @@ struct RunArguments {
     /// Host name or address to print instead of the one found: what others reach this machine by
     #[arg(long, value_name = "HOST", value_parser = advertise::parse_host)]
     advertise: Option<String>,
+    /// TCP address for HTTP: records as pkarr relays and iroh's DNS server offer them, a page for people, /metrics
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Certificate for HTTPS, with its chain, PEM; looked at again every ten minutes
+    #[arg(long, value_name = "FILE", requires_all = ["http", "http_key"])]
+    http_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "http_cert")]
+    http_key: Option<PathBuf>,
+    /// Network of proxies whose X-Forwarded-For or Forwarded is believed, such as 127.0.0.1 or 10.0.0.0/8; repeatable
+    #[arg(long, value_name = "NETWORK", requires = "http")]
+    http_proxy: Vec<ProxyNetwork>,
+    /// Address for DNS, UDP and TCP
+    #[arg(long, value_name = "ADDR", requires = "dns_origin")]
+    dns: Option<SocketAddr>,
+    /// Zone that ids stand below, such as vls.example.org; with --http it is answered at /dns-query, too
+    #[arg(long, value_name = "NAME")]
+    dns_origin: Option<DomainName>,
+    /// Name of this host to which the zone above delegates the origin, if it is not the origin itself
+    #[arg(long, value_name = "NAME", requires = "dns_origin")]
+    dns_server: Option<DomainName>,
+}
+
+impl RunArguments {
+    fn config(&self) -> ServerConfig {
+        let mut config = ServerConfig::new(self.listen, self.data.clone());
+        config.policy = Policy { lease: Duration::from_secs(self.lease), ..Policy::default() };
+        config.http = self.http;
+        let files = self.http_cert.clone().zip(self.http_key.clone());
+        config.certificate = files.map(|(certificate, key)| CertificateFiles { certificate, key });
+        config.trusted_proxies.clone_from(&self.http_proxy);
+        config.dns = self.dns;
+        config.dns_origin.clone_from(&self.dns_origin);
+        config.dns_server.clone_from(&self.dns_server);
+        config
+    }
 }
 
 /// Runs the program with the process's own arguments. The process should end with what it returns.
@@ -79,7 +115,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output::new(console::wants_json(arguments.iter().cloned()));
     let named = std::iter::once(OsString::from("vls-server")).chain(arguments);
     let result = match Arguments::try_parse_from(named) {
-        Ok(Arguments { command: Command::Run(arguments), .. }) => run(arguments, output),
+        Ok(Arguments { command: Command::Run(arguments), .. }) => run(*arguments, output),
         Ok(Arguments { command: Command::Help { code }, .. }) => console::help("vls-server", code.as_deref(), output),
         Err(error) => return ExitCode::from(console::usage(&error, output) as u8),
     };
@@ -96,8 +132,7 @@ fn run(arguments: RunArguments, output: Output) -> Result<(), Failure> {
     if let Err(error) = checkpoint::forbid_core_dumps() {
         tracing::warn!(%error, "core dumps could not be forbidden");
     }
-    let policy = Policy { lease: Duration::from_secs(arguments.lease), ..Policy::default() };
-    let config = ServerConfig { policy, ..ServerConfig::new(arguments.listen, arguments.data) };
+    let config = arguments.config();
     block_on(async move {
         // Before the line is printed that says that it serves: whoever reads it may send a signal.
         let mut signals = Signals::listen()?;
@@ -106,7 +141,13 @@ fn run(arguments: RunArguments, output: Output) -> Result<(), Failure> {
         let _watchdog = Watchdog::of_a_program();
         let entry = server.entry(&advertise::host(arguments.advertise, server.local_address().ip()));
         let listen = server.local_address().to_string();
-        let data = json!({"entry": entry.to_string(), "id": server.id().to_string(), "listen": listen});
+        let mut data = json!({"entry": entry.to_string(), "id": server.id().to_string(), "listen": listen});
+        for (carrier, address) in [("http", server.http_address()), ("dns", server.dns_address())] {
+            if let Some(address) = address {
+                data[carrier] = address.to_string().into();
+                tracing::info!(%address, "serving {carrier} too");
+            }
+        }
         if let Err(failure) = output.result(&entry.to_string(), &data) {
             server.stop().await?;
             return Err(failure);

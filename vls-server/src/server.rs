@@ -1,4 +1,5 @@
-//! A running location server: its identity, its records, and the carrier that serves them over QUIC.
+//! A running location server: its identity, its records, and the carriers that serve them: QUIC with the cold
+//! lookups beside it, and, if the operator names an address for them, HTTP and DNS.
 //!
 //! One task accepts; each session is a task of its own, on the thread of whoever started the server (DESIGN §6).
 //! A stranger costs a bounded handshake, then a place among the sessions of its network; a session that asks
@@ -6,7 +7,13 @@
 
 mod back_dialler;
 mod datagrams;
+pub mod dns;
+mod http;
+mod metrics;
+mod places;
+mod rates;
 mod sessions;
+mod shared;
 
 use std::{
     fmt, io,
@@ -19,16 +26,26 @@ use std::{
 
 use checkpoint::{Disk, FileDisk};
 use schemas::{Coded, ErrorCode, SearchPathEntry, VatId};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
 use transport::{BindError, Endpoint, EndpointConfig};
 
+pub use self::http::{CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError};
 pub(crate) use self::{
     back_dialler::BackDialler,
     sessions::{Call, Calls},
 };
 use self::{
     datagrams::ColdLookups,
+    dns::{DnsCarrier, DnsLimits, DomainName, Zone},
+    http::{HttpCarrier, Tls, TrustedProxies},
+    metrics::Metrics,
     sessions::{Carrier, Stage},
+    shared::Shared,
 };
 use crate::{
     clock::Clock,
@@ -58,6 +75,22 @@ pub struct ServerConfig {
     pub idle_session: Duration,
     /// How often a watch looks whether a lease has ended.
     pub watch_interval: Duration,
+    /// The TCP address for HTTP.
+    pub http: Option<SocketAddr>,
+    /// With it, HTTP is HTTPS.
+    pub certificate: Option<CertificateFiles>,
+    /// Whose forwarding headers are believed.
+    pub trusted_proxies: Vec<ProxyNetwork>,
+    /// The bounds of HTTP.
+    pub http_limits: HttpLimits,
+    /// The address for DNS, UDP and TCP. Needs [`dns_origin`](Self::dns_origin).
+    pub dns: Option<SocketAddr>,
+    /// The name of the zone. With it alone, DNS is answered over HTTP only.
+    pub dns_origin: Option<DomainName>,
+    /// The name of this host to which the zone above delegates; the origin itself unless given.
+    pub dns_server: Option<DomainName>,
+    /// The bounds of DNS.
+    pub dns_limits: DnsLimits,
 }
 
 impl ServerConfig {
@@ -73,6 +106,14 @@ impl ServerConfig {
             sessions_per_network: limits::SESSIONS_PER_NETWORK,
             idle_session: limits::IDLE_SESSION,
             watch_interval: limits::WATCH_INTERVAL,
+            http: None,
+            certificate: None,
+            trusted_proxies: Vec::new(),
+            http_limits: HttpLimits::default(),
+            dns: None,
+            dns_origin: None,
+            dns_server: None,
+            dns_limits: DnsLimits::default(),
         }
     }
 }
@@ -98,6 +139,25 @@ pub enum ServerError {
     /// The address to listen on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The address to listen on for HTTP or DNS.
+    #[error("cannot listen on {address} for {what}: {source}")]
+    Listen {
+        /// Which carrier.
+        what: &'static str,
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// An address for DNS, and no zone to answer for.
+    #[error("there is an address for DNS, {address}, and no zone to answer for")]
+    NoOrigin {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The certificate for HTTPS.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The operating system gave no random numbers.
     #[error("the operating system gave no random numbers: {0}")]
     Random(getrandom::Error),
@@ -113,6 +173,9 @@ impl Coded for ServerError {
             Self::Identity(error) => error.code(),
             Self::Records(error) => error.code(),
             Self::Bind(error) => error.code(),
+            Self::Listen { .. } => ErrorCode::NetBind,
+            Self::NoOrigin { .. } => ErrorCode::CliUsage,
+            Self::Certificate(error) => error.code(),
             Self::Random(_) => ErrorCode::SystemRandom,
         }
     }
@@ -123,6 +186,15 @@ impl Coded for ServerError {
             Self::Identity(error) => error.next(),
             Self::Records(error) => error.next(),
             Self::Bind(error) => error.next(),
+            Self::Listen { what, address, .. } if address.port() < 1024 => Some(format!(
+                "Ports below 1024 need a right: AmbientCapabilities=CAP_NET_BIND_SERVICE in the systemd unit. Or name \
+                 another port with --{what}."
+            )),
+            Self::Listen { what, .. } => {
+                Some(format!("Name another address with --{what}, or port 0 for any free one."))
+            }
+            Self::NoOrigin { .. } => Some("Name the zone with --dns-origin.".to_owned()),
+            Self::Certificate(error) => error.next(),
             Self::Random(_) => None,
         }
     }
@@ -136,6 +208,10 @@ pub struct Server {
     stage: watch::Sender<Stage>,
     accepting: JoinHandle<()>,
     answering: JoinHandle<()>,
+    /// HTTP and DNS.
+    others: Vec<JoinHandle<()>>,
+    http_address: Option<SocketAddr>,
+    dns_address: Option<SocketAddr>,
 }
 
 impl Server {
@@ -157,7 +233,7 @@ impl Server {
         endpoint.connections_before_retry = limits::CONNECTIONS_BEFORE_RETRY;
         let endpoint = Endpoint::bind(&key, config.listen, endpoint)?;
         let back = Endpoint::client(&key)?;
-        Self::serve(endpoint, Some(back), registry, &config)
+        Self::serve(endpoint, Some(back), registry, &config).await
     }
 
     /// The same on an endpoint of the caller's, such as one in a simulated network. The identity is the
@@ -169,10 +245,10 @@ impl Server {
         let data = |source| ServerError::Data { path: config.data.clone(), source };
         make_folder(config.disk.as_ref(), &config.data).map_err(data)?;
         let registry = open_records(&config, endpoint.id(), clock)?;
-        Self::serve(endpoint, None, registry, &config)
+        Self::serve(endpoint, None, registry, &config).await
     }
 
-    fn serve(
+    async fn serve(
         endpoint: Endpoint,
         back: Option<Endpoint>,
         registry: DurableRegistry,
@@ -183,10 +259,14 @@ impl Server {
         let id = endpoint.id();
         let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, back, config));
         let (stage, watched) = watch::channel(Stage::Serving);
+        let others = Others::bind(config).await?;
+        let (http_address, dns_address) = (others.http_address()?, others.dns_address()?);
+        let shared = shared(&carrier, config);
+        let others = others.serve(&shared, config, &watched)?;
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
         let cold = ColdLookups::new(&carrier.endpoint, Rc::clone(&carrier.registry));
         let answering = tokio::task::spawn_local(async move { cold.answer().await });
-        Ok(Self { id, carrier, stage, accepting, answering })
+        Ok(Self { id, carrier, stage, accepting, answering, others, http_address, dns_address })
     }
 
     /// The server's id, which it proves to whoever dials it.
@@ -199,6 +279,18 @@ impl Server {
     #[must_use]
     pub fn local_address(&self) -> SocketAddr {
         self.carrier.endpoint.local_address()
+    }
+
+    /// The TCP address of HTTP, with the real port.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
+    /// The address of DNS, with the real port, the same for UDP and TCP.
+    #[must_use]
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns_address
     }
 
     /// The search path entry of this server, at a host by which others reach it.
@@ -245,6 +337,9 @@ impl Server {
         self.answering.abort();
         // Fails only if the task panicked; the sessions went with it then.
         let _ = (&mut self.accepting).await;
+        for other in &mut self.others {
+            let _ = other.await;
+        }
         self.carrier.close().await;
     }
 }
@@ -253,7 +348,108 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
         self.answering.abort();
+        self.others.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// The carriers that the operator has named addresses for.
+struct Others {
+    http: Option<(TcpListener, Option<Tls>)>,
+    dns: Option<(UdpSocket, TcpListener, Zone)>,
+}
+
+impl Others {
+    async fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
+        let http = match config.http {
+            Some(address) => {
+                // A certificate that cannot be used is said before anybody could be answered without it.
+                let tls = config.certificate.clone().map(Tls::new).transpose()?;
+                Some((TcpListener::bind(address).await.map_err(listen("http", address))?, tls))
+            }
+            None => None,
+        };
+        let dns = match config.dns {
+            Some(address) => {
+                let zone = zone(config).ok_or(ServerError::NoOrigin { address })?;
+                let (datagrams, streams) = bind_both(address).await.map_err(listen("dns", address))?;
+                Some((datagrams, streams, zone))
+            }
+            None => None,
+        };
+        Ok(Self { http, dns })
+    }
+
+    fn http_address(&self) -> Result<Option<SocketAddr>, ServerError> {
+        let Some((listener, _)) = &self.http else { return Ok(None) };
+        Ok(Some(listener.local_addr().map_err(listen("http", SocketAddr::from(([0; 4], 0))))?))
+    }
+
+    fn dns_address(&self) -> Result<Option<SocketAddr>, ServerError> {
+        let Some((socket, ..)) = &self.dns else { return Ok(None) };
+        Ok(Some(socket.local_addr().map_err(listen("dns", SocketAddr::from(([0; 4], 0))))?))
+    }
+
+    fn serve(
+        self,
+        shared: &Rc<Shared>,
+        config: &ServerConfig,
+        stage: &watch::Receiver<Stage>,
+    ) -> Result<Vec<JoinHandle<()>>, ServerError> {
+        let mut tasks = Vec::new();
+        let seed = || getrandom::u64().map_err(ServerError::Random);
+        if let Some((listener, tls)) = self.http {
+            let proxies = TrustedProxies::new(&config.trusted_proxies);
+            let carrier = HttpCarrier::new(Rc::clone(shared), tls, proxies, config.http_limits, seed()?);
+            tasks.push(tokio::task::spawn_local(Rc::new(carrier).serve(listener, stage.clone())));
+        }
+        if let Some((datagrams, streams, zone)) = self.dns {
+            let carrier = Rc::new(DnsCarrier::new(Rc::clone(shared), zone, config.dns_limits, seed()?));
+            let serving = Rc::clone(&carrier).serve_datagrams(datagrams, stage.clone());
+            tasks.push(tokio::task::spawn_local(serving));
+            tasks.push(tokio::task::spawn_local(carrier.serve_streams(streams, stage.clone())));
+        }
+        Ok(tasks)
+    }
+}
+
+/// The same port for both. One that the system chose for UDP may be taken for TCP, so another is tried then.
+async fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    const ATTEMPTS: usize = 16;
+    let mut refused = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..ATTEMPTS {
+        let datagrams = UdpSocket::bind(address).await?;
+        match TcpListener::bind(datagrams.local_addr()?).await {
+            Ok(streams) => return Ok((datagrams, streams)),
+            Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
+}
+
+fn listen(what: &'static str, address: SocketAddr) -> impl Fn(io::Error) -> ServerError {
+    move |source| ServerError::Listen { what, address, source }
+}
+
+fn zone(config: &ServerConfig) -> Option<Zone> {
+    let origin = config.dns_origin.clone()?;
+    let server = config.dns_server.clone().unwrap_or_else(|| origin.clone());
+    // Nobody copies the zone, so its version need not tell anything.
+    Some(Zone::new(origin, server, 1))
+}
+
+fn shared(carrier: &Rc<Carrier>, config: &ServerConfig) -> Rc<Shared> {
+    let sessions = Rc::clone(carrier);
+    Rc::new(Shared {
+        id: carrier.endpoint.id(),
+        registry: Rc::clone(&carrier.registry),
+        calls: Rc::clone(&carrier.calls),
+        metrics: Metrics::new(),
+        started: carrier.registry.clock().now(),
+        lease: config.policy.lease,
+        zone: zone(config),
+        sessions: Box::new(move || sessions.sessions()),
+    })
 }
 
 impl fmt::Debug for Server {

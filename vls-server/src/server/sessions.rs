@@ -66,6 +66,11 @@ impl Carrier {
         tokio::join!(self.endpoint.close(), self.back.close());
     }
 
+    /// How many sessions there are.
+    pub(super) fn sessions(&self) -> usize {
+        self.table.count()
+    }
+
     /// Accepts until the server stops, then waits until every session has ended.
     pub(super) async fn accept(self: Rc<Self>, mut stage: watch::Receiver<Stage>) {
         let mut sessions = JoinSet::new();
@@ -142,7 +147,7 @@ impl Carrier {
 }
 
 /// Waits until the server has come that far; also if it was dropped.
-async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
+pub(super) async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
     let _ = stage.wait_for(|stage| *stage >= wanted).await;
 }
 

@@ -1,0 +1,236 @@
+//! The records over DNS, by UDP and by TCP (DESIGN §4, §5): for `dig`, for iroh, and for every resolver between.
+//!
+//! [`answer`] is pure: a query, what is known, an answer. Around it are two thin shells. UDP answers in bunches,
+//! never longer than what every path carries, and so many per network; of the rest every second is told to come by
+//! TCP, the others get nothing, so that whoever writes another's address on its questions cannot make this server send
+//! more than a rate that is known. TCP has places, and who is idle gives them back (RFC 7766).
+
+mod answer;
+mod wire;
+mod zone;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::SocketAddr,
+    rc::Rc,
+};
+
+use schemas::Network;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+pub(super) use self::wire::time_to_live;
+pub use self::{
+    answer::{Answer, Known, Transport, answer},
+    zone::{DomainName, DomainNameError, Zone},
+};
+use super::{
+    http::pause_after,
+    places::{Place, Places},
+    rates::Rates,
+    sessions::{Stage, reached},
+    shared::Shared,
+};
+use crate::{durable::Stopping, limits};
+
+/// As metrics name them.
+const UDP: &str = "dns_udp";
+const TCP: &str = "dns_tcp";
+
+/// Serves the records over DNS.
+pub(super) struct DnsCarrier {
+    shared: Rc<Shared>,
+    zone: Zone,
+    places: Places,
+    rates: RefCell<Rates>,
+    /// Counts what came too fast.
+    slip: Cell<u32>,
+    limits: DnsLimits,
+}
+
+/// What tests set smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DnsLimits {
+    /// Answers over UDP per network.
+    pub answers: crate::registry::Rate,
+    /// TCP connections at once, of everybody.
+    pub connections: usize,
+    /// TCP connections at once of one network.
+    pub connections_per_network: usize,
+    /// How long a TCP connection may stay without a whole question.
+    pub idle: std::time::Duration,
+}
+
+impl Default for DnsLimits {
+    fn default() -> Self {
+        Self {
+            answers: limits::DNS_ANSWERS,
+            connections: limits::DNS_CONNECTIONS,
+            connections_per_network: limits::DNS_CONNECTIONS_PER_NETWORK,
+            idle: limits::DNS_IDLE,
+        }
+    }
+}
+
+impl DnsCarrier {
+    pub(super) fn new(shared: Rc<Shared>, zone: Zone, limits: DnsLimits, seed: u64) -> Self {
+        let places = Places::new(limits.connections, limits.connections_per_network);
+        let rates = RefCell::new(Rates::new(limits.answers, seed));
+        Self { shared, zone, places, rates, slip: Cell::new(0), limits }
+    }
+
+    /// Answers datagrams until the server closes, or nothing can be said any more.
+    pub(super) async fn serve_datagrams(self: Rc<Self>, socket: UdpSocket, mut stage: watch::Receiver<Stage>) {
+        let mut buffer = [0; limits::DNS_QUERY_BYTES];
+        let mut early: Vec<(Vec<u8>, SocketAddr)> = Vec::new();
+        loop {
+            tokio::select! {
+                _ = reached(&mut stage, Stage::Closing) => return,
+                readable = socket.readable() => {
+                    if let Err(error) = readable {
+                        pause_after(&error).await;
+                        continue;
+                    }
+                    for _ in 0..limits::DNS_BUNCH {
+                        // Whatever else it says belongs to a datagram that was sent before, whose asker is gone.
+                        match socket.try_recv_from(&mut buffer) {
+                            Ok((length, asker)) => self.answer_datagram(&socket, &buffer[..length], asker, &mut early),
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                            Err(_) => {}
+                        }
+                    }
+                    tokio::task::yield_now().await;
+                }
+                settled = self.shared.registry.settled(), if !early.is_empty() => {
+                    if settled.is_err() {
+                        return;
+                    }
+                    for (query, asker) in std::mem::take(&mut early) {
+                        self.send_answer(&socket, &query, asker, &mut early);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer_datagram(
+        &self,
+        socket: &UdpSocket,
+        query: &[u8],
+        asker: SocketAddr,
+        early: &mut Vec<(Vec<u8>, SocketAddr)>,
+    ) {
+        let monotonic = self.shared.registry.clock().now().monotonic;
+        if self.rates.borrow_mut().take(Network::of(asker.ip()), monotonic).is_ok() {
+            return self.send_answer(socket, query, asker, early);
+        }
+        let count = self.slip.get().wrapping_add(1);
+        self.slip.set(count);
+        let slow_down = if count.is_multiple_of(limits::DNS_SLIP) { answer::slow_down(query) } else { None };
+        if let Some(message) = slow_down {
+            // A full buffer loses it, as the network might.
+            let _ = socket.try_send_to(&message, asker);
+        }
+        self.shared.metrics.answered(UDP, "slowed", std::time::Duration::ZERO);
+    }
+
+    fn send_answer(&self, socket: &UdpSocket, query: &[u8], asker: SocketAddr, early: &mut Vec<(Vec<u8>, SocketAddr)>) {
+        let begun = Instant::now();
+        match answer(&self.zone, query, Transport::Datagram, |id| self.shared.known(id)) {
+            Answer::Reply { message, .. } => {
+                // A full buffer loses it, as the network might; the asker asks again.
+                let _ = socket.try_send_to(&message, asker);
+                self.shared.metrics.answered(UDP, outcome(&message), begun.elapsed());
+            }
+            Answer::Later if early.len() < limits::EARLY_QUESTIONS => early.push((query.to_vec(), asker)),
+            Answer::Later | Answer::None => self.shared.metrics.answered(UDP, "none", begun.elapsed()),
+        }
+    }
+
+    /// Accepts connections until the server stops, then waits until every one has ended.
+    pub(super) async fn serve_streams(self: Rc<Self>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+        let mut connections = JoinSet::new();
+        loop {
+            self.shared.metrics.set_connections(TCP, self.places.len());
+            tokio::select! {
+                _ = reached(&mut stage, Stage::Draining) => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => {
+                        let Some(place) = self.places.take(Some(Network::of(address.ip()))) else { continue };
+                        connections.spawn_local(Rc::clone(&self).serve_stream(stream, place, stage.clone()));
+                    }
+                    Err(error) => pause_after(&error).await,
+                },
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn serve_stream(self: Rc<Self>, mut stream: TcpStream, place: Place, mut stage: watch::Receiver<Stage>) {
+        // Answers are whole; waiting for more of them gains nothing. Refused only by a socket that is gone.
+        let _ = stream.set_nodelay(true);
+        for _ in 0..limits::DNS_QUERIES_PER_CONNECTION {
+            place.set_idle(true);
+            let query = tokio::select! {
+                read = timeout(self.limits.idle, read_query(&mut stream)) => read,
+                () = place.evicted() => return,
+                _ = reached(&mut stage, Stage::Draining) => return,
+            };
+            let Ok(Ok(query)) = query else { return };
+            place.set_idle(false);
+            let Some(_under_way) = self.shared.calls.begin() else { return };
+            let begun = Instant::now();
+            let Ok(Some(message)) = self.answer_stream(&query).await else { return };
+            let Ok(length) = u16::try_from(message.len()) else { return };
+            let framed = [&length.to_be_bytes()[..], &message].concat();
+            match timeout(self.limits.idle, stream.write_all(&framed)).await {
+                Ok(Ok(())) => self.shared.metrics.answered(TCP, outcome(&message), begun.elapsed()),
+                _ => return,
+            }
+        }
+    }
+
+    async fn answer_stream(&self, query: &[u8]) -> Result<Option<Vec<u8>>, Stopping> {
+        loop {
+            match answer(&self.zone, query, Transport::Stream, |id| self.shared.known(id)) {
+                Answer::Reply { message, .. } => return Ok(Some(message)),
+                Answer::None => return Ok(None),
+                Answer::Later => self.shared.registry.settled().await?,
+            }
+        }
+    }
+}
+
+/// A query behind its length. One that is longer than any of ours ends the connection.
+async fn read_query(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > limits::DNS_QUERY_BYTES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut query = vec![0; length];
+    stream.read_exact(&mut query).await?;
+    Ok(query)
+}
+
+/// Codes as metrics name them.
+fn outcome(message: &[u8]) -> &'static str {
+    match message.get(3).map(|flags| flags & 0xf) {
+        Some(0) if message.get(2).is_some_and(|flags| flags & 2 != 0) => "truncated",
+        Some(0) => "noerror",
+        Some(1) => "formerr",
+        Some(2) => "servfail",
+        Some(3) => "nxdomain",
+        Some(4) => "notimp",
+        Some(5) => "refused",
+        _ => "other",
+    }
+}

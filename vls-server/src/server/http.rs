@@ -1,0 +1,339 @@
+//! The records over HTTP and HTTPS (DESIGN §4, §5): what pkarr relays and iroh's DNS server offer, for their
+//! clients, for browsers and for `curl`.
+//!
+//! | path | |
+//! |---|---|
+//! | `/pkarr/<id>`, `/<id>` | the record: GET, HEAD, PUT ([`records`]) |
+//! | `/dns-query` | DNS over HTTPS, RFC 8484 ([`doh`]) |
+//! | `/` | what this is, for people |
+//! | `/healthz`, `/metrics` | for monitors |
+//!
+//! It is HTTP/1.1: a lookup is one small question and one small answer on a connection that stays, and the frames,
+//! windows and header tables of HTTP/2 are memory that a stranger may ask for. Who wants it puts a proxy in front,
+//! and names it as trusted so that quotas go by those behind it ([`client`]).
+//!
+//! Every answer has the server's `Date` and, in microseconds, `Vls-Time`: a client with a wrong clock can tell.
+//! Errors are text, `code: message`, with the stable codes of every other carrier.
+
+mod client;
+mod doh;
+mod pages;
+mod preconditions;
+mod records;
+mod reply;
+mod tls;
+
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    rc::Rc,
+};
+
+use hyper::{
+    Method, Request, StatusCode,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use schemas::{ErrorCode, IdentityError, Network, VatId};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use self::reply::{Problem, Reply};
+pub(super) use self::{client::TrustedProxies, tls::Tls};
+pub use self::{
+    client::{ProxyNetwork, ProxyNetworkError},
+    tls::{CertificateError, CertificateFiles},
+};
+use super::{
+    places::{Place, Places},
+    rates::Rates,
+    sessions::{Stage, reached},
+    shared::Shared,
+};
+use crate::{limits, registry::seconds};
+
+/// As metrics name it.
+const CARRIER: &str = "http";
+
+/// Serves the records over HTTP.
+pub(super) struct HttpCarrier {
+    shared: Rc<Shared>,
+    tls: Option<Tls>,
+    proxies: TrustedProxies,
+    places: Places,
+    rates: RefCell<Rates>,
+    limits: HttpLimits,
+}
+
+/// What tests set smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HttpLimits {
+    /// Connections at once, of everybody.
+    pub connections: usize,
+    /// Connections at once of one network.
+    pub connections_per_network: usize,
+    /// How long a connection may stay without the whole head of a request.
+    pub idle: std::time::Duration,
+    /// How long a body may take.
+    pub body: std::time::Duration,
+    /// Requests on one connection.
+    pub requests_per_connection: u32,
+    /// Requests per network.
+    pub requests: crate::registry::Rate,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: limits::HTTP_CONNECTIONS,
+            connections_per_network: limits::HTTP_CONNECTIONS_PER_NETWORK,
+            idle: limits::HTTP_IDLE,
+            body: limits::HTTP_BODY_DEADLINE,
+            requests_per_connection: limits::HTTP_REQUESTS_PER_CONNECTION,
+            requests: limits::HTTP_REQUESTS,
+        }
+    }
+}
+
+/// One connection, as far as its requests are concerned.
+struct Connection {
+    address: IpAddr,
+    place: Place,
+    requests: Cell<u32>,
+    under_way: Cell<bool>,
+    idle_since: Cell<Instant>,
+}
+
+impl HttpCarrier {
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        tls: Option<Tls>,
+        proxies: TrustedProxies,
+        limits: HttpLimits,
+        seed: u64,
+    ) -> Self {
+        let places = Places::new(limits.connections, limits.connections_per_network);
+        let rates = RefCell::new(Rates::new(limits.requests, seed));
+        Self { shared, tls, proxies, places, rates, limits }
+    }
+
+    /// Accepts until the server stops, then waits until every connection has ended.
+    pub(super) async fn serve(self: Rc<Self>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+        let mut connections = JoinSet::new();
+        let renewing = async {
+            match &self.tls {
+                Some(tls) => tls.keep_current().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut renewing = pin!(renewing);
+        loop {
+            self.shared.metrics.set_connections(CARRIER, self.places.len());
+            tokio::select! {
+                _ = reached(&mut stage, Stage::Draining) => break,
+                Some(_) = connections.join_next() => {}
+                () = &mut renewing => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => {
+                        let Some(connection) = self.connection(address) else { continue };
+                        connections.spawn_local(Rc::clone(&self).serve_connection(stream, connection, stage.clone()));
+                    }
+                    Err(error) => pause_after(&error).await,
+                },
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    fn connection(&self, address: SocketAddr) -> Option<Connection> {
+        let address = address.ip().to_canonical();
+        let network = (!self.proxies.contains(address)).then(|| Network::of(address));
+        Some(Connection {
+            address,
+            place: self.places.take(network)?,
+            requests: Cell::new(0),
+            under_way: Cell::new(false),
+            idle_since: Cell::new(Instant::now()),
+        })
+    }
+
+    async fn serve_connection(
+        self: Rc<Self>,
+        stream: TcpStream,
+        connection: Connection,
+        mut stage: watch::Receiver<Stage>,
+    ) {
+        // Answers are one small packet: waiting for more of them gains nothing. Refused only by a socket that is gone.
+        let _ = stream.set_nodelay(true);
+        let connection = Rc::new(connection);
+        let Some(tls) = &self.tls else {
+            return self.serve_stream(stream, &connection, stage).await;
+        };
+        let stream = tokio::select! {
+            shaken = timeout(self.limits.idle, tls.accept(stream)) => shaken,
+            () = connection.place.evicted() => return,
+            _ = reached(&mut stage, Stage::Draining) => return,
+        };
+        if let Ok(Ok(stream)) = stream {
+            connection.idle_since.set(Instant::now());
+            self.serve_stream(stream, &connection, stage).await;
+        }
+    }
+
+    async fn serve_stream<S>(self: &Rc<Self>, stream: S, connection: &Rc<Connection>, mut stage: watch::Receiver<Stage>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let service = service_fn(|request| Rc::clone(self).answer(request, Rc::clone(connection)));
+        let served = http1::Builder::new()
+            // Ours comes from the server's clock.
+            .auto_date_header(false)
+            .half_close(true)
+            .max_buf_size(limits::HTTP_HEAD_BYTES)
+            .max_headers(limits::HTTP_FIELDS)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut served = pin!(served);
+        let mut next = Stage::Draining;
+        loop {
+            tokio::select! {
+                // An error is the peer's: it went away, or spoke something else.
+                _ = served.as_mut() => return,
+                () = connection.place.evicted() => return,
+                () = self.idle(connection) => return,
+                _ = reached(&mut stage, next) => {
+                    if next == Stage::Closing {
+                        return;
+                    }
+                    served.as_mut().graceful_shutdown();
+                    next = Stage::Closing;
+                }
+            }
+        }
+    }
+
+    /// Waits until the connection has had no whole request for too long.
+    async fn idle(&self, connection: &Connection) {
+        loop {
+            let now = Instant::now();
+            let since = if connection.under_way.get() { now } else { connection.idle_since.get() };
+            let end = since + self.limits.idle;
+            if end <= now {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+
+    async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        connection: Rc<Connection>,
+    ) -> Result<reply::Response, Infallible> {
+        let begun = Instant::now();
+        connection.under_way.set(true);
+        connection.place.set_idle(false);
+        connection.requests.set(connection.requests.get() + 1);
+        let head = request.method() == Method::HEAD;
+        let doh = request.uri().path() == doh::PATH;
+        let reply = self.route(request, connection.address).await.unwrap_or_else(Problem::into_reply);
+        let status = reply.status();
+        let last = connection.requests.get() >= self.limits.requests_per_connection;
+        let mut response = reply.into_response(self.shared.registry.clock().now().wall, head);
+        if last {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        connection.idle_since.set(Instant::now());
+        connection.under_way.set(false);
+        connection.place.set_idle(true);
+        let carrier = if doh { doh::CARRIER } else { CARRIER };
+        self.shared.metrics.answered(carrier, outcome(status), begun.elapsed());
+        Ok(response)
+    }
+
+    async fn route(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Reply, Problem> {
+        let client = self.proxies.client(peer, request.headers());
+        let monotonic = self.shared.registry.clock().now().monotonic;
+        if let Err(wait) = self.rates.borrow_mut().take(Network::of(client), monotonic) {
+            let message =
+                format!("too many requests came from this network; the next is answered in {} s", seconds(wait));
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::VlsQuota, message).retry_after(wait));
+        }
+        if request.method() == Method::OPTIONS {
+            return Ok(Reply::preflight());
+        }
+        let path = request.uri().path().to_owned();
+        match path.as_str() {
+            "/" => pages::status(&self.shared, only_read(&request)?),
+            "/healthz" => pages::health(&self.shared, only_read(&request)?).await,
+            "/metrics" => pages::metrics(&self.shared, only_read(&request)?),
+            doh::PATH => doh::answer(&self.shared, request, self.limits.body).await,
+            path => records::answer(&self.shared, &id_of(path)?, request, client, self.limits.body).await,
+        }
+    }
+}
+
+/// A page that can only be read.
+struct ReadOnly;
+
+fn only_read(request: &Request<Incoming>) -> Result<ReadOnly, Problem> {
+    match *request.method() {
+        Method::GET | Method::HEAD => Ok(ReadOnly),
+        _ => Err(Problem::method("GET, HEAD, OPTIONS")),
+    }
+}
+
+/// The id in the path of a record. What cannot be meant as one is a page that is not here.
+fn id_of(path: &str) -> Result<[u8; 32], Problem> {
+    let (text, certain) = match path.strip_prefix("/pkarr/") {
+        Some(text) => (text, true),
+        None => (path.strip_prefix('/').unwrap_or(path), false),
+    };
+    VatId::spelled(text).map_err(|error| {
+        if !certain && matches!(error, IdentityError::Text) && text.len() != VatId::TEXT_LENGTH {
+            return Problem::new(StatusCode::NOT_FOUND, ErrorCode::HttpRequest, "there is no such page".to_owned());
+        }
+        Problem::new(StatusCode::BAD_REQUEST, ErrorCode::RefIdMalformed, error.to_string())
+    })
+}
+
+/// Statuses as metrics name them.
+fn outcome(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "200",
+        204 => "204",
+        304 => "304",
+        400 => "400",
+        404 => "404",
+        405 => "405",
+        408 => "408",
+        409 => "409",
+        412 => "412",
+        413 => "413",
+        415 => "415",
+        429 => "429",
+        503 => "503",
+        _ => "other",
+    }
+}
+
+/// A connection that could not be accepted stays in the queue, so asking again at once would only burn the processor.
+pub(super) async fn pause_after(error: &io::Error) {
+    let of_the_peer = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
+    if !of_the_peer {
+        tracing::warn!(%error, "a TCP connection could not be accepted");
+        sleep(limits::ACCEPT_PAUSE).await;
+    }
+}

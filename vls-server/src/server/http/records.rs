@@ -1,0 +1,201 @@
+//! The record of an id: what pkarr's relays and iroh's DNS server offer, and how they differ.
+//!
+//! * PUT of 72 to 1,072 bytes, whatever their content type: 204, also for the bytes that are there already. 400 for an
+//!   id or a packet that is wrong, 409 for one that is older or contradicts another of its time, 412 where `If-Match`
+//!   does not hold, 413 for one that is too long, 429 and 503 with `Retry-After`. pkarr's relays answer 428 to a
+//!   write while another of the same key is under way in the DHT; here writes have an order, so one of the two is
+//!   the older and gets 409. Their client takes both for the same.
+//! * GET: the packet, with the media type of pkarr's relays (their clients and iroh's look at none), when it was
+//!   signed as `Last-Modified`, when its vat was last seen as `Memento-Datetime`.
+//! * A vat whose lease has ended is nowhere: 404, so that a finder asks elsewhere rather than dial a dead address, with
+//!   `Vls-Expired`, which tells for how long. Who wants the old record all the same, to learn how far the vat had come
+//!   (DESIGN §7 R7) or to publish it again, asks with pkarr's `?policy=CacheOnly`, "even if expired", and gets it with
+//!   the same header.
+//!
+//! Nothing is answered, neither to a writer nor to a reader, before what it tells is durable (rule 8).
+
+use std::{net::IpAddr, time::Duration};
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Body, Bytes, Incoming},
+    header::{CONNECTION, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED},
+};
+use schemas::{
+    Coded, ErrorCode, RecordError, UnverifiedRecord, VatId, limits::MAX_ACCEPTED_VALUE, limits::PACKET_HEADER,
+};
+use tokio::time::timeout;
+
+use super::{
+    preconditions::{self, Demand, Tag},
+    reply::{Problem, Reply, http_date},
+};
+use crate::{
+    durable::Stopping,
+    limits,
+    registry::{Expected, Id, Outcome, Refusal, RefusalReason},
+    server::{dns, shared::Shared},
+};
+
+/// The media type of pkarr's design page on relays.
+const PACKET: &str = "application/pkarr.org/relays#payload";
+
+/// When the vat was last seen (RFC 7089; pkarr's client reads it).
+const MEMENTO: HeaderName = HeaderName::from_static("memento-datetime");
+
+/// For how many seconds a record will be answered without another registration.
+const LEASE: HeaderName = HeaderName::from_static("vls-lease");
+
+/// For how many seconds the vat has not been seen, where that is longer than its lease.
+const EXPIRED: HeaderName = HeaderName::from_static("vls-expired");
+
+/// Answers a request for the record of an id.
+pub(super) async fn answer(
+    shared: &Shared,
+    id: &Id,
+    request: Request<Incoming>,
+    client: IpAddr,
+    body_deadline: Duration,
+) -> Result<Reply, Problem> {
+    let _under_way = shared.calls.begin().ok_or(Stopping)?;
+    match *request.method() {
+        Method::GET | Method::HEAD => {
+            let even_expired =
+                request.uri().query().is_some_and(|query| query.split('&').any(|p| p == "policy=CacheOnly"));
+            get(shared, id, request.headers(), even_expired).await
+        }
+        Method::PUT => {
+            let demand = Demand::read(request.headers())
+                .map_err(|error| Problem::request(StatusCode::BAD_REQUEST, error.to_string()))?;
+            let packet = body(request, PACKET_HEADER + MAX_ACCEPTED_VALUE, body_deadline).await?;
+            put(shared, id, &packet, client, demand).await
+        }
+        _ => Err(Problem::method("GET, HEAD, PUT, OPTIONS")),
+    }
+}
+
+async fn get(shared: &Shared, id: &Id, headers: &HeaderMap, even_expired: bool) -> Result<Reply, Problem> {
+    let answer = shared.registry.lookup(id).await?;
+    let Some(packet) = answer.packet else {
+        let message = "no record of this vat is held here";
+        return Err(Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsUnknownVat, message));
+    };
+    if answer.expired && !even_expired {
+        let message = format!("the vat was last seen {} s ago, and its lease has ended", answer.age.as_secs());
+        return Err(Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsExpired, message)
+            .with(EXPIRED, answer.age.as_secs().into()));
+    }
+    let tag = Tag::of(&packet);
+    let reply = if preconditions::is_known(headers, &tag) {
+        Reply::new(StatusCode::NOT_MODIFIED)
+    } else {
+        Reply::of(PACKET, Bytes::copy_from_slice(&packet))
+    };
+    let now = shared.now();
+    let reply = reply
+        .with_text(ETAG, tag.text().to_owned())
+        .with_text(LAST_MODIFIED, http_date(preconditions::timestamp(&packet).min(now)))
+        .with_text(MEMENTO, http_date(now.saturating_sub(answer.age)));
+    if answer.expired {
+        return Ok(reply.with(EXPIRED, answer.age.as_secs().into()).not_cached());
+    }
+    let ttl = dns::time_to_live(packet.get(PACKET_HEADER..).unwrap_or_default());
+    let ttl = ttl.map_or(limits::HTTP_CACHE, |seconds| Duration::from_secs(seconds.into()));
+    Ok(reply.cached_for(ttl.min(shared.lease_left(answer.age)).min(limits::HTTP_CACHE)))
+}
+
+async fn put(shared: &Shared, id: &Id, packet: &[u8], client: IpAddr, demand: Demand) -> Result<Reply, Problem> {
+    let expected = expected(shared, id, packet, demand).await?;
+    let outcome = shared.registry.register(Some(client), id, packet, &expected).await?;
+    match outcome {
+        Outcome::Stored { lease } | Outcome::Refreshed { lease } => Ok(Reply::new(StatusCode::NO_CONTENT)
+            .with_text(ETAG, Tag::of(packet).text().to_owned())
+            .with(LEASE, lease.as_secs().into())),
+        Outcome::Stale { current } => {
+            let message = "a record that is higher than this one was registered before";
+            Err(with_tag(Problem::new(StatusCode::CONFLICT, ErrorCode::VlsStale, message), current.as_deref()))
+        }
+        Outcome::Conflict { other } => {
+            let message =
+                "another record of the same epoch and time was registered: two copies of this vat have signed";
+            Err(with_tag(Problem::new(StatusCode::CONFLICT, ErrorCode::VlsConflict, message), Some(&other)))
+        }
+        Outcome::Unexpected { current } => Err(unexpected(current.as_deref())),
+        Outcome::Refused(refusal) => Err(refused(&refusal)),
+    }
+}
+
+/// What the registry is to demand. It knows one record by its full order; which one the writer names is found
+/// here, and if another takes its place before the registry decides, it does not hold any more.
+async fn expected(shared: &Shared, id: &Id, packet: &[u8], demand: Demand) -> Result<Expected, Problem> {
+    let named = match demand {
+        Demand::None => return Ok(Expected::Anything),
+        Demand::Absent => return Ok(Expected::Absent),
+        Demand::OneOf(named) => named,
+    };
+    let current = shared.registry.lookup(id).await?.packet;
+    match current {
+        // Bit-identical: it succeeds whatever is demanded, since an answer that was lost can be asked for again.
+        Some(current) if *current == *packet => Ok(Expected::Anything),
+        Some(current) if named.iter().any(|named| named.names(&Tag::of(&current))) => {
+            // It was verified when it was stored, so it can be read.
+            let record = VatId::from_bytes(*id).ok().and_then(|id| UnverifiedRecord::parse(id, &current).ok());
+            record.map(|record| Expected::Order(record.order())).ok_or_else(|| unexpected(Some(&current)))
+        }
+        current => Err(unexpected(current.as_deref())),
+    }
+}
+
+fn unexpected(current: Option<&[u8]>) -> Problem {
+    let message = match current {
+        Some(_) => "the current record is not the one that was expected; its ETag comes with this answer",
+        None => "a record was expected, and there is none",
+    };
+    with_tag(Problem::new(StatusCode::PRECONDITION_FAILED, ErrorCode::VlsUnexpected, message), current)
+}
+
+fn with_tag(problem: Problem, current: Option<&[u8]>) -> Problem {
+    let tag = current.and_then(|packet| HeaderValue::try_from(Tag::of(packet).text()).ok());
+    match tag {
+        Some(tag) => problem.with(ETAG, tag),
+        None => problem,
+    }
+}
+
+fn refused(refusal: &Refusal) -> Problem {
+    let status = match &refusal.reason {
+        RefusalReason::Record(RecordError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        RefusalReason::NewIds { .. } | RefusalReason::SignatureChecks { .. } | RefusalReason::Writes { .. } => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        RefusalReason::Full { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let problem = Problem::new(status, refusal.reason.code(), refusal.reason.to_string());
+    match refusal.reason.retry_after() {
+        Some(wait) => problem.retry_after(wait),
+        None => problem,
+    }
+}
+
+/// Reads a body of at most `limit` bytes. One that announces more is not read at all.
+pub(super) async fn body(request: Request<Incoming>, limit: usize, deadline: Duration) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let message = format!("the body has more than the {limit} bytes that it may have");
+        // What is not read would be taken for the next request.
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::RecordTooLarge, message)
+            .with(CONNECTION, HeaderValue::from_static("close"))
+    };
+    let body = request.into_body();
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    match timeout(deadline, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::request(StatusCode::BAD_REQUEST, "the body ended before its announced length")),
+        Err(_) => Err(Problem::request(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
+            .with(CONNECTION, HeaderValue::from_static("close"))),
+    }
+}

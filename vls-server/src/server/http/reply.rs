@@ -1,0 +1,168 @@
+//! Answers and errors as HTTP has them, with what every one of them carries.
+
+use std::{borrow::Cow, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    StatusCode,
+    body::Bytes,
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE,
+        DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    },
+};
+use schemas::{Coded, ErrorCode, Timestamp};
+
+use crate::{durable::Stopping, limits, registry::seconds};
+
+pub(super) type Response = hyper::Response<Full<Bytes>>;
+
+/// The server's clock, in microseconds since 1970.
+const TIME: HeaderName = HeaderName::from_static("vls-time");
+
+/// What a browser's script may read of an answer.
+const EXPOSED: &str = "ETag, Last-Modified, Memento-Datetime, Retry-After, Date, Vls-Time, Vls-Lease, Vls-Expired";
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Reply {
+    pub(super) fn new(status: StatusCode) -> Self {
+        Self { status, headers: HeaderMap::new(), body: Bytes::new() }
+    }
+
+    /// An answer with a body.
+    pub(super) fn of(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let reply = Self { body: body.into(), ..Self::new(StatusCode::OK) };
+        reply.with(CONTENT_TYPE, HeaderValue::from_static(content_type))
+    }
+
+    /// What browsers ask before they send a request that a form could not.
+    pub(super) fn preflight() -> Self {
+        Self::new(StatusCode::NO_CONTENT)
+            .with(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, PUT, POST, OPTIONS"))
+            .with(
+                ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static("Content-Type, If-Match, If-None-Match, If-Modified-Since, Cache-Control"),
+            )
+            .with(ACCESS_CONTROL_MAX_AGE, limits::CORS_SECONDS.into())
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The same with a header of text that is ours: numbers, dates and hexadecimal digits.
+    pub(super) fn with_text(self, name: HeaderName, value: String) -> Self {
+        match HeaderValue::try_from(value) {
+            Ok(value) => self.with(name, value),
+            Err(_) => {
+                debug_assert!(false, "ours has no control characters");
+                self
+            }
+        }
+    }
+
+    /// How long caches may keep it.
+    pub(super) fn cached_for(self, time: Duration) -> Self {
+        match time.as_secs() {
+            0 => self.with(CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+            seconds => self.with_text(CACHE_CONTROL, format!("public, max-age={seconds}")),
+        }
+    }
+
+    pub(super) fn not_cached(self) -> Self {
+        self.with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+    }
+
+    pub(super) fn into_response(self, now: Timestamp, head: bool) -> Response {
+        let Self { status, mut headers, body } = self;
+        // Records are public: a script of any page may read them.
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(TIME, now.as_micros().into());
+        if let Ok(date) = HeaderValue::try_from(http_date(now)) {
+            headers.insert(DATE, date);
+        }
+        // Neither of the two may have a body, nor tell how long it would be (RFC 9110, sections 8.6 and 15.4.5).
+        if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        let mut response = Response::new(Full::new(if head { Bytes::new() } else { body }));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// An error, with its stable code.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: ErrorCode,
+    message: Cow<'static, str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, message: message.into(), headers: Vec::new() }
+    }
+
+    /// The request itself is wrong.
+    pub(super) fn request(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(status, ErrorCode::HttpRequest, message)
+    }
+
+    pub(super) fn method(allowed: &'static str) -> Self {
+        let message = format!("this can be asked for with {allowed} only");
+        Self::request(StatusCode::METHOD_NOT_ALLOWED, message).with(ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// At least one second: less would be none.
+    pub(super) fn retry_after(self, wait: Duration) -> Self {
+        self.with(RETRY_AFTER, seconds(wait).max(1).into())
+    }
+
+    pub(super) fn into_reply(self) -> Reply {
+        let mut text = self.code.to_wire(&self.message);
+        text.push('\n');
+        let mut reply = Reply::of("text/plain; charset=utf-8", text);
+        reply.status = self.status;
+        reply.headers.extend(self.headers);
+        // What is wrong now may be right in a moment.
+        reply.not_cached()
+    }
+}
+
+impl From<Stopping> for Problem {
+    fn from(stopping: Stopping) -> Self {
+        // Who asks again within the second meets the next process.
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, stopping.code(), stopping.to_string())
+            .retry_after(Duration::from_secs(1))
+    }
+}
+
+/// As HTTP writes a time; of the year 9999 at the latest, where its form ends.
+pub(super) fn http_date(time: Timestamp) -> String {
+    const LAST: u64 = 253_402_300_799;
+    let since_1970 = Duration::from_secs(time.as_seconds().min(LAST));
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + since_1970)
+}

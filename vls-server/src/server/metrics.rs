@@ -1,0 +1,122 @@
+//! What the carriers count, for monitoring (the text form of Prometheus, which is OpenMetrics).
+//!
+//! Nothing here names an id, an address or a network: what is counted may be shown to everybody.
+
+use std::{cell::RefCell, fmt, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Bounds of times, in seconds: from an answer out of memory to one that waited for a slow disk.
+const SECONDS: [f64; 14] =
+    [0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0, 10.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    carrier: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    carrier: &'static str,
+}
+
+/// The counts of one server.
+pub(super) struct Metrics {
+    registry: Registry,
+    answers: Family<Answered, Counter>,
+    seconds: Family<Of, Histogram>,
+    /// Looked up in `answers` before; an answer costs an increment and no search by text.
+    known: RefCell<Vec<(&'static str, &'static str, Counter)>>,
+    connections: Family<Of, Gauge>,
+    records: Gauge,
+    sessions: Gauge,
+    turn: Gauge,
+    durable_turn: Gauge,
+    uptime: Gauge,
+}
+
+/// What is read at the moment of showing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Readings {
+    pub(super) records: usize,
+    pub(super) sessions: usize,
+    pub(super) turn: u64,
+    pub(super) durable_turn: u64,
+    pub(super) uptime: Duration,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut registry = Registry::with_prefix("vls");
+        let answers = Family::<Answered, Counter>::default();
+        let seconds = Family::<Of, Histogram>::new_with_constructor(|| Histogram::new(SECONDS));
+        let connections = Family::<Of, Gauge>::default();
+        let gauge = |registry: &mut Registry, name, help| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        registry.register("answers", "Answers given, by carrier and outcome", answers.clone());
+        registry.register_with_unit(
+            "answer",
+            "From a whole question to its answer, waiting for the disk included",
+            Unit::Seconds,
+            seconds.clone(),
+        );
+        registry.register("connections", "TCP connections that are open, by carrier", connections.clone());
+        let records = gauge(&mut registry, "records", "Records held, live and expired");
+        let sessions = gauge(&mut registry, "sessions", "QUIC sessions that are open");
+        let turn = gauge(&mut registry, "turn", "The newest turn that was decided");
+        let durable_turn = gauge(&mut registry, "durable_turn", "The newest turn that is durable");
+        let uptime = gauge(&mut registry, "uptime_seconds", "For how long the server has been running");
+        let known = RefCell::default();
+        Self { registry, answers, seconds, known, connections, records, sessions, turn, durable_turn, uptime }
+    }
+
+    /// Counts an answer. `outcome` is one of a few dozen.
+    pub(super) fn answered(&self, carrier: &'static str, outcome: &'static str, took: Duration) {
+        let mut known = self.known.borrow_mut();
+        let counter = match known.iter().position(|(of, with, _)| (*of, *with) == (carrier, outcome)) {
+            Some(position) => &known[position].2,
+            None => {
+                known.push((carrier, outcome, self.answers.get_or_create_owned(&Answered { carrier, outcome })));
+                // Just pushed.
+                &known[known.len() - 1].2
+            }
+        };
+        counter.inc();
+        self.seconds.get_or_create(&Of { carrier }).observe(took.as_secs_f64());
+    }
+
+    /// The number of a carrier's connections.
+    pub(super) fn set_connections(&self, carrier: &'static str, count: usize) {
+        self.connections.get_or_create(&Of { carrier }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Everything, in the text form.
+    ///
+    /// # Errors
+    /// None: writing into a string does not fail.
+    pub(super) fn show(&self, readings: Readings) -> Result<String, fmt::Error> {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.records.set(number(readings.records as u64));
+        self.sessions.set(number(readings.sessions as u64));
+        self.turn.set(number(readings.turn));
+        self.durable_turn.set(number(readings.durable_turn));
+        self.uptime.set(number(readings.uptime.as_secs()));
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}

@@ -1,0 +1,60 @@
+//! What every carrier of a server has in common.
+
+use std::{rc::Rc, time::Duration};
+
+use schemas::{Timestamp, VatId};
+
+use super::{
+    dns::Zone,
+    metrics::{Metrics, Readings},
+    sessions::Calls,
+};
+use crate::{
+    durable::{DurableRegistry, Seen},
+    registry::{Id, Now},
+    server::dns::Known,
+};
+
+/// What every carrier of a server has in common.
+pub(super) struct Shared {
+    pub(super) id: VatId,
+    pub(super) registry: Rc<DurableRegistry>,
+    pub(super) calls: Rc<Calls>,
+    pub(super) metrics: Metrics,
+    pub(super) started: Now,
+    /// For how long a record is answered after its vat was last seen.
+    pub(super) lease: Duration,
+    pub(super) zone: Option<Zone>,
+    /// How many sessions there are.
+    pub(super) sessions: Box<dyn Fn() -> usize>,
+}
+
+impl Shared {
+    pub(super) fn now(&self) -> Timestamp {
+        self.registry.clock().now().wall
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.registry.clock().now().monotonic.saturating_sub(self.started.monotonic)
+    }
+
+    pub(super) fn readings(&self) -> Readings {
+        let (records, turn, durable_turn) = self.registry.counts();
+        Readings { records, sessions: (self.sessions)(), turn, durable_turn, uptime: self.uptime() }
+    }
+
+    /// What is left of a lease, `age` after the vat was seen. A record may end before its lease does; what that
+    /// makes wrong is bounded by the short time for which anything is cached.
+    pub(super) fn lease_left(&self, age: Duration) -> Duration {
+        self.lease.saturating_sub(age)
+    }
+
+    /// For the DNS core.
+    pub(super) fn known(&self, id: &Id) -> Known {
+        self.registry.see(id, self.registry.clock().now(), |seen| match seen {
+            Seen::Early => Known::Early,
+            Seen::Nothing | Seen::Record { expired: true, .. } => Known::Nothing,
+            Seen::Record { packet, age, .. } => Known::Record { packet: packet.to_vec(), left: self.lease_left(age) },
+        })
+    }
+}
