@@ -173,12 +173,23 @@ pub(crate) const HTTP_HEAD_BYTES: usize = 16 << 10;
 /// Header fields of a request. Browsers behind three proxies send some forty.
 pub(crate) const HTTP_FIELDS: usize = 64;
 
+/// Requests of one HTTP/2 connection under way: what a resolver that uses DNS over HTTPS asks at once. Each may hold
+/// the head and the body of a request.
+pub(crate) const HTTP_STREAMS: u32 = 32;
+
+/// Bytes that one request of HTTP/2, and one connection, may send ahead: bodies have one packet.
+pub(crate) const HTTP_WINDOW: u32 = 16 << 10;
+
+/// Requests of HTTP/2 that were taken back before they were looked at, for which a connection is kept. Taking back is
+/// free for who asks and not for who answers ("rapid reset", CVE-2023-44487).
+pub(crate) const HTTP_RESETS: usize = 16;
+
 /// Requests on one connection, after which it is closed with its answer, so that a connection cannot be held for ever
 /// against those that wait for its place.
 pub const HTTP_REQUESTS_PER_CONNECTION: u32 = 10_000;
 
-/// Requests per network over HTTP, lookups and registrations alike: one network can take a fifth of a core and not
-/// more, and a proxy that is not named as one is told to slow down rather than refused.
+/// Requests per network over HTTP, lookups and registrations alike, and handshakes of TLS, which are the dearest of
+/// them: a thousand of these are a tenth of a core.
 pub const HTTP_REQUESTS: Rate = Rate { burst: 4_096, interval: Duration::from_millis(1) };
 
 /// The longest time for which an HTTP cache may keep a record, whatever its own time to live: a vat that moved is not
@@ -191,9 +202,6 @@ pub(crate) const CORS_SECONDS: u32 = 86_400;
 /// How long the page for monitors waits for the disk. A healthy one takes milliseconds, one that is being repaired
 /// seconds; monitors themselves give up after five to ten.
 pub(crate) const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Networks of proxies that may be named: one for each of a provider's published ranges.
-pub const TRUSTED_PROXIES: usize = 256;
 
 /// Hops that are read from a forwarding header, from the last one backwards. Each is one of the operator's own
 /// proxies, and nobody has more of them in a row.
@@ -224,7 +232,7 @@ pub const DNS_QUERY_BYTES: usize = 1_232;
 /// Records behind the question that are looked at: EDNS, a signature, and one to spare.
 pub(crate) const DNS_ADDITIONAL: u16 = 3;
 
-/// Answers over UDP per network. A large public resolver asks from a handful of networks, and over TCP when it is
+/// Answers per network, over UDP, and so many again over TCP. A large public resolver asks from a handful of networks, and over TCP when it is
 /// slowed down.
 pub const DNS_ANSWERS: Rate = Rate { burst: 2_048, interval: Duration::from_millis(2) };
 

@@ -264,7 +264,7 @@ impl Server {
         let shared = shared(&carrier, config);
         let others = others.serve(&shared, config, &watched)?;
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
-        let cold = ColdLookups::new(&carrier.endpoint, Rc::clone(&carrier.registry));
+        let cold = ColdLookups::new(&carrier.endpoint, Rc::clone(&carrier.registry), &shared.metrics);
         let answering = tokio::task::spawn_local(async move { cold.answer().await });
         Ok(Self { id, carrier, stage, accepting, answering, others, http_address, dns_address })
     }

@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 
+use prometheus_client::metrics::counter::Counter;
 use schemas::datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND};
 use transport::{
     Endpoint,
@@ -16,17 +17,22 @@ use crate::{
     durable::{DurableRegistry, Seen},
     limits,
     registry::Now,
+    server::metrics::Metrics,
 };
 
 /// Answers the cold lookups of one endpoint.
 pub(super) struct ColdLookups {
     datagrams: DatagramsBeside,
     registry: Rc<DurableRegistry>,
+    found: Counter,
+    unknown: Counter,
 }
 
 impl ColdLookups {
-    pub(super) fn new(endpoint: &Endpoint, registry: Rc<DurableRegistry>) -> Self {
-        Self { datagrams: endpoint.datagrams_beside(QUESTION_KIND, QUESTION_HEAD_BYTES), registry }
+    pub(super) fn new(endpoint: &Endpoint, registry: Rc<DurableRegistry>, metrics: &Metrics) -> Self {
+        let datagrams = endpoint.datagrams_beside(QUESTION_KIND, QUESTION_HEAD_BYTES);
+        let [found, unknown] = ["found", "unknown"].map(|outcome| metrics.counter("datagram", outcome));
+        Self { datagrams, registry, found, unknown }
     }
 
     /// Answers until it is dropped, or nothing can be said any more.
@@ -69,6 +75,11 @@ impl ColdLookups {
                 Seen::Record { packet, age, expired } => {
                     Some(Known { packet, age: u32::try_from(age.as_secs()).unwrap_or(u32::MAX), expired })
                 }
+            };
+            if known.is_some() {
+                self.found.inc()
+            } else {
+                self.unknown.inc()
             };
             let answer = LookupAnswer { nonce: question.nonce, known, time: now.wall };
             answers.push(asked.peer, asked.local, |bytes| answer.write(bytes));

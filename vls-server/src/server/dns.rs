@@ -13,6 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
 };
 
@@ -49,16 +50,23 @@ pub(super) struct DnsCarrier {
     zone: Zone,
     places: Places,
     rates: RefCell<Rates>,
+    /// Those of TCP, where who was slowed down has to be heard.
+    stream_rates: RefCell<Rates>,
     /// Counts what came too fast.
     slip: Cell<u32>,
     limits: DnsLimits,
 }
 
+/// Queries whose answer is not durable yet, and who asked.
+type Early = Vec<(Vec<u8>, SocketAddr)>;
+
+type Stages = watch::Receiver<Stage>;
+
 /// What tests set smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DnsLimits {
-    /// Answers over UDP per network.
+    /// Answers per network, over UDP and over TCP each.
     pub answers: crate::registry::Rate,
     /// TCP connections at once, of everybody.
     pub connections: usize,
@@ -82,51 +90,62 @@ impl Default for DnsLimits {
 impl DnsCarrier {
     pub(super) fn new(shared: Rc<Shared>, zone: Zone, limits: DnsLimits, seed: u64) -> Self {
         let places = Places::new(limits.connections, limits.connections_per_network);
-        let rates = RefCell::new(Rates::new(limits.answers, seed));
-        Self { shared, zone, places, rates, slip: Cell::new(0), limits }
+        let [rates, stream_rates] = [0, 1].map(|_| RefCell::new(Rates::new(limits.answers, seed)));
+        Self { shared, zone, places, rates, stream_rates, slip: Cell::new(0), limits }
     }
 
     /// Answers datagrams until the server closes, or nothing can be said any more.
-    pub(super) async fn serve_datagrams(self: Rc<Self>, socket: UdpSocket, mut stage: watch::Receiver<Stage>) {
+    pub(super) async fn serve_datagrams(self: Rc<Self>, socket: UdpSocket, mut stage: Stages) {
         let mut buffer = [0; limits::DNS_QUERY_BYTES];
-        let mut early: Vec<(Vec<u8>, SocketAddr)> = Vec::new();
+        let mut early = Early::default();
+        // Waits for what is decided when it begins, so it ends however many writes come after.
+        let mut settling = pin!(None);
         loop {
+            if settling.is_none() && !early.is_empty() {
+                settling.set(Some(self.shared.registry.settled()));
+            }
+            let settled = async {
+                match settling.as_mut().as_pin_mut() {
+                    Some(settling) => settling.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = reached(&mut stage, Stage::Closing) => return,
+                settled = settled => {
+                    if settled.is_err() {
+                        return;
+                    }
+                    settling.set(None);
+                    for (query, asker) in std::mem::take(&mut early) {
+                        self.send_answer(&socket, &query, asker, &mut early);
+                    }
+                }
                 readable = socket.readable() => {
                     if let Err(error) = readable {
                         pause_after(&error).await;
                         continue;
                     }
-                    for _ in 0..limits::DNS_BUNCH {
-                        // Whatever else it says belongs to a datagram that was sent before, whose asker is gone.
-                        match socket.try_recv_from(&mut buffer) {
-                            Ok((length, asker)) => self.answer_datagram(&socket, &buffer[..length], asker, &mut early),
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                            Err(_) => {}
-                        }
-                    }
+                    self.answer_datagrams(&socket, &mut buffer, &mut early);
                     tokio::task::yield_now().await;
-                }
-                settled = self.shared.registry.settled(), if !early.is_empty() => {
-                    if settled.is_err() {
-                        return;
-                    }
-                    for (query, asker) in std::mem::take(&mut early) {
-                        self.send_answer(&socket, &query, asker, &mut early);
-                    }
                 }
             }
         }
     }
 
-    fn answer_datagram(
-        &self,
-        socket: &UdpSocket,
-        query: &[u8],
-        asker: SocketAddr,
-        early: &mut Vec<(Vec<u8>, SocketAddr)>,
-    ) {
+    /// What has come, up to a bunch.
+    fn answer_datagrams(&self, socket: &UdpSocket, buffer: &mut [u8], early: &mut Early) {
+        for _ in 0..limits::DNS_BUNCH {
+            // Whatever else it says belongs to a datagram that was sent before, whose asker is gone.
+            match socket.try_recv_from(buffer) {
+                Ok((length, asker)) => self.answer_datagram(socket, &buffer[..length], asker, early),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn answer_datagram(&self, socket: &UdpSocket, query: &[u8], asker: SocketAddr, early: &mut Early) {
         let monotonic = self.shared.registry.clock().now().monotonic;
         if self.rates.borrow_mut().take(Network::of(asker.ip()), monotonic).is_ok() {
             return self.send_answer(socket, query, asker, early);
@@ -141,7 +160,7 @@ impl DnsCarrier {
         self.shared.metrics.answered(UDP, "slowed", std::time::Duration::ZERO);
     }
 
-    fn send_answer(&self, socket: &UdpSocket, query: &[u8], asker: SocketAddr, early: &mut Vec<(Vec<u8>, SocketAddr)>) {
+    fn send_answer(&self, socket: &UdpSocket, query: &[u8], asker: SocketAddr, early: &mut Early) {
         let begun = Instant::now();
         match answer(&self.zone, query, Transport::Datagram, |id| self.shared.known(id)) {
             Answer::Reply { message, .. } => {
@@ -155,7 +174,7 @@ impl DnsCarrier {
     }
 
     /// Accepts connections until the server stops, then waits until every one has ended.
-    pub(super) async fn serve_streams(self: Rc<Self>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+    pub(super) async fn serve_streams(self: Rc<Self>, listener: TcpListener, mut stage: Stages) {
         let mut connections = JoinSet::new();
         loop {
             self.shared.metrics.set_connections(TCP, self.places.len());
@@ -164,8 +183,9 @@ impl DnsCarrier {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => {
-                        let Some(place) = self.places.take(Some(Network::of(address.ip()))) else { continue };
-                        connections.spawn_local(Rc::clone(&self).serve_stream(stream, place, stage.clone()));
+                        let network = Network::of(address.ip());
+                        let Some(place) = self.places.take(Some(network)) else { continue };
+                        connections.spawn_local(Rc::clone(&self).serve_stream(stream, network, place, stage.clone()));
                     }
                     Err(error) => pause_after(&error).await,
                 },
@@ -175,21 +195,32 @@ impl DnsCarrier {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn serve_stream(self: Rc<Self>, mut stream: TcpStream, place: Place, mut stage: watch::Receiver<Stage>) {
+    async fn serve_stream(self: Rc<Self>, stream: TcpStream, network: Network, place: Place, stage: Stages) {
+        let mut closing = stage.clone();
+        tokio::select! {
+            () = self.answer_queries(stream, network, &place, stage) => {}
+            () = place.evicted() => {}
+            _ = reached(&mut closing, Stage::Closing) => {}
+        }
+    }
+
+    async fn answer_queries(&self, mut stream: TcpStream, network: Network, place: &Place, mut stage: Stages) {
         // Answers are whole; waiting for more of them gains nothing. Refused only by a socket that is gone.
         let _ = stream.set_nodelay(true);
         for _ in 0..limits::DNS_QUERIES_PER_CONNECTION {
             place.set_idle(true);
             let query = tokio::select! {
                 read = timeout(self.limits.idle, read_query(&mut stream)) => read,
-                () = place.evicted() => return,
                 _ = reached(&mut stage, Stage::Draining) => return,
             };
             let Ok(Ok(query)) = query else { return };
             place.set_idle(false);
-            let Some(_under_way) = self.shared.calls.begin() else { return };
+            let monotonic = self.shared.registry.clock().now().monotonic;
+            if self.stream_rates.borrow_mut().take(network, monotonic).is_err() {
+                return;
+            }
             let begun = Instant::now();
-            let Ok(Some(message)) = self.answer_stream(&query).await else { return };
+            let Ok(Some(message)) = self.answer_query(&query).await else { return };
             let Ok(length) = u16::try_from(message.len()) else { return };
             let framed = [&length.to_be_bytes()[..], &message].concat();
             match timeout(self.limits.idle, stream.write_all(&framed)).await {
@@ -199,7 +230,8 @@ impl DnsCarrier {
         }
     }
 
-    async fn answer_stream(&self, query: &[u8]) -> Result<Option<Vec<u8>>, Stopping> {
+    async fn answer_query(&self, query: &[u8]) -> Result<Option<Vec<u8>>, Stopping> {
+        let _under_way = self.shared.calls.begin().ok_or(Stopping)?;
         loop {
             match answer(&self.zone, query, Transport::Stream, |id| self.shared.known(id)) {
                 Answer::Reply { message, .. } => return Ok(Some(message)),

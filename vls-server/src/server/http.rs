@@ -8,9 +8,8 @@
 //! | `/` | what this is, for people |
 //! | `/healthz`, `/metrics` | for monitors |
 //!
-//! It is HTTP/1.1: a lookup is one small question and one small answer on a connection that stays, and the frames,
-//! windows and header tables of HTTP/2 are memory that a stranger may ask for. Who wants it puts a proxy in front,
-//! and names it as trusted so that quotas go by those behind it ([`client`]).
+//! HTTP/1.1 and, because DNS over HTTPS asks for it, HTTP/2 with small windows and few streams; by its first bytes, so
+//! also without TLS. Behind a proxy that is named as trusted, quotas go by those that it speaks for ([`client`]).
 //!
 //! Every answer has the server's `Date` and, in microseconds, `Vls-Time`: a client with a wrong clock can tell.
 //! Errors are text, `code: message`, with the stable codes of every other carrier.
@@ -30,22 +29,23 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::pin,
     rc::Rc,
+    time::Duration,
 };
 
 use hyper::{
-    Method, Request, StatusCode,
+    Method, Request, StatusCode, Version,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
-    server::conn::http1,
+    rt::Executor,
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::{rt::TokioIo, server::conn::auto};
 use schemas::{ErrorCode, IdentityError, Network, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
+    sync::{Notify, watch},
+    task::{JoinSet, spawn_local},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -61,7 +61,10 @@ use super::{
     sessions::{Stage, reached},
     shared::Shared,
 };
-use crate::{limits, registry::seconds};
+use crate::{
+    limits,
+    registry::{Rate, seconds},
+};
 
 /// As metrics name it.
 const CARRIER: &str = "http";
@@ -85,13 +88,13 @@ pub struct HttpLimits {
     /// Connections at once of one network.
     pub connections_per_network: usize,
     /// How long a connection may stay without the whole head of a request.
-    pub idle: std::time::Duration,
+    pub idle: Duration,
     /// How long a body may take.
-    pub body: std::time::Duration,
+    pub body: Duration,
     /// Requests on one connection.
     pub requests_per_connection: u32,
     /// Requests per network.
-    pub requests: crate::registry::Rate,
+    pub requests: Rate,
 }
 
 impl Default for HttpLimits {
@@ -112,7 +115,10 @@ struct Connection {
     address: IpAddr,
     place: Place,
     requests: Cell<u32>,
-    under_way: Cell<bool>,
+    /// There were as many as there may be.
+    used_up: Notify,
+    /// With HTTP/2, more than one.
+    under_way: Cell<u32>,
     idle_since: Cell<Instant>,
 }
 
@@ -165,7 +171,8 @@ impl HttpCarrier {
             address,
             place: self.places.take(network)?,
             requests: Cell::new(0),
-            under_way: Cell::new(false),
+            used_up: Notify::new(),
+            under_way: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
         })
     }
@@ -182,6 +189,9 @@ impl HttpCarrier {
         let Some(tls) = &self.tls else {
             return self.serve_stream(stream, &connection, stage).await;
         };
+        if !self.proxies.contains(connection.address) && self.take_token(connection.address).is_err() {
+            return;
+        }
         let stream = tokio::select! {
             shaken = timeout(self.limits.idle, tls.accept(stream)) => shaken,
             () = connection.place.evicted() => return,
@@ -198,13 +208,8 @@ impl HttpCarrier {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let service = service_fn(|request| Rc::clone(self).answer(request, Rc::clone(connection)));
-        let served = http1::Builder::new()
-            // Ours comes from the server's clock.
-            .auto_date_header(false)
-            .half_close(true)
-            .max_buf_size(limits::HTTP_HEAD_BYTES)
-            .max_headers(limits::HTTP_FIELDS)
-            .serve_connection(TokioIo::new(stream), service);
+        let builder = builder();
+        let served = builder.serve_connection(TokioIo::new(stream), service);
         let mut served = pin!(served);
         let mut next = Stage::Draining;
         loop {
@@ -213,6 +218,7 @@ impl HttpCarrier {
                 _ = served.as_mut() => return,
                 () = connection.place.evicted() => return,
                 () = self.idle(connection) => return,
+                () = connection.used_up.notified() => served.as_mut().graceful_shutdown(),
                 _ = reached(&mut stage, next) => {
                     if next == Stage::Closing {
                         return;
@@ -228,7 +234,7 @@ impl HttpCarrier {
     async fn idle(&self, connection: &Connection) {
         loop {
             let now = Instant::now();
-            let since = if connection.under_way.get() { now } else { connection.idle_since.get() };
+            let since = if connection.under_way.get() > 0 { now } else { connection.idle_since.get() };
             let end = since + self.limits.idle;
             if end <= now {
                 return;
@@ -243,30 +249,37 @@ impl HttpCarrier {
         connection: Rc<Connection>,
     ) -> Result<reply::Response, Infallible> {
         let begun = Instant::now();
-        connection.under_way.set(true);
-        connection.place.set_idle(false);
-        connection.requests.set(connection.requests.get() + 1);
+        let under_way = UnderWay::begin(&connection);
         let head = request.method() == Method::HEAD;
         let doh = request.uri().path() == doh::PATH;
+        let version = request.version();
         let reply = self.route(request, connection.address).await.unwrap_or_else(Problem::into_reply);
         let status = reply.status();
-        let last = connection.requests.get() >= self.limits.requests_per_connection;
         let mut response = reply.into_response(self.shared.registry.clock().now().wall, head);
-        if last {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if connection.requests.get() >= self.limits.requests_per_connection {
+            connection.used_up.notify_one();
+            if version <= Version::HTTP_11 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
         }
-        connection.idle_since.set(Instant::now());
-        connection.under_way.set(false);
-        connection.place.set_idle(true);
+        drop(under_way);
         let carrier = if doh { doh::CARRIER } else { CARRIER };
         self.shared.metrics.answered(carrier, outcome(status), begun.elapsed());
         Ok(response)
     }
 
+    /// Takes a token of an address's network.
+    ///
+    /// # Errors
+    /// How long until there is one.
+    fn take_token(&self, address: IpAddr) -> Result<(), Duration> {
+        let monotonic = self.shared.registry.clock().now().monotonic;
+        self.rates.borrow_mut().take(Network::of(address), monotonic)
+    }
+
     async fn route(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Reply, Problem> {
         let client = self.proxies.client(peer, request.headers());
-        let monotonic = self.shared.registry.clock().now().monotonic;
-        if let Err(wait) = self.rates.borrow_mut().take(Network::of(client), monotonic) {
+        if let Err(wait) = self.take_token(client) {
             let message =
                 format!("too many requests came from this network; the next is answered in {} s", seconds(wait));
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::VlsQuota, message).retry_after(wait));
@@ -282,6 +295,61 @@ impl HttpCarrier {
             doh::PATH => doh::answer(&self.shared, request, self.limits.body).await,
             path => records::answer(&self.shared, &id_of(path)?, request, client, self.limits.body).await,
         }
+    }
+}
+
+/// A request that is being answered, until it is dropped: HTTP/2 lets its asker take it back in the middle.
+struct UnderWay(Rc<Connection>);
+
+impl UnderWay {
+    fn begin(connection: &Rc<Connection>) -> Self {
+        connection.requests.set(connection.requests.get().saturating_add(1));
+        connection.under_way.set(connection.under_way.get() + 1);
+        connection.place.set_idle(false);
+        Self(Rc::clone(connection))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+        if self.0.under_way.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+            self.0.place.set_idle(true);
+        }
+    }
+}
+
+/// The protocol, within our limits.
+fn builder() -> auto::Builder<LocalTasks> {
+    let mut builder = auto::Builder::new(LocalTasks);
+    builder
+        .http1()
+        // Ours comes from the server's clock.
+        .auto_date_header(false)
+        .half_close(true)
+        .max_buf_size(limits::HTTP_HEAD_BYTES)
+        .max_headers(limits::HTTP_FIELDS);
+    builder
+        .http2()
+        .auto_date_header(false)
+        .max_concurrent_streams(limits::HTTP_STREAMS)
+        .initial_stream_window_size(limits::HTTP_WINDOW)
+        .initial_connection_window_size(limits::HTTP_WINDOW)
+        .max_send_buf_size(limits::HTTP_HEAD_BYTES)
+        .max_header_list_size(u32::try_from(limits::HTTP_HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits::HTTP_RESETS)
+        .max_local_error_reset_streams(limits::HTTP_RESETS);
+    builder
+}
+
+/// Where the requests of an HTTP/2 connection are answered: on the thread of the server, as everything is.
+#[derive(Debug, Clone, Copy)]
+struct LocalTasks;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalTasks {
+    fn execute(&self, request: F) {
+        spawn_local(request);
     }
 }
 

@@ -93,6 +93,11 @@ impl Metrics {
         self.seconds.get_or_create(&Of { carrier }).observe(took.as_secs_f64());
     }
 
+    /// The counter of one outcome, for who counts more than it can measure.
+    pub(super) fn counter(&self, carrier: &'static str, outcome: &'static str) -> Counter {
+        self.answers.get_or_create_owned(&Answered { carrier, outcome })
+    }
+
     /// The number of a carrier's connections.
     pub(super) fn set_connections(&self, carrier: &'static str, count: usize) {
         self.connections.get_or_create(&Of { carrier }).set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -104,9 +104,8 @@ fn prefix(bits: u128, width: u32, length: u32) -> u128 {
 pub(in crate::server) struct TrustedProxies(Vec<ProxyNetwork>);
 
 impl TrustedProxies {
-    /// Of at most [`limits::TRUSTED_PROXIES`] networks; the rest is not trusted.
     pub(in crate::server) fn new(networks: &[ProxyNetwork]) -> Self {
-        Self(networks.iter().copied().take(limits::TRUSTED_PROXIES).collect())
+        Self(networks.to_vec())
     }
 
     pub(super) fn contains(&self, address: IpAddr) -> bool {

@@ -116,10 +116,11 @@ async fn put(shared: &Shared, id: &Id, packet: &[u8], client: IpAddr, demand: De
             let message = "a record that is higher than this one was registered before";
             Err(with_tag(Problem::new(StatusCode::CONFLICT, ErrorCode::VlsStale, message), current.as_deref()))
         }
-        Outcome::Conflict { other } => {
+        // Without a tag: which of the two is current now is decided by their bytes.
+        Outcome::Conflict { .. } => {
             let message =
                 "another record of the same epoch and time was registered: two copies of this vat have signed";
-            Err(with_tag(Problem::new(StatusCode::CONFLICT, ErrorCode::VlsConflict, message), Some(&other)))
+            Err(Problem::new(StatusCode::CONFLICT, ErrorCode::VlsConflict, message))
         }
         Outcome::Unexpected { current } => Err(unexpected(current.as_deref())),
         Outcome::Refused(refusal) => Err(refused(&refusal)),

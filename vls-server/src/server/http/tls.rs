@@ -102,7 +102,7 @@ impl Tls {
             .map_err(unusable)?;
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&current);
         let mut config = config.with_no_client_auth().with_cert_resolver(resolver);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { files, current, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 
@@ -175,7 +175,12 @@ fn read(files: &CertificateFiles) -> Result<CertifiedKey, CertificateError> {
 
 fn contents(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let file = |source| CertificateError::File { path: path.to_owned(), source };
-    let found = fs::metadata(path).map_err(file)?.len();
+    let metadata = fs::metadata(path).map_err(file)?;
+    if !metadata.is_file() {
+        // A pipe would keep everybody waiting for as long as nobody writes into it.
+        return Err(file(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+    }
+    let found = metadata.len();
     if found > limits::CERTIFICATE_BYTES {
         return Err(CertificateError::TooLarge { path: path.to_owned(), found });
     }
