@@ -23,14 +23,18 @@ use crate::{
     durable::{DurableRegistry, Stopping},
     limits,
     registry::{Answer, Expected, Id, Outcome, seconds},
-    server::{BackDialler, Call, Calls},
+    server::{BackDialler, Call, Calls, Metrics},
     watches::Watch,
 };
+
+/// As metrics name it.
+const CARRIER: &str = "quic";
 
 /// What one caller talks to.
 pub(crate) struct Service {
     registry: Rc<DurableRegistry>,
     calls: Rc<Calls>,
+    metrics: Rc<Metrics>,
     caller: Rc<Caller>,
     back: Rc<BackDialler>,
     watch_interval: Duration,
@@ -77,11 +81,12 @@ impl Service {
     pub(crate) fn new(
         registry: Rc<DurableRegistry>,
         calls: Rc<Calls>,
+        metrics: Rc<Metrics>,
         caller: Rc<Caller>,
         back: Rc<BackDialler>,
         watch_interval: Duration,
     ) -> Self {
-        Self { registry, calls, caller, back, watch_interval }
+        Self { registry, calls, metrics, caller, back, watch_interval }
     }
 
     /// Begins a call, unless the server is stopping.
@@ -101,7 +106,7 @@ impl location_service::Server for Service {
         params: location_service::RegisterParams,
         mut results: location_service::RegisterResults,
     ) -> Result<(), Error> {
-        let _under_way = self.begin()?;
+        let (_under_way, begun) = (self.begin()?, Instant::now());
         let outcome = {
             let params = params.get()?;
             let expected = read_expected(params.get_expected()?)?;
@@ -109,6 +114,7 @@ impl location_service::Server for Service {
             let (id, packet) = (params.get_id()?, params.get_packet()?);
             self.registry.register(source, id, packet, &expected).await.map_err(stopping)?
         };
+        self.metrics.answered(CARRIER, outcome_name(&outcome), begun.elapsed());
         write_outcome(outcome, results.get().init_outcome());
         Ok(())
     }
@@ -118,9 +124,11 @@ impl location_service::Server for Service {
         params: location_service::LookupParams,
         mut results: location_service::LookupResults,
     ) -> Result<(), Error> {
-        let _under_way = self.begin()?;
+        let (_under_way, begun) = (self.begin()?, Instant::now());
         let id = read_id(params.get()?.get_id()?)?;
         let answer = self.answer_to(id).await?;
+        let outcome = if answer.packet.is_some() { "found" } else { "unknown" };
+        self.metrics.answered(CARRIER, outcome, begun.elapsed());
         write_answer(&answer, results.get().init_answer());
         Ok(())
     }
@@ -130,7 +138,7 @@ impl location_service::Server for Service {
         params: location_service::LookupManyParams,
         mut results: location_service::LookupManyResults,
     ) -> Result<(), Error> {
-        let _under_way = self.begin()?;
+        let (_under_way, begun) = (self.begin()?, Instant::now());
         let ids = {
             let ids = params.get()?.get_ids()?;
             let (found, limit) = (ids.len(), limits::MAX_LOOKUPS_PER_CALL);
@@ -140,6 +148,8 @@ impl location_service::Server for Service {
             ids.iter().map(|id| read_id(id?)).collect::<Result<Vec<_>, Error>>()?
         };
         let answers = try_join_all(ids.into_iter().map(|id| self.answer_to(id))).await?;
+        // One call, however many it asks for.
+        self.metrics.answered(CARRIER, "many", begun.elapsed());
         let mut list = results.get().init_answers(u32::try_from(answers.len()).unwrap_or(0));
         for (index, answer) in (0..).zip(&answers) {
             write_answer(answer, list.reborrow().get(index));
@@ -168,7 +178,7 @@ impl location_service::Server for Service {
         params: location_service::RenewParams,
         mut results: location_service::RenewResults,
     ) -> Result<(), Error> {
-        let _under_way = self.begin()?;
+        let (_under_way, begun) = (self.begin()?, Instant::now());
         let order = read_order(params.get()?.get_order()?)?;
         let id = self.caller.id;
         let held = self.answer_to(*id.as_bytes()).await?.packet;
@@ -182,6 +192,7 @@ impl location_service::Server for Service {
             }
             current => Outcome::Unexpected { current },
         };
+        self.metrics.answered(CARRIER, outcome_name(&outcome), begun.elapsed());
         write_outcome(outcome, results.get().init_outcome());
         Ok(())
     }
@@ -257,6 +268,18 @@ fn read_order(order: order::Reader<'_>) -> Result<Order, Error> {
     let found = digest.len();
     let digest = digest.try_into().map_err(|_| argument(&format!("a digest has 32 bytes, this has {found}")))?;
     Ok(Order { epoch: order.get_epoch(), timestamp: Timestamp::from_micros(order.get_timestamp()), digest })
+}
+
+/// Outcomes as metrics name them.
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Stored { .. } => "stored",
+        Outcome::Refreshed { .. } => "refreshed",
+        Outcome::Stale { .. } => "stale",
+        Outcome::Conflict { .. } => "conflict",
+        Outcome::Unexpected { .. } => "unexpected",
+        Outcome::Refused(_) => "refused",
+    }
 }
 
 fn write_outcome(outcome: Outcome, mut builder: outcome::Builder<'_>) {

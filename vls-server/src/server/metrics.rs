@@ -26,7 +26,7 @@ struct Of {
 }
 
 /// The counts of one server.
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     answers: Family<Answered, Counter>,
     seconds: Family<Of, Histogram>,
@@ -79,7 +79,7 @@ impl Metrics {
     }
 
     /// Counts an answer. `outcome` is one of a few dozen.
-    pub(super) fn answered(&self, carrier: &'static str, outcome: &'static str, took: Duration) {
+    pub(crate) fn answered(&self, carrier: &'static str, outcome: &'static str, took: Duration) {
         let mut known = self.known.borrow_mut();
         let counter = match known.iter().position(|(of, with, _)| (*of, *with) == (carrier, outcome)) {
             Some(position) => &known[position].2,

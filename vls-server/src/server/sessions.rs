@@ -16,7 +16,7 @@ use transport::{
 use crate::{
     durable::DurableRegistry,
     limits,
-    server::{ServerConfig, back_dialler::BackDialler},
+    server::{ServerConfig, back_dialler::BackDialler, metrics::Metrics},
     service::{Caller, Service},
 };
 
@@ -36,6 +36,7 @@ pub(super) struct Carrier {
     pub(super) endpoint: Endpoint,
     pub(super) registry: Rc<DurableRegistry>,
     pub(super) calls: Rc<Calls>,
+    pub(super) metrics: Rc<Metrics>,
     incarnation: [u8; 16],
     table: Sessions,
     back: Rc<BackDialler>,
@@ -55,10 +56,10 @@ impl Carrier {
         places.sessions = config.sessions;
         places.sessions_per_network = config.sessions_per_network;
         let table = Sessions::new(endpoint.id(), places);
-        let (registry, calls) = (Rc::new(registry), Rc::new(Calls::default()));
+        let (registry, calls, metrics) = (Rc::new(registry), Rc::new(Calls::default()), Rc::new(Metrics::new()));
         let back = Rc::new(BackDialler::new(back));
         let (idle_session, watch_interval) = (config.idle_session, config.watch_interval);
-        Self { endpoint, registry, calls, incarnation, table, back, idle_session, watch_interval }
+        Self { endpoint, registry, calls, metrics, incarnation, table, back, idle_session, watch_interval }
     }
 
     /// Closes the ports.
@@ -127,7 +128,8 @@ impl Carrier {
             Rc::new(Caller::new(connection.peer(), move || connection.remote_address()))
         };
         let (registry, calls, back) = (Rc::clone(&self.registry), Rc::clone(&self.calls), Rc::clone(&self.back));
-        let service = Service::new(registry, calls, Rc::clone(&caller), back, self.watch_interval);
+        let service =
+            Service::new(registry, calls, Rc::clone(&self.metrics), Rc::clone(&caller), back, self.watch_interval);
         let client: location_service::Client = capnp_rpc::new_client(service);
         let options = SessionOptions {
             greeting: self.greeting(),

@@ -20,7 +20,7 @@ pub(super) struct Shared {
     pub(super) id: VatId,
     pub(super) registry: Rc<DurableRegistry>,
     pub(super) calls: Rc<Calls>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Rc<Metrics>,
     pub(super) started: Now,
     /// For how long a record is answered after its vat was last seen.
     pub(super) lease: Duration,
