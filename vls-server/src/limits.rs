@@ -151,8 +151,8 @@ pub(crate) const STEPS_TO_ANSWER: usize = 32;
 
 // ---- HTTP
 
-/// Connections at once over HTTP, of everybody. An idle one takes some 20 kB, over TLS 40, so all of them 160 MB at
-/// the worst. Beyond, the one that has been idle for longest makes room.
+/// Connections at once over HTTP, of everybody. An idle one takes 24 kB, over TLS 30, so all of them some 120 MB.
+/// Beyond, the one that has been idle for longest makes room.
 pub const HTTP_CONNECTIONS: usize = 4_096;
 
 /// Connections at once of one network. A browser opens six; behind one address there may be a hundred of them.

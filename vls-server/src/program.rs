@@ -76,7 +76,7 @@ struct RunArguments {
     /// Network of proxies whose X-Forwarded-For or Forwarded is believed, such as 127.0.0.1 or 10.0.0.0/8; repeatable
     #[arg(long, value_name = "NETWORK", requires = "http")]
     http_proxy: Vec<ProxyNetwork>,
-    /// Address for DNS, UDP and TCP
+    /// Address for DNS, UDP and TCP; on a machine with several, the one that the zone above leads to
     #[arg(long, value_name = "ADDR", requires = "dns_origin")]
     dns: Option<SocketAddr>,
     /// Zone that ids stand below, such as vls.example.org; with --http it is answered at /dns-query, too

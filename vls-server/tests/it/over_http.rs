@@ -295,6 +295,9 @@ fn people_and_monitors_are_shown_counts_and_no_vat_and_no_client() {
         let record = record(&key(1), 1, 0);
         http.put(&path(&record), &[], record.packet()).await;
         http.get(&path(&record)).await;
+        let vat = Finder::dial(1, server.id(), server.local_address()).await;
+        assert_eq!(vat.register(&record).await, Ok(Wire::Refreshed(3600)));
+        assert!(vat.lookup(&[7; 32]).await.unwrap().0.is_empty());
         clock.wait(Duration::from_secs(3 * 86_400 + 7_200));
         let page = http.get("/").await;
         assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
@@ -310,6 +313,9 @@ fn people_and_monitors_are_shown_counts_and_no_vat_and_no_client() {
             "vls_answers_total{carrier=\"http\",outcome=\"204\"} 1",
             "vls_answers_total{carrier=\"http\",outcome=\"200\"} 2",
             "vls_answer_seconds_count{carrier=\"http\"} 3",
+            "vls_answers_total{carrier=\"quic\",outcome=\"refreshed\"} 1",
+            "vls_answers_total{carrier=\"quic\",outcome=\"unknown\"} 1",
+            "vls_sessions 1",
             "vls_connections{carrier=\"http\"} 1",
             "# EOF",
         ] {
