@@ -1,12 +1,14 @@
 //! Behaviour of the location server through its public interface: the rules alone, the rules with a disk, the
-//! service over QUIC, and the program as a process.
+//! carriers QUIC, datagrams, HTTP and DNS, and the program as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod compat;
+mod dns_core;
 mod durability;
 mod finder;
 mod held_disk;
 mod http_client;
+mod http_limits;
 mod local;
 mod over_datagrams;
 mod over_dns;
