@@ -112,7 +112,7 @@ impl Bunch {
     }
 
     /// Forgets them, and keeps no more memory than what is usual needs.
-    fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.clear();
         self.bytes.shrink_to(limits::DATAGRAM_BYTES_KEPT);
         self.entries.shrink_to(limits::DATAGRAM_BYTES_KEPT / size_of::<Entry>());

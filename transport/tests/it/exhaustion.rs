@@ -459,7 +459,11 @@ fn who_is_waited_for_later_than_it_waits_is_read_from_as_well() {
         for question in 1..=50 {
             peer.call(question, 0, NOTES, 1).await;
         }
-        tokio::time::sleep(3 * SHORT).await; // the time in which nothing may happen
+        // The first looks at the stall find nothing to do.
+        let stalled = std::time::Instant::now();
+        while stalled.elapsed() < 3 * SHORT {
+            scene.honest_peer_is_served().await;
+        }
         // Now it is owed more, and what we wait for lies behind what is not read.
         for question in 51..=200 {
             peer.call(question, 0, NOTES, 1).await;

@@ -4,8 +4,9 @@
 //! has come since the last look is looked up and leaves in one system call. An answer is never longer than its
 //! question, so nobody can be sent more than a forger has to send himself.
 
-use std::rc::Rc;
+use std::{pin::pin, rc::Rc};
 
+use futures::future::OptionFuture;
 use prometheus_client::metrics::counter::Counter;
 use schemas::datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND};
 use transport::{
@@ -38,13 +39,21 @@ impl ColdLookups {
     /// Answers until it is dropped, or nothing can be said any more.
     pub(super) async fn answer(&self) {
         let (mut questions, mut answers, mut early) = (Bunch::default(), Bunch::default(), Bunch::default());
+        let mut settling = pin!(OptionFuture::default());
+        let mut is_settling = false;
         loop {
+            if !early.is_empty() && !is_settling {
+                // Kept until it is over: begun anew with each bunch, it would never be while others register.
+                settling.set(Some(self.registry.settled()).into());
+                is_settling = true;
+            }
             tokio::select! {
                 () = self.datagrams.receive(&mut questions) => {}
-                settled = self.registry.settled(), if !early.is_empty() => {
+                Some(settled) = settling.as_mut(), if is_settling => {
                     if settled.is_err() {
                         return;
                     }
+                    is_settling = false;
                     std::mem::swap(&mut questions, &mut early);
                     early.clear();
                 }
@@ -56,7 +65,7 @@ impl ColdLookups {
 
     /// Those that ask for what is not durable yet go into `early`: they are asked again in a moment.
     fn look_up(&self, questions: &Bunch, answers: &mut Bunch, early: &mut Bunch) {
-        answers.clear();
+        answers.rest();
         // One reading of the clock for all: they came together.
         let now = self.registry.clock().now();
         for datagram in questions.iter() {
