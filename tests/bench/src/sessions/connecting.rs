@@ -71,7 +71,7 @@ pub(super) async fn first_call(effort: Effort, servers: &Servers) -> Result<Comp
 }
 
 /// What this process has used of its processors, in microseconds.
-fn processor_time() -> f64 {
+pub(super) fn processor_time() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }

@@ -1,6 +1,10 @@
 //! What a session costs that says nothing.
 
-use super::ours;
+use std::time::Instant;
+
+use transport::limits::KEEP_ALIVE;
+
+use super::{connecting::processor_time, ours};
 use crate::{
     Failure,
     allocations::Counting,
@@ -25,6 +29,15 @@ pub(super) async fn bytes(effort: Effort) -> Result<Comparison, Failure> {
     let sessions = settled(&counting).await as f64 / many as f64;
     let both = (resident()? - resident_before) / many as f64;
     note(&format!("idle_session_bytes: {both:.0} resident bytes for both ends of a session together"));
+    let (begun, busy) = (Instant::now(), processor_time());
+    while begun.elapsed() < KEEP_ALIVE {
+        settled(&counting).await;
+    }
+    let busy = (processor_time() - busy) / begun.elapsed().as_secs_f64();
+    note(&format!(
+        "idle_session_bytes: {:.1} % of one processor for both ends of {many} sessions, over one keep-alive period",
+        busy / 10_000.0
+    ));
     drop((counting, open));
     server.stop()?;
     dialler.close().await;
