@@ -9,17 +9,14 @@ use crate::{OutputGate, frames, limits};
 /// Where one message ends in the stream of everything ever queued.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
-    /// The newest turn when the message was sent: it waits until that turn is durable. [`NOT_YET`] while the turn
-    /// that it was sent in runs.
+    /// The newest turn when the message was sent: it waits until that turn is durable. Not said yet of the last
+    /// [`untagged`](Outbox::untagged).
     turn: u64,
     /// Position behind its last byte, counted from the beginning of the session.
     end: u64,
     /// Its size, if it is an answer to the peer and not a call of our own.
     answer_bytes: usize,
 }
-
-/// Stands for the number of a turn that runs, and will have one only when it has ended.
-const NOT_YET: u64 = u64::MAX;
 
 /// The queue of one session. First in, first out; see [`OutputGate`] for the invariant that it keeps.
 #[derive(Debug)]
@@ -82,9 +79,8 @@ impl Outbox {
         self.tag();
         self.queued += length as u64;
         // The code of a turn calls nobody, but what it lets go of is released, and the peer can tell.
-        let is_in_turn = self.gate.is_in_turn();
-        self.untagged += usize::from(is_in_turn);
-        let turn = if is_in_turn { NOT_YET } else { self.gate.newest() };
+        self.untagged += usize::from(self.gate.is_in_turn());
+        let turn = self.gate.newest();
         debug_assert!(self.marks.back().is_none_or(|last| last.turn <= turn), "tags never fall");
         let answer_bytes = if is_answer { length } else { 0 };
         self.answer_bytes += answer_bytes;
