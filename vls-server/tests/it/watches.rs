@@ -203,11 +203,14 @@ fn who_listens_is_dialled_back_and_who_does_not_is_told() {
         let port = listening.local_address().port();
         let accepting = spawn_local({
             let listening = listening.clone();
-            async move { listening.accept().await.unwrap().accept().await.map(|connection| connection.peer()) }
+            async move { listening.accept().await.unwrap().accept().await }
         });
         let vat = dial(1, &server).await;
         assert_eq!(vat.dial_back(port).await, Ok((format!("127.0.0.1:{port}"), None)));
-        assert_eq!(accepting.await.unwrap().unwrap(), server.id());
+        let back = accepting.await.unwrap().unwrap();
+        assert_eq!(back.peer(), server.id());
+        let from = back.remote_address().port();
+        assert_ne!(from, server.local_address().port(), "what is open for the session is open for it alone");
         let again = vat.dial_back(port).await.unwrap_err();
         assert_eq!(again.code, ErrorCode::VlsQuota, "not at once");
         // Somebody else answers there: it is not the caller.
