@@ -6,8 +6,8 @@
 //! bunches: one system call for many in both directions.
 //!
 //! ```text
-//!   kernel ── recvmmsg ──► BesideQuic ── QUIC ──► quinn
-//!                              └─ the rest ─► Bunch ──► DatagramsBeside::receive ──► sendmmsg
+//!   kernel ── recvmmsg ──► QuicSide ── QUIC ──► quinn
+//!                            └─ the rest ─► Bunch ──► DatagramsBeside::receive, send ──► sendmmsg
 //! ```
 
 use std::{
