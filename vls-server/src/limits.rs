@@ -60,7 +60,8 @@ pub const SIGNATURE_CHECKS: Rate = Rate { burst: 4_096, interval: Duration::from
 /// stays far below the burst.
 pub const WRITES_PER_ID: Rate = Rate { burst: 256, interval: Duration::from_secs(1) };
 
-/// Sets of the source table; a power of two. With its ways it is all the memory that quotas ever use.
+/// Sets of a table of source prefixes, a power of two: with its ways it is all the memory that quotas, or the rates of one
+/// carrier, ever use.
 pub(crate) const SOURCE_SETS: usize = 4_096;
 
 /// Slots per set of the source table.
@@ -266,10 +267,3 @@ pub(crate) const DNS_ZONE_TTL: u32 = 3_600;
 pub(crate) const DNS_NEGATIVE_TTL: u32 = 10;
 
 // ---- what several carriers share
-
-/// Sets of a carrier's table of rates, a power of two, and slots per set: 256 kB, which is all that a flood from any
-/// number of networks takes.
-pub(crate) const RATE_SETS: usize = 4_096;
-
-/// See [`RATE_SETS`].
-pub(crate) const RATE_WAYS: usize = 4;

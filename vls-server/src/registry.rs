@@ -31,7 +31,7 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 
 use schemas::{IdentityError, RecordError, SignedRecord, Timestamp, UnverifiedRecord, VatId, VatKey};
 
-pub(crate) use self::decision::seconds;
+pub(crate) use self::{decision::seconds, quota::SourceTable};
 pub use self::{
     decision::{
         Answer, Candidate, Decision, Examined, Expected, Origin, Outcome, Peek, Refusal, RefusalReason, Turn, Withheld,
@@ -45,7 +45,6 @@ pub use self::{
 };
 use self::{
     evidence::EvidenceTable,
-    quota::SourceTable,
     table::{Held, Lease, Table},
 };
 use crate::limits;
@@ -92,7 +91,8 @@ pub struct Registry {
     policy: Policy,
     table: Table,
     evidence: EvidenceTable,
-    sources: SourceTable,
+    /// For new ids, and for signature checks.
+    sources: SourceTable<2>,
     /// The newest turn that was decided, durable or not.
     turn: u64,
 }
@@ -291,16 +291,16 @@ impl Registry {
         }
         let (new_ids, checks) = (self.policy.new_ids, self.policy.signature_checks);
         let now = now.moment();
-        let buckets = self.sources.buckets(source, now);
-        if let Some(retry_after) = buckets.new_ids.wait(new_ids, now).filter(|_| new) {
+        let [of_new_ids, of_checks] = self.sources.buckets(source, now);
+        if let Some(retry_after) = of_new_ids.wait(new_ids, now).filter(|_| new) {
             return Err(RefusalReason::NewIds { retry_after });
         }
-        if let Some(retry_after) = buckets.signature_checks.wait(checks, now) {
+        if let Some(retry_after) = of_checks.wait(checks, now) {
             return Err(RefusalReason::SignatureChecks { retry_after });
         }
-        buckets.signature_checks.take(checks, now);
+        of_checks.take(checks, now);
         if new {
-            buckets.new_ids.take(new_ids, now);
+            of_new_ids.take(new_ids, now);
         }
         Ok(())
     }

@@ -60,7 +60,7 @@ impl fmt::Display for SourcePrefix {
 
 /// A token bucket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     full_at: Moment,
 }
 
@@ -68,7 +68,7 @@ impl Bucket {
     pub(super) const FULL: Self = Self { full_at: Moment::BEGINNING };
 
     /// `None` if there is a token; otherwise how long until there is one.
-    pub(super) fn wait(self, rate: Rate, now: Moment) -> Option<Duration> {
+    pub(crate) fn wait(self, rate: Rate, now: Moment) -> Option<Duration> {
         let tolerance = rate.interval.saturating_mul(rate.burst.saturating_sub(1));
         let wait = self.full_at.before(tolerance).since(now);
         (!wait.is_zero()).then_some(wait)
@@ -80,42 +80,41 @@ impl Bucket {
     }
 
     /// Takes a token, whether there is one or not.
-    pub(super) fn take(&mut self, rate: Rate, now: Moment) {
+    pub(crate) fn take(&mut self, rate: Rate, now: Moment) {
         self.full_at = self.full_at.max(now).after(rate.interval);
     }
 }
 
-/// The buckets of one source prefix.
+/// The buckets of one source prefix, one for each thing that is granted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SourceBuckets {
+struct Slot<const KINDS: usize> {
     prefix: SourcePrefix,
-    pub(super) new_ids: Bucket,
-    pub(super) signature_checks: Bucket,
+    buckets: [Bucket; KINDS],
 }
 
-impl SourceBuckets {
-    const EMPTY: Self = Self { prefix: SourcePrefix::LOCAL, new_ids: Bucket::FULL, signature_checks: Bucket::FULL };
+impl<const KINDS: usize> Slot<KINDS> {
+    const EMPTY: Self = Self { prefix: SourcePrefix::LOCAL, buckets: [Bucket::FULL; KINDS] };
 
     fn full_at(&self) -> Moment {
-        self.new_ids.full_at.max(self.signature_checks.full_at)
+        self.buckets.iter().map(|bucket| bucket.full_at).max().unwrap_or(Moment::BEGINNING)
     }
 }
 
 /// The buckets of all source prefixes, in memory that was set aside at the start.
 #[derive(Debug)]
-pub(super) struct SourceTable {
-    slots: Box<[[SourceBuckets; SOURCE_WAYS]]>,
+pub(crate) struct SourceTable<const KINDS: usize> {
+    slots: Box<[[Slot<KINDS>; SOURCE_WAYS]]>,
     seed: u64,
 }
 
-impl SourceTable {
+impl<const KINDS: usize> SourceTable<KINDS> {
     /// `seed` is a secret random number: without it nobody can choose prefixes that share a set.
-    pub(super) fn new(seed: u64) -> Self {
-        Self { slots: vec![[SourceBuckets::EMPTY; SOURCE_WAYS]; SOURCE_SETS].into_boxed_slice(), seed }
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { slots: vec![[Slot::EMPTY; SOURCE_WAYS]; SOURCE_SETS].into_boxed_slice(), seed }
     }
 
     /// The buckets of `prefix`, which must not be [`SourcePrefix::LOCAL`].
-    pub(super) fn buckets(&mut self, prefix: SourcePrefix, now: Moment) -> &mut SourceBuckets {
+    pub(crate) fn buckets(&mut self, prefix: SourcePrefix, now: Moment) -> &mut [Bucket; KINDS] {
         debug_assert_ne!(prefix, SourcePrefix::LOCAL, "local sources have no quota");
         // Proof: the remainder is below SOURCE_SETS, a usize.
         #[allow(clippy::cast_possible_truncation)]
@@ -125,12 +124,12 @@ impl SourceTable {
             let nearest_to_full = (0..SOURCE_WAYS).min_by_key(|way| set[*way].full_at()).unwrap_or_default();
             let slot = &mut set[nearest_to_full];
             if slot.full_at() <= now {
-                *slot = SourceBuckets::EMPTY;
+                *slot = Slot::EMPTY;
             }
             slot.prefix = prefix;
             nearest_to_full
         });
-        &mut set[way]
+        &mut set[way].buckets
     }
 }
 
@@ -194,17 +193,17 @@ mod tests {
     #[test]
     fn a_flood_of_prefixes_never_gives_an_exhausted_one_fresh_tokens() {
         let rate = Rate { burst: 2, interval: Duration::from_secs(1000) };
-        let mut table = SourceTable::new(7);
+        let mut table = SourceTable::<1>::new(7);
         let mut granted = 0_usize;
         // Twenty times as many prefixes as slots, three rounds: each grant is paid for by some slot.
         for _ in 0..3 {
             for network in 0..20 * (SOURCE_SETS * SOURCE_WAYS) as u64 {
-                let buckets = table.buckets(
+                let [bucket] = table.buckets(
                     SourcePrefix::of(Some(IpAddr::from((u32::try_from(network).unwrap() << 8).to_be_bytes()))),
                     at(0),
                 );
-                if buckets.new_ids.wait(rate, at(0)).is_none() {
-                    buckets.new_ids.take(rate, at(0));
+                if bucket.wait(rate, at(0)).is_none() {
+                    bucket.take(rate, at(0));
                     granted += 1;
                 }
             }
@@ -215,11 +214,11 @@ mod tests {
     #[test]
     fn a_prefix_keeps_its_buckets_while_its_set_has_room() {
         let rate = Rate { burst: 1, interval: Duration::from_secs(1000) };
-        let mut table = SourceTable::new(7);
+        let mut table = SourceTable::<1>::new(7);
         let (one, other) = (prefix("192.0.2.1"), prefix("198.51.100.1"));
-        table.buckets(one, at(0)).new_ids.take(rate, at(0));
-        assert!(table.buckets(other, at(0)).new_ids.wait(rate, at(0)).is_none());
-        assert!(table.buckets(one, at(0)).new_ids.wait(rate, at(0)).is_some());
-        assert!(table.buckets(one, at(1000)).new_ids.wait(rate, at(1000)).is_none());
+        table.buckets(one, at(0))[0].take(rate, at(0));
+        assert!(table.buckets(other, at(0))[0].wait(rate, at(0)).is_none());
+        assert!(table.buckets(one, at(0))[0].wait(rate, at(0)).is_some());
+        assert!(table.buckets(one, at(1000))[0].wait(rate, at(1000)).is_none());
     }
 }

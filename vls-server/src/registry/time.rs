@@ -17,7 +17,7 @@ pub struct Now {
 }
 
 impl Now {
-    pub(super) fn moment(self) -> Moment {
+    pub(crate) fn moment(self) -> Moment {
         Moment(micros(self.monotonic))
     }
 }
@@ -31,7 +31,7 @@ const MAX_TICKS: u64 = (1 << 48) - 1;
 /// A point on the monotonic clock, in microseconds. Negative values lie before the clock's zero: records
 /// that were restored after a restart have been seen there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(i64);
+pub(crate) struct Moment(i64);
 
 impl Moment {
     /// Before every other.

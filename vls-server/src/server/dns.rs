@@ -146,8 +146,8 @@ impl DnsCarrier {
     }
 
     fn answer_datagram(&self, socket: &UdpSocket, query: &[u8], asker: SocketAddr, early: &mut Early) {
-        let monotonic = self.shared.registry.clock().now().monotonic;
-        if self.rates.borrow_mut().take(Network::of(asker.ip()), monotonic).is_ok() {
+        let now = self.shared.registry.clock().now();
+        if self.rates.borrow_mut().take(Network::of(asker.ip()), now).is_ok() {
             return self.send_answer(socket, query, asker, early);
         }
         let count = self.slip.get().wrapping_add(1);
@@ -215,8 +215,8 @@ impl DnsCarrier {
             };
             let Ok(Ok(query)) = query else { return };
             place.set_idle(false);
-            let monotonic = self.shared.registry.clock().now().monotonic;
-            if self.stream_rates.borrow_mut().take(network, monotonic).is_err() {
+            let now = self.shared.registry.clock().now();
+            if self.stream_rates.borrow_mut().take(network, now).is_err() {
                 return;
             }
             let begun = Instant::now();

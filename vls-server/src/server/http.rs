@@ -273,8 +273,8 @@ impl HttpCarrier {
     /// # Errors
     /// How long until there is one.
     fn take_token(&self, address: IpAddr) -> Result<(), Duration> {
-        let monotonic = self.shared.registry.clock().now().monotonic;
-        self.rates.borrow_mut().take(Network::of(address), monotonic)
+        let now = self.shared.registry.clock().now();
+        self.rates.borrow_mut().take(Network::of(address), now)
     }
 
     async fn route(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Reply, Problem> {
