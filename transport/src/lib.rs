@@ -40,6 +40,7 @@ mod resume;
 mod rpc;
 mod session;
 mod sessions;
+mod silence;
 mod text;
 mod tls_listener;
 
@@ -56,4 +57,5 @@ pub use session::{
     ForeignOptions, ForeignStream, Opening, Restore, Session, SessionEnd, SessionError, SessionOptions, Violation,
 };
 pub use sessions::{AdmitError, Handshake, Sessions};
+pub use silence::Silence;
 pub use tls_listener::{TlsIncoming, TlsListener};

@@ -108,15 +108,6 @@ pub struct Traffic {
     pub acknowledged: u64,
 }
 
-impl Traffic {
-    /// Whether the peer was asked for something since `earlier`, and has acknowledged nothing that was sent since then:
-    /// the way to it, or back, is cut.
-    #[must_use]
-    pub fn is_unanswered_since(&self, earlier: &Self) -> bool {
-        self.asked != earlier.asked && self.acknowledged <= earlier.sent
-    }
-}
-
 impl fmt::Debug for PeerConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PeerConnection({} at {})", self.inner.peer, self.remote_address())
@@ -150,20 +141,5 @@ fn connection_end(error: ConnectionError) -> SessionEnd {
         ConnectionError::ApplicationClosed(close) => SessionEnd::Peer(remote_error(&close.reason)),
         ConnectionError::LocallyClosed => SessionEnd::Local,
         error => SessionEnd::Lost(Arc::new(error.into())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cut_way_shows_in_questions_of_which_none_is_acknowledged() {
-        let earlier = Traffic { asked: 5, sent: 20, acknowledged: 18 };
-        let later = |asked, acknowledged| Traffic { asked, sent: 30, acknowledged };
-        assert!(later(6, 18).is_unanswered_since(&earlier));
-        assert!(later(6, 20).is_unanswered_since(&earlier), "what was on its way before");
-        assert!(!later(6, 21).is_unanswered_since(&earlier));
-        assert!(!later(5, 20).is_unanswered_since(&earlier), "nobody was asked anything");
     }
 }

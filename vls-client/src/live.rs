@@ -49,7 +49,6 @@ mod board;
 mod error;
 mod link;
 mod network;
-mod silence;
 
 /// How live references go about it. The default is right for usual networks.
 #[non_exhaustive]

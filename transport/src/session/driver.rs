@@ -28,6 +28,7 @@ use crate::{
     limits,
     peer_connection::{PeerConnection, Traffic},
     rpc::{Disconnector, System},
+    silence::Silence,
     watchdog::Watched,
 };
 
@@ -119,8 +120,9 @@ struct Stall {
     end: Instant,
     /// Runs until something is to be done about it.
     timer: Pin<Box<Sleep>>,
-    /// What had gone over the connection when it was set.
-    traffic: Option<Traffic>,
+    /// Since when, and whether the peer is there at all; nothing of that on a local socket.
+    begun: Instant,
+    silence: Option<Silence>,
 }
 
 impl Driver {
@@ -404,18 +406,19 @@ impl Progress {
         let stall = self.stall.get_or_insert_with(|| Stall {
             end: far_in(after),
             timer: Box::pin(sleep(after.min(wire.limits.mutual_stall))),
-            traffic: carrier.traffic(),
+            begun: Instant::now(),
+            silence: carrier.traffic().map(|traffic| Silence::new(Duration::ZERO, traffic)),
         });
         while stall.timer.as_mut().poll(context).is_ready() {
             if stall.end <= Instant::now() {
                 return Err(SessionEnd::Stalled { after });
             }
             // A peer that cannot be reached does not wait for us to read, and its calls are not to be refused for it.
-            let (then, now) = (stall.traffic, carrier.traffic());
-            if !then.zip(now).is_some_and(|(then, now)| now.is_unanswered_since(&then)) {
+            let silence = stall.silence.as_mut().zip(carrier.traffic());
+            let silent_for = silence.map(|(silence, traffic)| silence.after(stall.begun.elapsed(), traffic));
+            if silent_for.unwrap_or_default().is_zero() {
                 wire.relieve_mutual_stall();
             }
-            stall.traffic = now;
             // That both wait for each other may begin long after one of them does.
             stall.timer.as_mut().reset(stall.end.min(far_in(wire.limits.mutual_stall.max(SHORTEST_LOOK))));
         }

@@ -7,12 +7,13 @@ use schemas::{
     ErrorCode, RemoteError,
     objects_capnp::{counter, notes},
 };
-use transport::{SessionEnd, Violation, limits};
+use transport::{Endpoint, Session, SessionEnd, SessionOptions, Violation, limits};
 
 use crate::{
+    migration::Router,
     raw::{Answer, COUNTER, NOTES, RawPeer, SHORT, repeat_first_pointer},
     scene::attack,
-    support::{Counter, PATIENCE, counter, new_counter, run, serving, sessions},
+    support::{Counter, PATIENCE, counter, key, new_counter, options, run, server, serving, sessions},
 };
 
 /// Counts calls and answers none.
@@ -412,7 +413,7 @@ fn two_honest_sides_that_owe_each_other_more_than_is_kept_read_on_and_lose_nothi
             options
         };
         let (one, other) = sessions(side(), side()).await;
-        let talk = async |session: &transport::Session| {
+        let talk = async |session: &Session| {
             let theirs: notes::Client = session.bootstrap();
             let calls = (0..200).map(|_| {
                 let mut put = theirs.put_request();
@@ -476,5 +477,40 @@ fn who_is_waited_for_later_than_it_waits_is_read_from_as_well() {
         assert_eq!(answer.get().unwrap().get_total(), 7);
         assert!(session.end().is_none());
         (peer, session)
+    });
+}
+
+/// What a cut path and two sides that wait for each other have in common: too many answers wait, one's own question is
+/// open, and nothing is taken.
+#[test]
+fn calls_that_come_over_a_path_that_is_cut_the_other_way_are_answered_when_it_is_whole() {
+    run(async {
+        let (server, client) = (server(), Endpoint::client(&key()).unwrap());
+        let router = Router::before(server.local_address()).await;
+        let object: notes::Client = capnp_rpc::new_client(Talkative);
+        let mut serving = serving(object.client);
+        (serving.limits.mutual_stall, serving.limits.waiting_answer_bytes) = (SHORT, 50_000);
+        let accept = async { server.accept().await.unwrap().accept().await.unwrap() };
+        let dial = async { client.dial(server.id(), router.inside, PATIENCE).await.unwrap() };
+        let (dialled, accepted) = tokio::join!(dial, accept);
+        let hoard: counter::Client = capnp_rpc::new_client(Hoard::default());
+        let asking = SessionOptions { bootstrap: Some(hoard.client), ..options() };
+        let (asking, served) =
+            tokio::try_join!(Session::open(dialled, asking), Session::accept(accepted, serving)).unwrap();
+        let theirs: notes::Client = asking.bootstrap();
+        theirs.get_request().send().promise.await.unwrap();
+        let asked = tokio::task::spawn_local(served.bootstrap::<counter::Client>().get_request().send().promise);
+        tokio::task::yield_now().await;
+        router.is_cut.set(true);
+        let calls: Vec<_> = (0..100).map(|_| theirs.get_request().send().promise).collect();
+        let cut = std::time::Instant::now();
+        while cut.elapsed() < 8 * SHORT {
+            tokio::task::yield_now().await;
+        }
+        router.is_cut.set(false);
+        for call in calls {
+            call.await.expect("nobody waited for anybody to read");
+        }
+        assert!(!asked.is_finished());
     });
 }

@@ -12,18 +12,26 @@ use transport::{Endpoint, Session};
 use crate::support::{PATIENCE, add, key, new_counter, options, run, server, serving};
 
 /// A router between one client and one server: what the client sends comes out of a socket of the router's.
-struct Router {
-    inside: SocketAddr,
+pub(crate) struct Router {
+    pub(crate) inside: SocketAddr,
     outside: Rc<Cell<u16>>,
+    /// Nothing comes through from the server to the client.
+    pub(crate) is_cut: Rc<Cell<bool>>,
     change: Rc<Notify>,
 }
 
 impl Router {
-    async fn before(server: SocketAddr) -> Self {
+    pub(crate) async fn before(server: SocketAddr) -> Self {
         let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
         let (inside, mut outside) = (bind().await.unwrap(), bind().await.unwrap());
         let (change, port) = (Rc::new(Notify::new()), Rc::new(Cell::new(outside.local_addr().unwrap().port())));
-        let router = Self { inside: inside.local_addr().unwrap(), outside: port.clone(), change: change.clone() };
+        let is_cut = Rc::new(Cell::new(false));
+        let router = Self {
+            inside: inside.local_addr().unwrap(),
+            outside: port.clone(),
+            is_cut: is_cut.clone(),
+            change: change.clone(),
+        };
         spawn_local(async move {
             let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
             let mut client = None;
@@ -34,7 +42,7 @@ impl Router {
                         outside.send_to(&up[..length], server).await.unwrap();
                     }
                     Ok((length, _)) = outside.recv_from(&mut down) => {
-                        if let Some(client) = client {
+                        if let Some(client) = client.filter(|_| !is_cut.get()) {
                             inside.send_to(&down[..length], client).await.unwrap();
                         }
                     }

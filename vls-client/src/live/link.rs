@@ -15,12 +15,11 @@ use tokio::{
     task::{AbortHandle, spawn_local},
     time::{sleep, timeout},
 };
-use transport::{ResumeToken, Session, SessionEnd};
+use transport::{ResumeToken, Session, SessionEnd, Silence};
 
 use super::{
     Attempted, LiveError, LiveNetwork,
     board::{Board, Reader},
-    silence::Silence,
 };
 use crate::{
     clock::{Clock, Randomness},

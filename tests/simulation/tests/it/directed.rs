@@ -8,7 +8,7 @@ use simulation::{
 };
 use transport::EndpointConfig;
 
-use crate::world::{Mutation, Report, run};
+use crate::world::{LIVE_CALLER, Mutation, Report, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -91,6 +91,19 @@ fn a_long_cut_breaks_the_session_of_that_caller_alone() {
     let report = lawful(Plan::quiet(5, vec![(2 * SECOND, cut)]));
     assert_eq!((sessions(&report, 0), sessions(&report, 1)), (2, 1));
     assert!(back_after(&report, 0, 2 * SECOND + IDLE_TIMEOUT + 5 * SECOND) < 3 * SECOND);
+}
+
+/// Nearly the idle timeout, so that the session lives on, with its next probe half a minute away. What comes from the vat
+/// meanwhile, as it repeats itself, is no sign that it is there.
+#[test]
+fn a_live_reference_is_back_within_a_keep_alive_after_its_calls_were_cut_off_for_nearly_the_idle_timeout() {
+    for way in [Way::Towards, Way::Back, Way::Both] {
+        let cut = Fault::Cut { caller: LIVE_CALLER, way, lasts: IDLE_TIMEOUT - SECOND };
+        for seed in 20..24 {
+            // That every caller recovers in time is a law.
+            lawful(Plan::quiet(seed, vec![(2 * SECOND, cut)]));
+        }
+    }
 }
 
 #[test]

@@ -8,31 +8,33 @@
 //! that lives on, and comes back by itself, but late: a sender whose window is full of what was never acknowledged
 //! sends nothing but probes, each after twice the time of the one before (RFC 9002 §6.2.1). After thirty seconds
 //! of silence the next one may be thirty seconds away, with the network long whole again. A new connection does
-//! not have that past. So while a peer is silent another one is attempted, and if it succeeds the old one is given
-//! up, with everything that waited in it.
+//! not have that past. So who holds a live reference attempts another one while its peer is silent. And a session does
+//! not take a silent peer for one that waits for it to read.
 
 use std::time::Duration;
 
-use transport::Traffic;
+use crate::Traffic;
 
 /// How long the peer of one session has been silent.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub struct Silence {
     /// When the traffic was looked at last, and what it was.
     last: (Duration, Traffic),
     /// The looks after which something was asked, the oldest first, as long as nothing that was sent after them is
-    /// known to have arrived: when, and the last packet that had been sent. No more than a few, since who is not
-    /// acknowledged asks ever more rarely.
+    /// known to have arrived: when, and the last packet that had been sent. One for each look at most, until the
+    /// connection is dead.
     open: Vec<(Duration, u64)>,
 }
 
 impl Silence {
-    pub(super) fn new(now: Duration, traffic: Traffic) -> Self {
+    /// Begins to look at `now`, by any clock that does not go back.
+    #[must_use]
+    pub fn new(now: Duration, traffic: Traffic) -> Self {
         Self { last: (now, traffic), open: Vec::new() }
     }
 
-    /// For how long, as far as it is known at `now`.
-    pub(super) fn after(&mut self, now: Duration, traffic: Traffic) -> Duration {
+    /// For how long, as far as it is known at `now`; zero if it is not silent.
+    pub fn after(&mut self, now: Duration, traffic: Traffic) -> Duration {
         let (before, last) = std::mem::replace(&mut self.last, (now, traffic));
         if traffic.asked != last.asked {
             self.open.push((before, last.sent));
