@@ -35,7 +35,6 @@ use crate::{
 };
 
 mod admission;
-mod batch;
 pub mod beside;
 mod error;
 pub(crate) mod progress;

@@ -17,12 +17,14 @@
 //! * [`LocalListener`], [`dial_local`]: the same sessions between processes of one user;
 //! * [`watchdog`]: notices a thread that hangs, and whose session it was busy with;
 //! * [`TlsListener`]: TLS over TCP with the same key, for clients that have no QUIC;
+//! * [`datagrams`]: what is not QUIC, on the same port or on others, in bunches;
 //! * [`limits`]: every bound, with its reason.
 //!
 //! Nothing in this crate keeps a log of what is said, and no secret passes through it that it could print.
 
 #![forbid(unsafe_code)]
 
+pub mod datagrams;
 pub mod frames;
 pub mod hello;
 pub mod limits;

@@ -20,10 +20,7 @@ use tokio::{
     task::{AbortHandle, spawn_local},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
-use transport::{
-    Endpoint,
-    beside::{Bunch, DatagramsBeside},
-};
+use transport::{Endpoint, beside::DatagramsBeside, datagrams::Bunch};
 
 use crate::{dial::resolve, dial_schedule::Target, failure::Failure, limits, schedule::Answer};
 

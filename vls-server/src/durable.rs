@@ -226,6 +226,11 @@ impl DurableRegistry {
         }
     }
 
+    /// To be called before many ids are looked up ([`Registry::approach`]).
+    pub fn approach<'a>(&self, ids: impl Iterator<Item = &'a Id>) {
+        self.core.registry.borrow().approach(ids);
+    }
+
     /// Who waits for what is registered here.
     pub(crate) fn watches(&self) -> &Rc<Watches> {
         &self.core.watches

@@ -171,6 +171,9 @@ pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// takes more than 2,000.
 pub(crate) const HTTP_HEAD_BYTES: usize = 16 << 10;
 
+/// Header fields that have room in an answer at once: more than any has.
+pub(crate) const HTTP_ANSWER_FIELDS: usize = 24;
+
 /// Header fields of a request. Browsers behind three proxies send some forty.
 pub(crate) const HTTP_FIELDS: usize = 64;
 
@@ -252,9 +255,6 @@ pub const DNS_IDLE: Duration = Duration::from_secs(10);
 
 /// Questions on one TCP connection.
 pub(crate) const DNS_QUERIES_PER_CONNECTION: u32 = 1_000;
-
-/// Datagrams that are answered in one go before other tasks get their turn.
-pub(crate) const DNS_BUNCH: usize = 64;
 
 /// Bytes of the origin's name: with `_iroh.<52 characters>.` in front it has to stay below the 255 of a name.
 pub(crate) const DNS_ORIGIN_BYTES: usize = 180;

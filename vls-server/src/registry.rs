@@ -189,6 +189,12 @@ impl Registry {
         Some(Peek { packet: held.packet, age, expired: held.end <= now.moment(), turn: held.turn })
     }
 
+    /// Has what is held of these ids come from memory, for who looks all of them up next: together that takes a fraction
+    /// of the time.
+    pub fn approach<'a>(&self, ids: impl Iterator<Item = &'a Id>) {
+        self.table.approach(ids);
+    }
+
     /// The evidence against the vat with this id, for people.
     #[must_use]
     pub fn evidence(&self, id: &Id) -> Option<&Evidence> {

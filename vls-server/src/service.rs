@@ -12,7 +12,6 @@ use std::{
 };
 
 use capnp::Error;
-use futures::future::try_join_all;
 use schemas::{
     Coded, ErrorCode, Order, Timestamp, UnverifiedRecord, VatId,
     location_capnp::{answer, expected, location_service, order, outcome},
@@ -20,9 +19,9 @@ use schemas::{
 use tokio::time::Instant;
 
 use crate::{
-    durable::{DurableRegistry, Stopping},
+    durable::{DurableRegistry, Seen, Stopping},
     limits,
-    registry::{Answer, Expected, Id, Outcome, seconds},
+    registry::{Answer, Expected, Id, Now, Outcome, seconds},
     server::{BackDialler, Call, Calls, Metrics},
     watches::Watch,
 };
@@ -95,8 +94,22 @@ impl Service {
         self.calls.begin().ok_or_else(|| stopping(Stopping))
     }
 
-    async fn answer_to(&self, id: Id) -> Result<Answer, Error> {
-        self.registry.lookup(&id).await.map_err(stopping)
+    /// Writes what is known of an id; tells whether anything is.
+    async fn answer_to(&self, id: &Id, now: Now, mut builder: answer::Builder<'_>) -> Result<bool, Error> {
+        let found = self.registry.see(id, now, |seen| match seen {
+            Seen::Early => None,
+            Seen::Nothing => Some(false),
+            Seen::Record { packet, age, expired } => {
+                write_answer(packet, age, expired, builder.reborrow());
+                Some(true)
+            }
+        });
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let Answer { packet, age, expired } = self.registry.lookup(id).await.map_err(stopping)?;
+        write_answer(packet.as_deref().unwrap_or_default(), age, expired, builder);
+        Ok(packet.is_some())
     }
 }
 
@@ -126,10 +139,9 @@ impl location_service::Server for Service {
     ) -> Result<(), Error> {
         let (_under_way, begun) = (self.begin()?, Instant::now());
         let id = read_id(params.get()?.get_id()?)?;
-        let answer = self.answer_to(id).await?;
-        let outcome = if answer.packet.is_some() { "found" } else { "unknown" };
-        self.metrics.answered(CARRIER, outcome, begun.elapsed());
-        write_answer(&answer, results.get().init_answer());
+        let now = self.registry.clock().now();
+        let is_found = self.answer_to(&id, now, results.get().init_answer()).await?;
+        self.metrics.answered(CARRIER, if is_found { "found" } else { "unknown" }, begun.elapsed());
         Ok(())
     }
 
@@ -147,13 +159,14 @@ impl location_service::Server for Service {
             }
             ids.iter().map(|id| read_id(id?)).collect::<Result<Vec<_>, Error>>()?
         };
-        let answers = try_join_all(ids.into_iter().map(|id| self.answer_to(id))).await?;
+        self.registry.approach(ids.iter());
+        let now = self.registry.clock().now();
+        let mut list = results.get().init_answers(u32::try_from(ids.len()).unwrap_or(0));
+        for (index, id) in (0..).zip(&ids) {
+            self.answer_to(id, now, list.reborrow().get(index)).await?;
+        }
         // One call, however many it asks for.
         self.metrics.answered(CARRIER, "many", begun.elapsed());
-        let mut list = results.get().init_answers(u32::try_from(answers.len()).unwrap_or(0));
-        for (index, answer) in (0..).zip(&answers) {
-            write_answer(answer, list.reborrow().get(index));
-        }
         Ok(())
     }
 
@@ -181,7 +194,7 @@ impl location_service::Server for Service {
         let (_under_way, begun) = (self.begin()?, Instant::now());
         let order = read_order(params.get()?.get_order()?)?;
         let id = self.caller.id;
-        let held = self.answer_to(*id.as_bytes()).await?.packet;
+        let held = self.registry.lookup(id.as_bytes()).await.map_err(stopping)?.packet;
         let is_it = |packet: &Arc<[u8]>| UnverifiedRecord::parse(id, packet).is_ok_and(|held| held.order() == order);
         let outcome = match held {
             Some(packet) if is_it(&packet) => {
@@ -301,10 +314,10 @@ fn write_outcome(outcome: Outcome, mut builder: outcome::Builder<'_>) {
     }
 }
 
-pub(crate) fn write_answer(answer: &Answer, mut builder: answer::Builder<'_>) {
-    builder.set_packet(answer.packet.as_deref().unwrap_or_default());
-    builder.set_age(whole_seconds(answer.age));
-    builder.set_expired(answer.expired);
+pub(crate) fn write_answer(packet: &[u8], age: Duration, expired: bool, mut builder: answer::Builder<'_>) {
+    builder.set_packet(packet);
+    builder.set_age(whole_seconds(age));
+    builder.set_expired(expired);
 }
 
 /// Rounded down: a lease is not promised for longer than it lasts.

@@ -13,7 +13,7 @@
 use std::{
     fmt, io,
     io::IoSliceMut,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -28,96 +28,13 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-use super::batch;
-use crate::limits;
+use crate::{
+    datagrams::{Bunch, Datagram, batch},
+    limits,
+};
 
 /// The fixed bit of QUIC (RFC 9000 §17.2 and §17.3).
 pub const QUIC_FIXED_BIT: u8 = 0x40;
-
-/// Some datagrams, one behind another in one buffer. Used again and again, it allocates nothing.
-#[derive(Debug, Default)]
-pub struct Bunch {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    peer: SocketAddr,
-    /// Our own address of that exchange, if the system told.
-    local: Option<IpAddr>,
-    /// Where its bytes end; they begin where those before it end.
-    end: usize,
-    /// How long it was, if not all of it was kept.
-    length: usize,
-}
-
-/// One datagram of a [`Bunch`].
-#[derive(Debug, Clone, Copy)]
-pub struct Datagram<'a> {
-    /// From where, or to where.
-    pub peer: SocketAddr,
-    /// Our own address of that exchange, if the system told: an answer should leave from there.
-    pub local: Option<IpAddr>,
-    /// Its bytes, as far as they were kept.
-    pub bytes: &'a [u8],
-    /// How long it was.
-    pub length: usize,
-}
-
-impl Bunch {
-    /// Adds a datagram to be sent to `peer`; `write` appends its bytes. Nothing is added if it appends none.
-    pub fn push(&mut self, peer: SocketAddr, local: Option<IpAddr>, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.bytes.len();
-        write(&mut self.bytes);
-        let length = self.bytes.len().saturating_sub(before);
-        if length > 0 {
-            self.entries.push(Entry { peer, local, end: self.bytes.len(), length });
-        }
-    }
-
-    /// Adds one of another bunch, as it is.
-    pub fn push_copy(&mut self, datagram: &Datagram<'_>) {
-        self.bytes.extend_from_slice(datagram.bytes);
-        let Datagram { peer, local, length, .. } = *datagram;
-        self.entries.push(Entry { peer, local, end: self.bytes.len(), length });
-    }
-
-    /// Those that are in it.
-    pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
-        let mut start = 0;
-        self.entries.iter().map(move |entry| {
-            let bytes = &self.bytes[start..entry.end];
-            start = entry.end;
-            Datagram { peer: entry.peer, local: entry.local, bytes, length: entry.length }
-        })
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Forgets them, and keeps the memory.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.entries.clear();
-    }
-
-    /// Forgets them, and keeps no more memory than what is usual needs.
-    pub fn rest(&mut self) {
-        self.clear();
-        self.bytes.shrink_to(limits::DATAGRAM_BYTES_KEPT);
-        self.entries.shrink_to(limits::DATAGRAM_BYTES_KEPT / size_of::<Entry>());
-    }
-}
 
 /// The datagrams of one kind that come to an endpoint and are not QUIC's
 /// ([`Endpoint::datagrams_beside`](super::Endpoint::datagrams_beside)). Whoever else takes the same kind gets them, too;
@@ -135,7 +52,7 @@ pub(super) struct Beside {
 struct Shared {
     socket: Arc<dyn AsyncUdpSocket>,
     /// The same socket for many datagrams in one call; `None` on a simulated network.
-    raw: Option<UdpSocket>,
+    raw: Option<(UdpSocket, batch::Sender)>,
     queues: Mutex<Vec<Arc<Queue>>>,
 }
 
@@ -152,6 +69,10 @@ struct Queue {
 
 impl Beside {
     pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>, raw: Option<UdpSocket>) -> Self {
+        let raw = raw.map(|socket| {
+            let sender = batch::Sender::of(&socket);
+            (socket, sender)
+        });
         Self { shared: Arc::new(Shared { socket, raw, queues: Mutex::default() }) }
     }
 
@@ -196,7 +117,7 @@ impl DatagramsBeside {
     /// took.
     pub fn send(&self, bunch: &Bunch) -> usize {
         match &self.shared.raw {
-            Some(socket) => batch::send(socket, bunch),
+            Some((socket, sender)) => sender.send(socket, bunch),
             None => bunch.iter().filter(|datagram| self.send_one(datagram).is_ok()).count(),
         }
     }

@@ -5,7 +5,8 @@ use std::net::{SocketAddr, UdpSocket};
 use futures::FutureExt;
 use transport::{
     Endpoint, EndpointConfig, Session,
-    beside::{Bunch, DatagramsBeside, QUIC_FIXED_BIT},
+    beside::{DatagramsBeside, QUIC_FIXED_BIT},
+    datagrams::Bunch,
     limits,
 };
 

@@ -5,6 +5,7 @@ mod beside;
 mod bulk;
 mod calls;
 mod capabilities;
+mod datagrams;
 mod deadlines;
 mod endpoints;
 mod exhaustion;

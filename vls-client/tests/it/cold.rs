@@ -7,7 +7,7 @@ use schemas::{
     datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND},
 };
 use tokio::task::spawn_local;
-use transport::{Endpoint, EndpointConfig, beside::Bunch};
+use transport::{Endpoint, EndpointConfig, datagrams::Bunch};
 use vls_client::{LookupTiming, Resolver, ResolverConfig};
 
 use crate::support::{

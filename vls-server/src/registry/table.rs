@@ -121,6 +121,20 @@ impl Table {
         })
     }
 
+    /// Has all that is held of these ids come from memory, which takes longer than the search for it: the memory of one
+    /// is not waited for before that of the next is asked for. Whoever looks many up does this before.
+    pub(super) fn approach<'a>(&self, ids: impl Iterator<Item = &'a Id>) {
+        let hashes: Vec<u64> = ids.map(|id| self.key.hash(id)).collect();
+        for hash in &hashes {
+            std::hint::black_box(self.index.touch(*hash));
+        }
+        for hash in &hashes {
+            // Nearly always the right one; if not, the search waits.
+            let number = self.index.find(*hash, |_| true);
+            std::hint::black_box(number.map(|number| self.cells.touch(number)));
+        }
+    }
+
     /// For whom the record of this id is held.
     pub(super) fn source(&self, id: &Id) -> Option<SourcePrefix> {
         let number = self.find(self.key.hash(id), id)?;

@@ -11,7 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 use schemas::datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND};
 use transport::{
     Endpoint,
-    beside::{Bunch, Datagram, DatagramsBeside},
+    beside::DatagramsBeside,
+    datagrams::{Bunch, Datagram},
 };
 
 use crate::{
@@ -68,8 +69,12 @@ impl ColdLookups {
         answers.rest();
         // One reading of the clock for all: they came together.
         let now = self.registry.clock().now();
-        for datagram in questions.iter() {
-            let Some(question) = LookupQuestion::read(datagram.bytes, datagram.length) else { continue };
+        let asked = questions.iter();
+        let asked =
+            asked.filter_map(|datagram| Some((datagram, LookupQuestion::read(datagram.bytes, datagram.length)?)));
+        let asked: Vec<_> = asked.collect();
+        self.registry.approach(asked.iter().map(|(_, question)| &question.id));
+        for (datagram, question) in asked {
             if !self.answer_to(&question, now, datagram, answers) && early.len() < limits::EARLY_QUESTIONS {
                 early.push_copy(&datagram);
             }

@@ -12,7 +12,6 @@ mod zone;
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::SocketAddr,
     pin::pin,
     rc::Rc,
 };
@@ -20,11 +19,12 @@ use std::{
 use schemas::Network;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
     time::{Instant, timeout},
 };
+use transport::datagrams::{Bunch, Datagram, DatagramSocket};
 
 pub(super) use self::wire::time_to_live;
 pub use self::{
@@ -56,9 +56,6 @@ pub(super) struct DnsCarrier {
     slip: Cell<u32>,
     limits: DnsLimits,
 }
-
-/// Queries whose answer is not durable yet, and who asked.
-type Early = Vec<(Vec<u8>, SocketAddr)>;
 
 type Stages = watch::Receiver<Stage>;
 
@@ -95,9 +92,8 @@ impl DnsCarrier {
     }
 
     /// Answers datagrams until the server closes, or nothing can be said any more.
-    pub(super) async fn serve_datagrams(self: Rc<Self>, socket: UdpSocket, mut stage: Stages) {
-        let mut buffer = [0; limits::DNS_QUERY_BYTES];
-        let mut early = Early::default();
+    pub(super) async fn serve_datagrams(self: Rc<Self>, mut socket: DatagramSocket, mut stage: Stages) {
+        let (mut queries, mut answers, mut early) = (Bunch::default(), Bunch::default(), Bunch::default());
         // Waits for what is decided when it begins, so it ends however many writes come after.
         let mut settling = pin!(None);
         loop {
@@ -117,58 +113,57 @@ impl DnsCarrier {
                         return;
                     }
                     settling.set(None);
-                    for (query, asker) in std::mem::take(&mut early) {
-                        self.send_answer(&socket, &query, asker, &mut early);
+                    for query in std::mem::take(&mut early).iter() {
+                        self.answer_datagram(&query, &mut answers, &mut early);
                     }
                 }
-                readable = socket.readable() => {
-                    if let Err(error) = readable {
+                received = socket.receive(&mut queries) => {
+                    if let Err(error) = received {
                         pause_after(&error).await;
                         continue;
                     }
-                    self.answer_datagrams(&socket, &mut buffer, &mut early);
-                    tokio::task::yield_now().await;
+                    self.answer_datagrams(&queries, &mut answers, &mut early);
                 }
             }
+            // A full buffer loses some, as the network might; who asked asks again.
+            socket.send(&answers);
+            answers.rest();
+            tokio::task::yield_now().await;
         }
     }
 
-    /// What has come, up to a bunch.
-    fn answer_datagrams(&self, socket: &UdpSocket, buffer: &mut [u8], early: &mut Early) {
-        for _ in 0..limits::DNS_BUNCH {
-            // Whatever else it says belongs to a datagram that was sent before, whose asker is gone.
-            match socket.try_recv_from(buffer) {
-                Ok((length, asker)) => self.answer_datagram(socket, &buffer[..length], asker, early),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {}
+    fn answer_datagrams(&self, queries: &Bunch, answers: &mut Bunch, early: &mut Bunch) {
+        let now = self.shared.registry.clock().now();
+        let asked: Vec<_> = queries.iter().filter_map(|query| answer::id_asked_for(&self.zone, query.bytes)).collect();
+        self.shared.registry.approach(asked.iter());
+        for query in queries.iter() {
+            if self.rates.borrow_mut().take(Network::of(query.peer.ip()), now).is_ok() {
+                self.answer_datagram(&query, answers, early);
+            } else {
+                self.slow_down(&query, answers);
             }
         }
     }
 
-    fn answer_datagram(&self, socket: &UdpSocket, query: &[u8], asker: SocketAddr, early: &mut Early) {
-        let now = self.shared.registry.clock().now();
-        if self.rates.borrow_mut().take(Network::of(asker.ip()), now).is_ok() {
-            return self.send_answer(socket, query, asker, early);
-        }
+    fn slow_down(&self, query: &Datagram<'_>, answers: &mut Bunch) {
         let count = self.slip.get().wrapping_add(1);
         self.slip.set(count);
-        let slow_down = if count.is_multiple_of(limits::DNS_SLIP) { answer::slow_down(query) } else { None };
-        if let Some(message) = slow_down {
-            // A full buffer loses it, as the network might.
-            let _ = socket.try_send_to(&message, asker);
+        if count.is_multiple_of(limits::DNS_SLIP)
+            && let Some(message) = answer::slow_down(query.bytes)
+        {
+            answers.push(query.peer, query.local, |bytes| bytes.extend(message));
         }
         self.shared.metrics.answered(UDP, "slowed", std::time::Duration::ZERO);
     }
 
-    fn send_answer(&self, socket: &UdpSocket, query: &[u8], asker: SocketAddr, early: &mut Early) {
+    fn answer_datagram(&self, query: &Datagram<'_>, answers: &mut Bunch, early: &mut Bunch) {
         let begun = Instant::now();
-        match answer(&self.zone, query, Transport::Datagram, |id| self.shared.known(id)) {
+        match answer(&self.zone, query.bytes, Transport::Datagram, |id| self.shared.known(id)) {
             Answer::Reply { message, .. } => {
-                // A full buffer loses it, as the network might; the asker asks again.
-                let _ = socket.try_send_to(&message, asker);
+                answers.push(query.peer, query.local, |bytes| bytes.extend_from_slice(&message));
                 self.shared.metrics.answered(UDP, outcome(&message), begun.elapsed());
             }
-            Answer::Later if early.len() < limits::EARLY_QUESTIONS => early.push((query.to_vec(), asker)),
+            Answer::Later if early.len() < limits::EARLY_QUESTIONS => early.push_copy(query),
             Answer::Later | Answer::None => self.shared.metrics.answered(UDP, "none", begun.elapsed()),
         }
     }

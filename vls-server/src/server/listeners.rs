@@ -9,6 +9,7 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+use transport::datagrams::DatagramSocket;
 
 use super::{
     ServerConfig, ServerError,
@@ -17,11 +18,12 @@ use super::{
     sessions::Stage,
     shared::Shared,
 };
+use crate::limits;
 
 /// The carriers that the operator has named addresses for.
 pub(super) struct Listeners {
     http: Option<(TcpListener, Option<Tls>)>,
-    dns: Option<(UdpSocket, TcpListener, Zone)>,
+    dns: Option<(DatagramSocket, TcpListener, Zone)>,
 }
 
 impl Listeners {
@@ -52,7 +54,7 @@ impl Listeners {
 
     pub(super) fn dns_address(&self) -> Result<Option<SocketAddr>, ServerError> {
         let Some((socket, ..)) = &self.dns else { return Ok(None) };
-        Ok(Some(socket.local_addr().map_err(listen("dns", SocketAddr::from(([0; 4], 0))))?))
+        Ok(Some(socket.local_address().map_err(listen("dns", SocketAddr::from(([0; 4], 0))))?))
     }
 
     pub(super) fn serve(
@@ -79,13 +81,16 @@ impl Listeners {
 }
 
 /// The same port for both. One that the system chose for UDP may be taken for TCP, so another is tried then.
-async fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+async fn bind_both(address: SocketAddr) -> io::Result<(DatagramSocket, TcpListener)> {
     const ATTEMPTS: usize = 16;
     let mut refused = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..ATTEMPTS {
         let datagrams = UdpSocket::bind(address).await?;
         match TcpListener::bind(datagrams.local_addr()?).await {
-            Ok(streams) => return Ok((datagrams, streams)),
+            Ok(streams) => {
+                let datagrams = DatagramSocket::new(datagrams.into_std()?, limits::DNS_QUERY_BYTES)?;
+                return Ok((datagrams, streams));
+            }
             Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => refused = error,
             Err(error) => return Err(error),
         }

@@ -55,6 +55,12 @@ impl Index {
         shard.position(hash, is).map(|slot| shard.slots[slot] & NUMBERS)
     }
 
+    /// Reads where the search for this hash begins, and nothing else.
+    pub(crate) fn touch(&self, hash: u64) -> u32 {
+        let shard = &self.shards[self.shard_of(hash)];
+        shard.slots.get(shard.home(hash)).copied().unwrap_or(EMPTY)
+    }
+
     /// Adds a number that is not there. `hash_of` gives the hash of any that is.
     pub(crate) fn insert(&mut self, hash: u64, number: u32, hash_of: impl Fn(u32) -> u64) {
         debug_assert!(number < NUMBERS, "numbers have 26 bits");

@@ -154,11 +154,7 @@ fn content(zone: &Zone, query: &Query<'_>, look: impl FnOnce(&Id) -> Known) -> O
             _ => Content::nothing(zone, RCODE::NoError),
         });
     };
-    // Names have no case; ids are written in small letters.
-    let text = String::from_utf8(last.to_ascii_lowercase()).ok();
-    let Some((text, id)) = text.and_then(|text| VatId::spelled(&text).ok().map(|id| (text, id))) else {
-        return Some(Content::nothing(zone, RCODE::NameError));
-    };
+    let Some(id) = id_in(last) else { return Some(Content::nothing(zone, RCODE::NameError)) };
     let (packet, left) = match look(&id) {
         Known::Early => return None,
         Known::Nothing => return Some(Content::nothing(zone, RCODE::NameError)),
@@ -168,7 +164,7 @@ fn content(zone: &Zone, query: &Query<'_>, look: impl FnOnce(&Id) -> Known) -> O
     // It was read when it was registered, so it can be read.
     let Ok(record) = Packet::parse(message) else { return Some(Content::empty(RCODE::ServerFailure, false)) };
     let left = u32::try_from(left.as_secs()).unwrap_or(u32::MAX);
-    Some(match find(&record, prefix, &text, query.kind) {
+    Some(match find(&record, prefix, last, query.kind) {
         Found::Records(records) => {
             let served = records.into_iter().map(|record| {
                 // No longer than the lease: the vat may have gone when it ends.
@@ -180,6 +176,20 @@ fn content(zone: &Zone, query: &Query<'_>, look: impl FnOnce(&Id) -> Known) -> O
         Found::NoData => Content::nothing(zone, RCODE::NoError),
         Found::NoName => Content::nothing(zone, RCODE::NameError),
     })
+}
+
+/// Whose record a query is about, if it is about any: for who looks many up at once.
+pub(super) fn id_asked_for(zone: &Zone, query: &[u8]) -> Option<Id> {
+    let read = Query::read(query).ok()?;
+    id_in(below_origin(zone, &read.labels)?.last()?)
+}
+
+/// Names have no case; ids are written in small letters.
+fn id_in(label: &[u8]) -> Option<Id> {
+    let mut text = [0; VatId::TEXT_LENGTH];
+    text.copy_from_slice(Some(label).filter(|label| label.len() == VatId::TEXT_LENGTH)?);
+    text.make_ascii_lowercase();
+    VatId::spelled(std::str::from_utf8(&text).ok()?).ok()
 }
 
 /// The labels in front of the origin; `None` outside of it.
@@ -197,11 +207,11 @@ enum Found<'a> {
 }
 
 /// Looks for `prefix.<id>` in the packet of the vat with this id.
-fn find<'a>(packet: &'a Packet<'a>, prefix: &[&[u8]], id: &str, kind: u16) -> Found<'a> {
+fn find<'a>(packet: &'a Packet<'a>, prefix: &[&[u8]], id: &[u8], kind: u16) -> Found<'a> {
     let (mut records, mut aliases, mut exists) = (Vec::new(), Vec::new(), prefix.is_empty());
     for record in &packet.answers {
         let labels: Vec<&[u8]> = record.name.as_bytes().collect();
-        let wanted = prefix.iter().copied().chain([id.as_bytes()]);
+        let wanted = prefix.iter().copied().chain([id]);
         let Some(more) = labels.len().checked_sub(prefix.len() + 1) else { continue };
         if !labels[more..].iter().copied().zip(wanted).all(|(one, other)| one.eq_ignore_ascii_case(other)) {
             continue;

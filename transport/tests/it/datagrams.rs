@@ -1,0 +1,71 @@
+//! Datagrams on a socket of their own, in bunches.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use transport::datagrams::{Bunch, DatagramSocket};
+
+use crate::support::run;
+
+/// Answers one bunch with what it says, and how long it was.
+async fn echo(socket: &mut DatagramSocket, expected: usize) {
+    let (mut asked, mut answers, mut taken) = (Bunch::default(), Bunch::default(), 0);
+    while taken < expected {
+        socket.receive(&mut asked).await.unwrap();
+        answers.clear();
+        for datagram in asked.iter() {
+            answers.push(datagram.peer, datagram.local, |bytes| {
+                bytes.extend_from_slice(datagram.bytes);
+                bytes.extend_from_slice(&(datagram.length as u64).to_be_bytes());
+            });
+        }
+        taken += asked.len();
+        assert_eq!(socket.send(&answers), asked.len());
+    }
+}
+
+fn server(address: SocketAddr, kept_bytes: usize) -> (DatagramSocket, u16) {
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = DatagramSocket::new(socket, kept_bytes).unwrap();
+    let port = socket.local_address().unwrap().port();
+    (socket, port)
+}
+
+#[test]
+fn many_come_together_each_with_its_length_and_as_much_as_is_kept() {
+    run(async {
+        let (mut socket, port) = server((Ipv4Addr::LOCALHOST, 0).into(), 4);
+        let asker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for length in 0..100_u8 {
+            asker.send_to(&vec![length; length.into()], (Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
+        // An empty one says nothing, and is answered like any other.
+        echo(&mut socket, 100).await;
+        for length in 0..100_u8 {
+            let mut answer = [0; 100];
+            let received = asker.recv(&mut answer).unwrap();
+            let kept = usize::from(length.min(4));
+            assert_eq!(&answer[..kept], &vec![length; kept]);
+            assert_eq!(answer[kept..received], u64::from(length).to_be_bytes());
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_leaves_from_the_address_that_was_asked_on_a_machine_with_several() {
+    for everywhere in [SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))] {
+        run(async {
+            let (mut socket, port) = server(everywhere, 100);
+            for host in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)] {
+                // The kernel itself would answer from the address that the way back has, 127.0.0.1.
+                let asker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+                asker.send_to(b"where?", (host, port)).unwrap();
+                echo(&mut socket, 1).await;
+                let mut answer = [0; 100];
+                let (_, from) = asker.recv_from(&mut answer).unwrap();
+                assert_eq!(from, (host, port).into());
+            }
+        });
+    }
+}
