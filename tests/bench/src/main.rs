@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         [argument, rest @ ..] if argument == checkpoint_engine::VICTIM => {
             return ended(argument, checkpoint_engine::victim(rest));
         }
+        [argument, rest @ ..] if argument == vls::SERVE => return ended(argument, vls::serve(rest)),
         [name] => named(name).map(|bench| (bench, Effort::FULL)),
         [name, brief] if brief == BRIEF => named(name).map(|bench| (bench, Effort::LEAST)),
         _ => None,

@@ -5,13 +5,22 @@
 //! | `record_memory` | one record more, in memory | the bytes of its packet |
 //! | `restart_1m` | `DurableRegistry::open` of all records until one is answered | 1.5 s for a million |
 //! | `register_durable` | a new record is verified, stored, and durable | `verify_strict` alone |
+//! | `lookup_cold_vs_echo` | a cold lookup, in the server's processor time | a raw echo of the same sizes |
+//! | `lookup_cold_vs_knot` | the same | a TXT query answered by Knot DNS |
+//! | `dns_udp` | a TXT query | the same, answered by Knot DNS |
+//! | `http_get` | a GET | hyper with a constant of the same size |
+//! | `lookup_many_64` | one id of 64 in one call | a call for one id, after the answer to the one before |
 //!
-//! Each figure is one module with a `measure`, and takes its records from [`records`].
+//! Each of the first three is one module with a `measure`; those that ask a server are in [`lookups`]. All take their
+//! records from [`records`].
 
+mod lookups;
 mod memory;
 mod records;
 mod registering;
 mod restart;
+
+pub(crate) use lookups::{SERVE, serve};
 
 use crate::{
     Failure, Report,
@@ -22,8 +31,9 @@ use crate::{
 
 /// Measures all figures.
 pub(crate) fn run(effort: Effort, report: Report<'_>) -> Result<(), Failure> {
-    told("record_memory", Unit::Bytes, memory::measure(effort)?, report)?;
     let folder = folder::temporary()?;
+    lookups::measure(effort, folder.path(), report)?;
+    told("record_memory", Unit::Bytes, memory::measure(effort)?, report)?;
     told("restart_1m", Unit::Microseconds, restart::measure(effort, folder.path())?, report)?;
     told("register_durable", Unit::RecordsPerSecond, registering::measure(effort, folder.path())?, report)
 }

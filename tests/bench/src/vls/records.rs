@@ -2,14 +2,27 @@
 
 use std::{cell::Cell, net::IpAddr, rc::Rc, time::Duration};
 
+use checkpoint::{Change, RowKey, Store, TurnDelta};
 use schemas::{IdentityKey, Timestamp, VatId};
-use vls_server::{Clock, registry::Now};
+use vls_server::{
+    Clock,
+    registry::{Now, SourcePrefix},
+};
+
+use crate::Failure;
 
 /// Bytes of a packet.
 pub(super) const PACKET_BYTES: usize = 200;
 
 /// Where the clocks begin, and when all records were signed.
 pub(super) const BEGINNING: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+/// Where the records are in a store, and the version of their rows: see `vls-server/src/durable/rows.rs`.
+pub(super) const SPACE: u64 = 1;
+const ROW_VERSION: u8 = 2;
+
+/// Rows in a turn, while a store is filled.
+const TOGETHER: u32 = 1_000;
 
 /// Networks that the records come from.
 const NETWORKS: u32 = 1_000;
@@ -62,9 +75,42 @@ pub(super) fn forged(number: u32) -> Packet {
     unsigned(id)
 }
 
+/// Fills the store of a server with [`forged`] records, as if it had taken them in: whoever starts with a store does not
+/// verify again.
+pub(super) fn fill(store: &Store, records: u32) -> Result<(), Failure> {
+    let until = BEGINNING + Duration::from_hours(1);
+    let first_turn = store.position().turn + 1;
+    for (turn, first) in (first_turn..).zip((0..records).step_by(TOGETHER as usize)) {
+        let changes = (first..records.min(first + TOGETHER)).map(|number| {
+            let packet = forged(number);
+            let source = SourcePrefix::of(Some(source(number))).to_bits();
+            let mut value = vec![ROW_VERSION];
+            for field in [source, BEGINNING.as_micros(), until.as_micros()] {
+                value.extend(field.to_be_bytes());
+            }
+            value.extend(&packet.bytes);
+            Change { key: RowKey { space: SPACE, name: packet.id.to_vec() }, value: Some(value) }
+        });
+        store.submit(TurnDelta { turn, changes: changes.collect() })?;
+    }
+    Ok(store.fold()?)
+}
+
 /// Where a record came from.
 pub(super) fn source(number: u32) -> IpAddr {
     IpAddr::from((0x0a00_0001 + ((number % NETWORKS) << 8)).to_be_bytes())
+}
+
+/// The strings of every record, of one length in all.
+pub(super) fn fields() -> Vec<String> {
+    // Signature, time, head of the reply, name, and the fixed part of a DNS record.
+    let before = 64 + 8 + 12 + (1 + 4 + 1 + 52 + 1) + 10;
+    let expires = (BEGINNING + Duration::from_hours(240)).as_seconds();
+    let mut fields = ["v=1", "e=1", "t=7", "st=live"].map(str::to_owned).to_vec();
+    fields.push(format!("exp={expires}"));
+    let said: usize = fields.iter().map(|field| 1 + field.len()).sum();
+    fields.push(format!("x={}", "x".repeat(PACKET_BYTES - before - said - 3)));
+    fields
 }
 
 /// All fields in one DNS record, which is shorter than one for each: only so it has room in 200 bytes. A field that
@@ -81,13 +127,9 @@ fn unsigned(id: [u8; 32]) -> Packet {
     // TXT, IN, 300 seconds, and the length of the rest.
     let length = PACKET_BYTES - bytes.len() - 10;
     bytes.extend([0, 16, 0, 1, 0, 0, 1, 44, 0, u8::try_from(length).unwrap_or(0)]);
-    let expires = (BEGINNING + Duration::from_hours(240)).as_seconds();
-    for field in ["v=1", "e=1", "t=7", "st=live", &format!("exp={expires}")] {
+    for field in fields() {
         bytes.push(u8::try_from(field.len()).unwrap_or(0));
         bytes.extend(field.as_bytes());
     }
-    let rest = PACKET_BYTES - bytes.len() - 1;
-    bytes.push(u8::try_from(rest).unwrap_or(0));
-    bytes.extend("x=".bytes().chain(std::iter::repeat(b'x')).take(rest));
     Packet { id, bytes }
 }

@@ -6,14 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use checkpoint::{Change, FileDisk, Protection, RowKey, Store, StoreOptions, TurnDelta};
+use checkpoint::{FileDisk, Protection, Store, StoreOptions};
 use schemas::{IdentityKey, VatId};
-use vls_server::{
-    DurableRegistry, Seen,
-    registry::{Policy, SourcePrefix},
-};
+use vls_server::{DurableRegistry, Seen, registry::Policy};
 
-use super::records::{BEGINNING, HandClock, forged, source};
+use super::records::{HandClock, SPACE, fill, forged};
 use crate::{
     Failure,
     allocations::Counting,
@@ -21,13 +18,6 @@ use crate::{
     program::run as on_this_thread,
     rounds::{Comparison, Effort, compare, microseconds},
 };
-
-/// Rows in a turn, while the store is made.
-const TOGETHER: u32 = 1_000;
-
-/// Where the records are, and the version of their rows: see `vls-server/src/durable/rows.rs`.
-const SPACE: u64 = 1;
-const ROW_VERSION: u8 = 2;
 
 /// Opens the records of a server that was closed, up to the answer to the first question. The baseline only reads the
 /// same rows: the difference is what becomes of them.
@@ -96,21 +86,7 @@ fn open(directory: &Path, records: u32) -> Result<DurableRegistry, Failure> {
 /// Makes the store of a server that has all records, in good order.
 fn make(directory: &Path, records: u32) -> Result<(), Failure> {
     let store = Store::create(Arc::new(FileDisk), directory, id().as_bytes(), &Protection::Plain, options())?;
-    let until = BEGINNING + Duration::from_hours(1);
-    for (turn, first) in (1..).zip((0..records).step_by(TOGETHER as usize)) {
-        let changes = (first..records.min(first + TOGETHER)).map(|number| {
-            let packet = forged(number);
-            let source = SourcePrefix::of(Some(source(number))).to_bits();
-            let mut value = vec![ROW_VERSION];
-            for field in [source, BEGINNING.as_micros(), until.as_micros()] {
-                value.extend(field.to_be_bytes());
-            }
-            value.extend(&packet.bytes);
-            Change { key: RowKey { space: SPACE, name: packet.id.to_vec() }, value: Some(value) }
-        });
-        store.submit(TurnDelta { turn, changes: changes.collect() })?;
-    }
-    store.fold()?;
+    fill(&store, records)?;
     Ok(store.close()?)
 }
 

@@ -1,0 +1,68 @@
+//! Servers that are processes of their own, so that the system counts what each of them takes of the processor.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{time::clock_getcpuclockid, unistd::Pid};
+
+use super::SERVE;
+use crate::{
+    Failure,
+    placement::{Side, on_processor_of},
+};
+
+/// A process on the server's processor. Ends when it is dropped.
+pub(super) struct Process {
+    child: Child,
+    greeting: String,
+}
+
+impl Process {
+    /// This program again, as one of its servers, with the first line that it says.
+    pub(super) fn of_this_program(arguments: &[&str]) -> Result<Self, Failure> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(SERVE).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Self::start(command)?;
+        if let Some(output) = process.child.stdout.take() {
+            BufReader::new(output).read_line(&mut process.greeting)?;
+        }
+        if process.greeting.pop() != Some('\n') {
+            return Err(format!("{arguments:?} ended before it served").into());
+        }
+        Ok(process)
+    }
+
+    /// Any program; whether it serves already is for the caller to find out.
+    pub(super) fn start(mut command: Command) -> Result<Self, Failure> {
+        let child = on_processor_of(Side::Server, || command.spawn())??;
+        Ok(Self { child, greeting: String::new() })
+    }
+
+    /// What a process of this program said first.
+    pub(super) fn greeting(&self) -> &str {
+        &self.greeting
+    }
+
+    /// What all its threads have taken of the processor since it began, the kernel's work for them included.
+    pub(super) fn processor_time(&self) -> Result<Duration, Failure> {
+        let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(self.child.id())?))?;
+        Ok(Duration::from(clock.now()?))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It holds nothing that anybody wants; if it is gone already, so much the better.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until whoever started this process wants no more of it, or has gone.
+pub(super) fn until_unwanted() -> Result<(), Failure> {
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}

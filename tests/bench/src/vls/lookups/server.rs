@@ -1,0 +1,101 @@
+//! The location server itself, with all records and no bounds on what one network may ask: here all are asked from one.
+
+use std::{io::Write, net::Ipv4Addr, net::SocketAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
+
+use checkpoint::{FileDisk, Protection, Store, StoreOptions};
+use schemas::SearchPathEntry;
+use serde_json::{Value, json};
+use vls_server::{
+    Clock, Server, ServerConfig, SystemClock,
+    registry::{Now, Policy, Rate},
+};
+
+use super::{
+    ORIGIN,
+    process::{Process, until_unwanted},
+};
+use crate::{
+    Failure, location_server,
+    program::run,
+    vls::records::{BEGINNING, fill},
+};
+
+/// Its name among the servers of this program.
+pub(super) const KIND: &str = "vls";
+
+/// One that serves.
+pub(super) struct Served {
+    pub(super) process: Process,
+    pub(super) entry: SearchPathEntry,
+    pub(super) quic: SocketAddr,
+    pub(super) http: SocketAddr,
+    pub(super) dns: SocketAddr,
+}
+
+impl Served {
+    /// Starts one with the records that [`make`] has put into the folder.
+    pub(super) fn start(folder: &Path, records: u32) -> Result<Self, Failure> {
+        let folder = folder.to_str().ok_or("the folder has a name that is no text")?;
+        let process = Process::of_this_program(&[KIND, folder, &records.to_string()])?;
+        let said: Value = serde_json::from_str(process.greeting())?;
+        let said = |name: &str| said[name].as_str().ok_or("the server did not say where it serves");
+        let (entry, quic) = (said("entry")?.parse()?, said("quic")?.parse()?);
+        let (http, dns) = (said("http")?.parse()?, said("dns")?.parse()?);
+        Ok(Self { process, entry, quic, http, dns })
+    }
+}
+
+/// Makes the folder of a server that holds all records.
+pub(super) fn make(folder: &Path, records: u32) -> Result<(), Failure> {
+    let server = location_server::start(folder.to_owned())?;
+    let SearchPathEntry::Vls { id, .. } = *server.greeting() else { return Err("no entry of a server".into()) };
+    server.stop()?;
+    let (disk, options) = (Arc::new(FileDisk), StoreOptions::default());
+    let store = Store::open(disk, &folder.join("store"), id.as_bytes(), &Protection::Plain, options)?;
+    fill(&store, records)?;
+    Ok(store.close()?)
+}
+
+/// The time of the records, going on from when the server started.
+#[derive(Debug)]
+struct ClockOfRecords {
+    started: Duration,
+}
+
+impl Clock for ClockOfRecords {
+    fn now(&self) -> Now {
+        let monotonic = SystemClock.now().monotonic;
+        Now { wall: BEGINNING + (monotonic - self.started), monotonic }
+    }
+}
+
+/// Serves until nobody wants it.
+pub(super) fn serve(folder: &Path, records: u32) -> Result<(), Failure> {
+    run(async {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let without_end = Rate { burst: u32::MAX, interval: Duration::from_nanos(1) };
+        let mut config = ServerConfig::new(any, folder.to_owned());
+        config.policy = Policy { max_records: records as usize, ..Policy::default() };
+        (config.http, config.dns) = (Some(any), Some(any));
+        config.http_limits.requests = without_end;
+        config.http_limits.requests_per_connection = u32::MAX;
+        config.dns_origin = Some(ORIGIN.join(".").parse()?);
+        config.dns_limits.answers = without_end;
+        let clock = ClockOfRecords { started: SystemClock.now().monotonic };
+        let server = Server::start(config, Rc::new(clock)).await?;
+        say(&json!({
+            "entry": server.entry(&Ipv4Addr::LOCALHOST.to_string()).to_string(),
+            "quic": server.local_address().to_string(),
+            "http": server.http_address().ok_or("no HTTP")?.to_string(),
+            "dns": server.dns_address().ok_or("no DNS")?.to_string(),
+        })
+        .to_string())?;
+        tokio::task::spawn_blocking(until_unwanted).await??;
+        Ok(server.stop().await?)
+    })
+}
+
+/// Says in one line where a server is.
+pub(super) fn say(line: &str) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stdout().lock(), "{line}")?)
+}
