@@ -393,6 +393,9 @@ error_codes! {
     RecordVersion "record.version" Version:
         "The record is written in a format that this program does not know.";
         "Update this program.";
+    RecordNoVat "record.no_vat" NotFound:
+        "This key has published something with pkarr, iroh or another program, and nothing about a vat.";
+        "Ask whoever gave you the address: the vat was never registered there, or the address is no vat's.";
     // ---- checkpoints and keys
     CheckpointDamaged "checkpoint.damaged" Integrity:
         "A stored frame is not what was written: the disk, or somebody, changed it.";

@@ -5,7 +5,8 @@
 //!
 //! * [`VatId`] and [`IdentityKey`]: self-certifying identities (DESIGN §3);
 //! * [`SturdyRef`] and [`Secret`]: durable, secret references (DESIGN §3);
-//! * [`SignedRecord`] and [`LocationRecord`]: where a vat says it is (DESIGN §4);
+//! * [`SignedRecord`] and [`LocationRecord`]: where a vat says it is (DESIGN §4); [`SignedPacket`]: what carries it, and
+//!   whatever else a key has signed in the same form;
 //! * [`datagram`]: a lookup without a session (DESIGN §5);
 //! * [`SearchPathEntry`] and [`Address`]: where to ask and where to dial (DESIGN §5);
 //! * [`Network`]: whom quotas and caps take for one;
@@ -33,7 +34,10 @@ pub use identity::{IdentityError, IdentityKey, VatId, VatKey};
 pub use limits::{MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE};
 pub use network::Network;
 pub use recipient::{Recipient, RecipientError};
-pub use record::{LocationRecord, Order, RecordError, SignedRecord, State, Timestamp, UnverifiedRecord, verify_all};
+pub use record::{
+    ForeignPacket, LocationRecord, Order, RecordError, SignedPacket, SignedRecord, State, Timestamp, UnverifiedPacket,
+    verify_all,
+};
 pub use search_path::{SearchPathEntry, SearchPathError};
 pub use sturdyref::{Hints, Secret, SecretHash, SturdyRef, SturdyRefError, VatAddress};
 pub use url::UrlError;

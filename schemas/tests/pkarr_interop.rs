@@ -80,11 +80,20 @@ fn we_accept_what_pkarr_signs_among_other_records() {
 }
 
 #[test]
-fn a_packet_without_our_records_is_no_location_record() {
-    let theirs = SignedPacket::builder().txt("_iroh".try_into().unwrap(), "relay=x".try_into().unwrap(), 30);
-    let theirs = theirs.sign(&keypair()).unwrap();
-    let error = SignedRecord::verify(key().id(), &theirs.to_relay_payload()).unwrap_err();
-    assert_eq!(error, RecordError::Missing { key: "v" });
+fn a_packet_of_pkarrs_without_our_records_is_one_that_says_nothing_of_a_vat() {
+    let theirs = SignedPacket::builder().txt("_iroh".try_into().unwrap(), "relay=x".try_into().unwrap(), 30).address(
+        ".".try_into().unwrap(),
+        "192.0.2.1".parse().unwrap(),
+        300,
+    );
+    let theirs = theirs.timestamp(SIGNED_AT.as_micros().into()).sign(&keypair()).unwrap();
+    for packet in [theirs, SignedPacket::builder().timestamp(SIGNED_AT.as_micros().into()).sign(&keypair()).unwrap()] {
+        let bytes = packet.to_relay_payload();
+        let ours = schemas::SignedPacket::verify(key().id(), &bytes).unwrap();
+        assert!(matches!(ours, schemas::SignedPacket::Foreign(_)));
+        assert_eq!((ours.timestamp(), ours.packet()), (SIGNED_AT, &bytes[..]));
+        assert_eq!(ours.into_record(), Err(RecordError::NoVat { timestamp: SIGNED_AT }));
+    }
 }
 
 proptest! {

@@ -12,13 +12,22 @@ use std::{cmp::Ordering, time::Duration};
 use packets::{SIGNED_AT, key, minimal, packet, sample};
 use proptest::prelude::*;
 use schemas::{
-    Address, AddressError, Coded, ErrorCode, LocationRecord, MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE, RecordError,
-    SearchPathError, SignedRecord, State, Timestamp, UnverifiedRecord, limits,
+    Address, AddressError, Coded, ErrorCode, ForeignPacket, LocationRecord, MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE,
+    RecordError, SearchPathError, SignedPacket, SignedRecord, State, Timestamp, UnverifiedPacket, limits,
 };
 use sha2::{Digest, Sha256};
 
+/// The record in a packet of `key()`.
 fn parse(packet: &[u8]) -> Result<LocationRecord, RecordError> {
-    UnverifiedRecord::parse(key().id(), packet).map(|record| record.record().clone())
+    UnverifiedPacket::parse(key().id(), packet).map(|packet| packet.location().expect("it is about a vat").clone())
+}
+
+/// What becomes of a packet of `key()` that has nothing at `_vat`.
+fn parse_foreign(value: &[u8]) -> Result<ForeignPacket, RecordError> {
+    match SignedPacket::verify(key().id(), &packets::sign(&key(), value))? {
+        SignedPacket::Foreign(packet) => Ok(packet),
+        SignedPacket::Record(record) => panic!("a record: {record:?}"),
+    }
 }
 
 /// What becomes of the smallest record with these strings added.
@@ -61,20 +70,23 @@ proptest! {
     #[test]
     fn a_record_counts_for_its_own_vat_only(key in strategies::key(), other in strategies::id()) {
         let signed = SignedRecord::sign(&key, &sample(), SIGNED_AT).unwrap();
-        // The name inside is another vat's.
-        prop_assert_eq!(SignedRecord::verify(other, signed.packet()), Err(RecordError::Missing { key: "v" }));
+        // The name inside is another vat's, and so is the signature.
+        prop_assert_eq!(SignedPacket::verify(other, signed.packet()), Err(RecordError::Forged));
         // The name inside is the victim's, the signature somebody else's.
         let forged = packets::sign(&packets::key(), &signed.packet()[72..]);
         prop_assert_eq!(SignedRecord::verify(key.id(), &forged), Err(RecordError::Forged));
+        // The name inside is the victim's, the packet somebody else's: it says nothing of either.
+        let packet = SignedPacket::verify(packets::key().id(), &forged).unwrap();
+        prop_assert_eq!(packet.record(), None);
     }
 
     #[test]
     fn arbitrary_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1100)) {
-        prop_assert!(UnverifiedRecord::parse(key().id(), &bytes).is_err());
+        prop_assert!(UnverifiedPacket::parse(key().id(), &bytes).is_err());
     }
 
     #[test]
-    fn arbitrary_dns_records_are_refused_without_a_panic(records in proptest::collection::vec(
+    fn arbitrary_dns_records_are_no_record_and_do_not_panic(records in proptest::collection::vec(
         ("\\x00|(\\x01.){1,3}\\x00|\\xc0\\x0c|\\xc0[\\x00-\\x40]", 0_u16..70, proptest::collection::vec(any::<u8>(), 0..48)), 1..6))
     {
         // The message is well-formed down to the data of its records, of which simple-dns reads many types.
@@ -86,7 +98,9 @@ proptest! {
             message.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
             message.extend(data);
         }
-        prop_assert!(parse(&packets::sign(&key(), &message)).is_err());
+        if let Ok(packet) = parse_foreign(&message) {
+            prop_assert_eq!(packet.order().epoch, 0);
+        }
     }
 
     #[test]
@@ -97,7 +111,22 @@ proptest! {
         let end = damaged.len().min(position + bytes.len());
         damaged.splice(position..end, bytes);
         prop_assume!(damaged != signed.packet());
-        prop_assert!(SignedRecord::verify(key().id(), &damaged).is_err());
+        prop_assert!(SignedPacket::verify(key().id(), &damaged).is_err());
+    }
+
+    #[test]
+    fn a_packet_that_says_nothing_of_a_vat_is_below_every_started_one(
+        strings in proptest::collection::vec("[a-z]{1,5}=[a-z0-9]{0,20}", 0..5), micros in 0..=limits::MAX_COUNTER, epoch in 1..100_u64)
+    {
+        let value = packets::message(&format!("_iroh.{}", key().id()), &strings);
+        let bytes = packets::sign_at(&key(), micros, &value);
+        let packet = SignedPacket::verify(key().id(), &bytes).unwrap();
+        prop_assert_eq!((packet.epoch(), packet.expires(), packet.record()), (0, None, None));
+        prop_assert_eq!(packet.packet(), &bytes[..]);
+        let vat = SignedRecord::sign(&key(), &LocationRecord { epoch, ..sample() }, Timestamp::default()).unwrap();
+        prop_assert_eq!(packet.compare(&vat.clone().into()), Ordering::Less);
+        prop_assert_eq!(SignedPacket::from(vat).compare(&packet), Ordering::Greater);
+        prop_assert_eq!(SignedRecord::verify(key().id(), &bytes), Err(RecordError::NoVat { timestamp: Timestamp::from_micros(micros) }));
     }
 }
 
@@ -108,7 +137,7 @@ fn every_flip_of_one_bit_is_refused() {
     for bit in 0..signed.packet().len() * 8 {
         let mut packet = signed.packet().to_vec();
         packet[bit / 8] ^= 1 << (bit % 8);
-        let error = SignedRecord::verify(key().id(), &packet).expect_err("an altered packet was accepted");
+        let error = SignedPacket::verify(key().id(), &packet).expect_err("an altered packet was accepted");
         forged += usize::from(error == RecordError::Forged);
     }
     assert!(forged > 64 * 8, "all flips in the signature, and more, are left to the signature check: {forged}");
@@ -118,7 +147,7 @@ fn every_flip_of_one_bit_is_refused() {
 fn every_truncation_and_every_appended_byte_is_refused() {
     let signed = SignedRecord::sign(&key(), &sample(), SIGNED_AT).unwrap();
     for length in 0..signed.packet().len() {
-        let error = UnverifiedRecord::parse(key().id(), &signed.packet()[..length]).unwrap_err();
+        let error = UnverifiedPacket::parse(key().id(), &signed.packet()[..length]).unwrap_err();
         let expected = if length < 72 { RecordError::TooShort { found: length } } else { RecordError::Structure };
         assert_eq!(error, expected);
     }
@@ -132,7 +161,7 @@ fn every_truncation_and_every_appended_byte_is_refused() {
 fn the_cheap_checks_come_before_the_signature() {
     let mut unsigned = packet(&minimal());
     unsigned[..64].fill(0);
-    let record = UnverifiedRecord::parse(key().id(), &unsigned).expect("the signature is not looked at yet");
+    let record = UnverifiedPacket::parse(key().id(), &unsigned).expect("the signature is not looked at yet");
     assert_eq!(record.check_time(SIGNED_AT), Ok(()));
     assert_eq!(record.verify().unwrap_err(), RecordError::Forged);
     unsigned.resize(72 + MAX_ACCEPTED_VALUE + 1, 0);
@@ -360,7 +389,47 @@ fn a_label_with_a_dot_in_it_is_not_the_name() {
         message.answers.push(record);
     }
     let value = message.build_bytes_vec_compressed().unwrap();
-    assert_eq!(parse(&packets::sign(&key(), &value)), Err(RecordError::Missing { key: "v" }));
+    assert!(parse_foreign(&value).is_ok());
+}
+
+#[test]
+fn the_name_in_capitals_is_refused_because_dns_would_show_it_as_the_name() {
+    let (name, strings) = (packets::record_name(&key()), minimal());
+    for spelling in [name.to_uppercase(), name.replace("_vat", "_Vat")] {
+        let value = packets::message(&spelling, &strings);
+        assert_eq!(parse(&packets::sign(&key(), &value)), Err(RecordError::Foreign), "{spelling}");
+        let mut beside = packets::reply();
+        beside.answers = strings.iter().map(|string| packets::text(&name, std::slice::from_ref(string))).collect();
+        beside.answers.push(packets::text(&spelling, &strings));
+        let value = beside.build_bytes_vec_compressed().unwrap();
+        assert_eq!(parse(&packets::sign(&key(), &value)), Err(RecordError::Foreign), "{spelling}");
+    }
+    for other in [format!("_vat2.{}", key().id()), format!("x.{name}"), format!("{name}.x"), key().id().to_string()] {
+        assert!(parse_foreign(&packets::message(&other, &strings)).is_ok(), "{other}");
+    }
+}
+
+#[test]
+fn something_at_the_name_that_is_no_record_is_refused() {
+    let name = packets::record_name(&key());
+    let none = packets::message(&name, &[]);
+    assert!(parse_foreign(&none).is_ok(), "no DNS record at all");
+    for (strings, error) in [
+        (&["x=1"][..], RecordError::Missing { key: "v" }),
+        (&["v=1", "e=1"], RecordError::Missing { key: "exp" }),
+        (&["v=2"], RecordError::Version { found: 2 }),
+        (&[""], RecordError::Foreign),
+    ] {
+        let strings: Vec<_> = strings.iter().map(|string| (*string).to_owned()).collect();
+        let value = packets::message(&name, &strings);
+        assert_eq!(parse(&packets::sign(&key(), &value)), Err(error.clone()));
+        let mut beside = packets::reply();
+        let foreign = format!("_iroh.{}", key().id());
+        beside.answers.push(packets::text(&foreign, &strings));
+        beside.answers.push(packets::text(&name, &strings));
+        let value = beside.build_bytes_vec_compressed().unwrap();
+        assert_eq!(parse(&packets::sign(&key(), &value)), Err(error), "beside others");
+    }
 }
 
 #[test]
@@ -403,7 +472,7 @@ fn a_header_that_promises_more_than_there_is_is_refused() {
         value[4 + 2 * section..6 + 2 * section].copy_from_slice(&[0xff, 0xff]);
         assert_eq!(parse(&packets::sign(&key(), &value)), Err(RecordError::Structure));
     }
-    assert_eq!(parse(&packets::sign(&key(), &[0; 12])), Err(RecordError::Missing { key: "v" }));
+    assert!(parse_foreign(&[0; 12]).is_ok(), "a message that promises nothing");
 }
 
 #[test]
@@ -434,6 +503,14 @@ fn a_record_is_current_from_five_minutes_before_its_date_until_its_expiry() {
 }
 
 #[test]
+fn what_states_no_expiry_never_expires_but_may_be_dated_ahead() {
+    let packet = parse_foreign(&packets::message("_iroh.example.org", &[])).unwrap();
+    assert_eq!(packet.check_time(Timestamp::MAX), Ok(()));
+    assert_eq!(packet.check_time(SIGNED_AT - Duration::from_secs(300)), Ok(()));
+    assert_eq!(packet.check_time(Timestamp::default()).unwrap_err().code(), ErrorCode::RecordFuture);
+}
+
+#[test]
 fn order_is_epoch_then_time_then_bytes() {
     let sign = |epoch, turn, micros| {
         let record = LocationRecord { epoch, turn, ..sample() };
@@ -443,8 +520,8 @@ fn order_is_epoch_then_time_then_bytes() {
     for (left_index, left) in rising.iter().enumerate() {
         for (right_index, right) in rising.iter().enumerate() {
             assert_eq!(left.compare(right), left_index.cmp(&right_index), "{left_index} {right_index}");
-            let unverified = UnverifiedRecord::parse(key().id(), left.packet()).unwrap();
-            assert_eq!(unverified.compare(right), left_index.cmp(&right_index));
+            let unverified = UnverifiedPacket::parse(key().id(), left.packet()).unwrap();
+            assert_eq!(unverified.compare(&right.clone().into()), left_index.cmp(&right_index));
             assert_eq!(left.order() == right.order(), left_index == right_index);
         }
     }

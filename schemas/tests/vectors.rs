@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use schemas::{
-    Coded, Hints, IdentityKey, LocationRecord, Secret, SignedRecord, SturdyRef, Timestamp, UnverifiedRecord, VatId,
+    Coded, Hints, IdentityKey, LocationRecord, Secret, SignedRecord, SturdyRef, Timestamp, UnverifiedPacket, VatId,
 };
 use serde_json::Value;
 
@@ -110,7 +110,7 @@ fn records() {
 fn packets_that_are_accepted_and_packets_that_are_not() {
     let check = |vector: &Value| {
         let id = text(vector, "id").parse().unwrap();
-        UnverifiedRecord::parse(id, &hex(text(vector, "packet")))?.verify()
+        UnverifiedPacket::parse(id, &hex(text(vector, "packet")))?.verify()?.into_record()
     };
     for vector in vectors("accepted_records") {
         assert_eq!(check(&vector).err(), None, "{vector}");

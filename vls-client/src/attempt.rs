@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use schemas::{Address, Coded, ErrorCode, SearchPathEntry, SignedRecord, State, Timestamp};
+use schemas::{Address, Coded, ErrorCode, RecordError, SearchPathEntry, SignedRecord, State, Timestamp};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{
@@ -155,16 +155,24 @@ impl Outcome {
         }
     }
 
-    /// Whether the candidate gave an answer that it can have been right to give: a record of the vat, or that
-    /// there is none. Failures and records that no honest server hands out are no answer.
+    /// Whether the candidate gave an answer that it can have been right to give: a record of the vat, that there is
+    /// none, or what another program has published under its key. Failures and records that no honest server hands
+    /// out are no answer.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         match self {
             Self::Record { .. } | Self::Lapsed { .. } | Self::Unknown => true,
-            Self::Refused(Refusal::Record(error)) => error.code() == ErrorCode::RecordExpired,
+            Self::Refused(Refusal::Record(error)) => {
+                matches!(error, RecordError::Expired { .. } | RecordError::NoVat { .. })
+            }
             Self::Refused(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether the candidate has shown that another program uses the vat's key.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Refused(Refusal::Record(RecordError::NoVat { .. })))
     }
 
     fn summary(&self) -> Option<&Summary> {

@@ -30,6 +30,14 @@ pub enum ResolveError {
         /// Each candidate and its reason.
         attempts: Vec<Attempt>,
     },
+    /// The servers that answered have no record of a vat, but something else that was signed with this key.
+    #[error("no location server that answered knows a vat vat://{id}; other programs use its key:{}", Lines(.attempts))]
+    NoVat {
+        /// Who was looked for.
+        id: VatId,
+        /// Each candidate and its reason.
+        attempts: Vec<Attempt>,
+    },
     /// The newest record says that the vat is not awake.
     #[error(
         "vat://{} {} (epoch {}, signed at {}):{}", .record.id(), absence(.record.record().state),
@@ -61,6 +69,7 @@ impl ResolveError {
             Self::EmptyPath { .. } => &[],
             Self::NoAnswer { attempts, .. }
             | Self::Unknown { attempts, .. }
+            | Self::NoVat { attempts, .. }
             | Self::Dormant { attempts, .. }
             | Self::NoDial { attempts, .. } => attempts,
         }
@@ -73,6 +82,7 @@ impl Coded for ResolveError {
             Self::EmptyPath { .. } => ErrorCode::VlsEmptyPath,
             Self::NoAnswer { .. } => ErrorCode::VlsNoAnswer,
             Self::Unknown { .. } => ErrorCode::VlsUnknownVat,
+            Self::NoVat { .. } => ErrorCode::RecordNoVat,
             Self::Dormant { .. } => ErrorCode::VlsDormant,
             Self::NoDial { .. } => ErrorCode::VlsNoDial,
         }

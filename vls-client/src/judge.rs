@@ -9,7 +9,7 @@
 
 use std::cmp::Ordering;
 
-use schemas::{Coded, ErrorCode, RecordError, SignedRecord, Timestamp, UnverifiedRecord, VatId};
+use schemas::{Coded, ErrorCode, RecordError, SignedPacket, SignedRecord, Timestamp, UnverifiedPacket, VatId};
 
 /// How far a vat has come: a record's order without its bytes, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ impl Mark {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Malformed, forged, altered, expired or dated ahead.
+    /// Malformed, forged, altered, expired, dated ahead, or about something else than a vat.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// A later record of the same epoch is known.
@@ -80,6 +80,9 @@ pub(crate) enum Verdict {
     Expired(SignedRecord, RecordError),
     /// Signed by the vat, but something higher is known.
     Behind(Refusal),
+    /// Signed with the vat's key by a program that knows nothing of vats. There is nothing to dial in it, and it tells
+    /// nothing of how far the vat has come: whoever holds it has never heard from the vat.
+    Foreign(RecordError),
     /// Not a record of this vat, or not one that it can have signed by now.
     Refused(Refusal),
 }
@@ -91,8 +94,9 @@ pub(crate) fn judge(id: VatId, packet: &[u8], known: Option<&SignedRecord>, now:
     // Bit-identical to what was verified before: the signature need not be checked again.
     let verified = match known.filter(|known| known.packet() == packet && known.id() == id) {
         Some(known) => known.clone(),
-        None => match verify(id, packet, now) {
-            Ok(record) => record,
+        None => match verify(id, packet, now).map(SignedPacket::into_record) {
+            Ok(Ok(record)) => record,
+            Ok(Err(error)) => return Verdict::Foreign(error),
             Err(error) => return Verdict::Refused(error.into()),
         },
     };
@@ -107,8 +111,8 @@ pub(crate) fn judge(id: VatId, packet: &[u8], known: Option<&SignedRecord>, now:
 }
 
 /// The signature last, and not at all for a packet that is dated ahead: it will not be used whoever made it.
-fn verify(id: VatId, packet: &[u8], now: Option<Timestamp>) -> Result<SignedRecord, RecordError> {
-    let unverified = UnverifiedRecord::parse(id, packet)?;
+fn verify(id: VatId, packet: &[u8], now: Option<Timestamp>) -> Result<SignedPacket, RecordError> {
+    let unverified = UnverifiedPacket::parse(id, packet)?;
     if let Some(Err(error @ RecordError::Future { .. })) = now.map(|now| unverified.check_time(now)) {
         return Err(error);
     }
@@ -163,7 +167,7 @@ mod tests {
     fn code(verdict: &Verdict) -> Option<ErrorCode> {
         match verdict {
             Verdict::Usable(_) => None,
-            Verdict::Expired(_, error) => Some(error.code()),
+            Verdict::Expired(_, error) | Verdict::Foreign(error) => Some(error.code()),
             Verdict::Behind(refusal) | Verdict::Refused(refusal) => Some(refusal.code()),
         }
     }
@@ -185,9 +189,31 @@ mod tests {
         assert_eq!(judge_packet(key(1).id(), &altered), Some(ErrorCode::RecordForged));
         assert_eq!(
             judge_packet(key(2).id(), current(6, now()).packet()),
-            Some(ErrorCode::RecordMalformed),
+            Some(ErrorCode::RecordForged),
             "another vat's packet"
         );
+    }
+
+    /// A packet of `key(1)` without any DNS record, as pkarr's own client would publish it.
+    fn foreign(timestamp: Timestamp) -> Vec<u8> {
+        let value = [0; 12];
+        let signed = [format!("3:seqi{}e1:v{}:", timestamp.as_micros(), value.len()).as_bytes(), &value].concat();
+        [&key(1).sign_raw(&signed)[..], &timestamp.as_micros().to_be_bytes(), &value].concat()
+    }
+
+    #[test]
+    fn what_another_program_signed_with_the_key_is_neither_usable_nor_a_record_that_is_behind() {
+        let known = current(0, now());
+        for known in [None, Some(&known)] {
+            for clock in [None, Some(now())] {
+                let verdict = judge(key(1).id(), &foreign(now() + Duration::from_secs(1)), known, clock);
+                assert!(matches!(verdict, Verdict::Foreign(_)), "{verdict:?}");
+                assert_eq!(code(&verdict), Some(ErrorCode::RecordNoVat));
+            }
+        }
+        let ahead = foreign(now() + Duration::from_secs(400));
+        assert_eq!(code(&judge(key(1).id(), &ahead, None, Some(now()))), Some(ErrorCode::RecordFuture));
+        assert_eq!(code(&judge(key(2).id(), &foreign(now()), None, None)), Some(ErrorCode::RecordForged));
     }
 
     #[test]

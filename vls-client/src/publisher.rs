@@ -6,7 +6,7 @@
 use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use schemas::{Order, RecordError, SearchPathEntry, SignedRecord, Timestamp};
+use schemas::{Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord, Timestamp};
 use tokio::{
     sync::{Mutex, Notify},
     time::{sleep, timeout},
@@ -290,29 +290,37 @@ impl Inner {
         {
             return Ok((registered, record));
         }
-        let expected = match condition {
+        let mut expected = match condition {
             Condition::Given(expected) => expected,
             Condition::Unchanged => last.map_or(Expected::Anything, Expected::Order),
         };
-        let result = match self.send(server, &record, expected).await {
-            Ok(Reply::Unexpected(shown)) if self.may_replace(&record, &shown, condition) => {
-                self.send(server, &record, Expected::Anything).await
-            }
-            result => result,
-        };
+        let mut result = self.send(server, &record, expected).await;
+        if let Ok(Reply::Unexpected(shown)) = &result
+            && let Some(instead) = self.expected_instead(&record, shown, condition)
+        {
+            expected = instead;
+            result = self.send(server, &record, expected).await;
+        }
         match result.map_err(RegisterError::from).and_then(|reply| interpret(&record, &expected, reply)) {
             Ok(registered) => Ok((registered, record)),
             Err(error) => Err(Offered { sent: Some(record), error }),
         }
     }
 
-    /// Whether a record that was not expected is no reason to stop: one of our own, when an answer was lost on
-    /// its way; for a renewal also none, or an older epoch's, when a server has lost what it knew.
-    fn may_replace(&self, sent: &SignedRecord, shown: &[u8], condition: Condition) -> bool {
+    /// What to expect when a record that was not expected is no reason to stop: one of our own, when an answer was lost
+    /// on its way; for a renewal also none, or an older epoch's, when a server has lost what it knew; and what another
+    /// program has published with the vat's key, in place of exactly which the record is put: of two copies that both
+    /// expect that there is no vat, one still loses.
+    fn expected_instead(&self, sent: &SignedRecord, shown: &[u8], condition: Condition) -> Option<Expected> {
         let renewal = matches!(condition, Condition::Unchanged);
-        match SignedRecord::verify(sent.id(), shown) {
-            Ok(shown) => self.source.is_own(&shown) || (renewal && shown.record().epoch < sent.record().epoch),
-            Err(_) => renewal && shown.is_empty(),
+        let is_older = |shown: &SignedRecord| shown.record().epoch < sent.record().epoch;
+        match SignedPacket::verify(sent.id(), shown) {
+            Ok(SignedPacket::Foreign(packet)) => Some(Expected::Order(packet.order())),
+            Ok(SignedPacket::Record(shown)) if self.source.is_own(&shown) || (renewal && is_older(&shown)) => {
+                Some(Expected::Anything)
+            }
+            Err(_) if renewal && shown.is_empty() => Some(Expected::Anything),
+            Ok(_) | Err(_) => None,
         }
     }
 

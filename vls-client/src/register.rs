@@ -6,9 +6,9 @@
 
 use std::{cmp::Ordering, fmt, time::Duration};
 
-use schemas::{Coded, ErrorCode, Order, RecordError, SignedRecord, Timestamp};
+use schemas::{Coded, ErrorCode, Order, RecordError, SignedPacket, SignedRecord, Timestamp};
 
-use crate::{attempt::Summary, failure::Failure, judge::Mark};
+use crate::{attempt::Summary, failure::Failure};
 
 /// What the current record at a server must be for a registration to be carried out (compare-and-swap).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,20 +65,20 @@ pub enum RegisterError {
     /// The server knows a higher record of this vat. If it shows it, it is verified.
     #[error("the server knows a higher record{}", Shown(.newer.as_ref()))]
     Stale {
-        /// The higher record; none if only its order outlived it.
-        newer: Option<SignedRecord>,
+        /// What is higher; none if only its order outlived it.
+        newer: Option<SignedPacket>,
     },
     /// The server has a different record of the same epoch and time, and shows it: another copy has signed.
     #[error("the server has a different record of the same order{}", Shown(Some(.other)))]
     Conflict {
-        /// The other record, verified.
-        other: SignedRecord,
+        /// The other one, verified.
+        other: SignedPacket,
     },
     /// The current record is not the expected one.
     #[error("the server's record is not the expected one{}", Shown(.current.as_ref()))]
     Unexpected {
-        /// The current record, verified; none if there is none.
-        current: Option<SignedRecord>,
+        /// What is current, verified, be it not about a vat; none if there is nothing.
+        current: Option<SignedPacket>,
     },
     /// The server refused for what the record is, or for how many came.
     #[error("refused: {message}; its clock says {server_time}")]
@@ -159,12 +159,12 @@ impl Coded for RegisterError {
 }
 
 impl RegisterError {
-    /// The record, verified, that the server showed as its reason.
+    /// The record, verified, that the server showed as its reason. What says nothing of a vat is none.
     #[must_use]
     pub fn shown(&self) -> Option<&SignedRecord> {
         match self {
-            Self::Stale { newer: record } | Self::Unexpected { current: record } => record.as_ref(),
-            Self::Conflict { other } => Some(other),
+            Self::Stale { newer: packet } | Self::Unexpected { current: packet } => packet.as_ref()?.record(),
+            Self::Conflict { other } => other.record(),
             _ => None,
         }
     }
@@ -181,22 +181,24 @@ impl RegisterError {
 
 /// What `reply` means for `sent`, which was offered with `expected`. Believes nothing that is not proved.
 pub(crate) fn interpret(sent: &SignedRecord, expected: &Expected, reply: Reply) -> Result<Registered, RegisterError> {
+    let own = SignedPacket::from(sent.clone());
     match reply {
         Reply::Stored { lease } => Ok(Registered::Stored { lease }),
         Reply::Refreshed { lease } => Ok(Registered::Refreshed { lease }),
         Reply::Stale(packet) => {
-            let newer = evidence(sent, &packet, Claim::Stale, |shown| shown.compare(sent) == Ordering::Greater)?;
+            let newer = evidence(sent, &packet, Claim::Stale, |shown| shown.compare(&own) == Ordering::Greater)?;
             Err(RegisterError::Stale { newer })
         }
         Reply::Conflict(packet) => {
-            let differs = |shown: &SignedRecord| Mark::of(shown) == Mark::of(sent) && shown != sent;
+            let mark = |packet: &SignedPacket| (packet.epoch(), packet.timestamp());
+            let differs = |shown: &SignedPacket| mark(shown) == mark(&own) && *shown != own;
             match evidence(sent, &packet, Claim::Conflict, differs)? {
                 Some(other) => Err(RegisterError::Conflict { other }),
                 None => Err(RegisterError::FalseEvidence { claim: Claim::Conflict, reason: Disproof::Nothing }),
             }
         }
         Reply::Unexpected(packet) => {
-            let is_unexpected = |shown: &SignedRecord| match expected {
+            let is_unexpected = |shown: &SignedPacket| match expected {
                 Expected::Anything => false,
                 Expected::Absent => true,
                 Expected::Order(order) => shown.order() != *order,
@@ -213,27 +215,37 @@ pub(crate) fn interpret(sent: &SignedRecord, expected: &Expected, reply: Reply) 
     }
 }
 
-/// The record that a server shows, if it is signed by the vat and proves the claim.
+/// What a server shows, if it is signed by the vat and proves the claim.
 fn evidence(
     sent: &SignedRecord,
     packet: &[u8],
     claim: Claim,
-    proves: impl FnOnce(&SignedRecord) -> bool,
-) -> Result<Option<SignedRecord>, RegisterError> {
+    proves: impl FnOnce(&SignedPacket) -> bool,
+) -> Result<Option<SignedPacket>, RegisterError> {
     if packet.is_empty() {
         return Ok(None);
     }
-    match SignedRecord::verify(sent.id(), packet) {
-        Ok(shown) if proves(&shown) => Ok(Some(shown)),
-        Ok(shown) => Err(RegisterError::FalseEvidence { claim, reason: Disproof::Order((&shown).into()) }),
-        Err(error) => Err(RegisterError::FalseEvidence { claim, reason: error.into() }),
-    }
+    let reason = match SignedPacket::verify(sent.id(), packet) {
+        Ok(shown) if proves(&shown) => return Ok(Some(shown)),
+        Ok(shown) => match shown.into_record() {
+            Ok(record) => Disproof::Order((&record).into()),
+            Err(error) => error.into(),
+        },
+        Err(error) => error.into(),
+    };
+    Err(RegisterError::FalseEvidence { claim, reason })
 }
 
-struct Shown<'a>(Option<&'a SignedRecord>);
+struct Shown<'a>(Option<&'a SignedPacket>);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |record| write!(f, ": {}", Summary::from(record)))
+        match self.0 {
+            None => Ok(()),
+            Some(SignedPacket::Record(record)) => write!(f, ": {}", Summary::from(record)),
+            Some(SignedPacket::Foreign(packet)) => {
+                write!(f, ": signed at {}, it says nothing of a vat", packet.timestamp())
+            }
+        }
     }
 }

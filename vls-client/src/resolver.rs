@@ -200,6 +200,7 @@ pub(crate) fn not_found(id: VatId, found: Found, attempts: Vec<Attempt>) -> Reso
     match found {
         Found::Record(record, _) => ResolveError::Dormant { record, attempts },
         Found::Unknown => ResolveError::Unknown { id, attempts },
+        Found::Foreign => ResolveError::NoVat { id, attempts },
         Found::NobodyToAsk if attempts.is_empty() => ResolveError::EmptyPath { id },
         Found::NoAnswer | Found::NobodyToAsk => ResolveError::NoAnswer { id, attempts },
     }

@@ -170,6 +170,8 @@ pub enum Found {
     Record(SignedRecord, Freshness),
     /// Servers answered, and none knows the vat.
     Unknown,
+    /// The same, but under its key some hold what another program has published.
+    Foreign,
     /// No server gave an answer that could be used.
     NoAnswer,
     /// There was nobody to ask.
@@ -300,6 +302,9 @@ impl Schedule {
         if self.slots.is_empty() {
             return Found::NobodyToAsk;
         }
+        if self.slots.iter().any(|slot| slot.outcome.is_foreign()) {
+            return Found::Foreign;
+        }
         if self.slots.iter().any(|slot| matches!(slot.outcome, Outcome::Unknown)) {
             return Found::Unknown;
         }
@@ -394,6 +399,7 @@ impl Schedule {
                 }
                 Outcome::Refused(refusal)
             }
+            Verdict::Foreign(error) => Outcome::Refused(error.into()),
             Verdict::Refused(refusal) => Outcome::Refused(refusal),
         }
     }

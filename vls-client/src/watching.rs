@@ -143,6 +143,7 @@ impl Shared {
                 self.resolver.known.learn(&record, now.wall);
                 self.see(slot, Seen::Nothing);
             }
+            Verdict::Foreign(_) => self.see(slot, Seen::Nothing),
             Verdict::Behind(refusal) | Verdict::Refused(refusal) => {
                 tracing::debug!(id = %self.id, %refusal, "a watched entry told something of no use");
                 self.see(slot, Seen::Nothing);

@@ -7,7 +7,7 @@
 //! | rule | where |
 //! |---|---|
 //! | 1 cheap checks first | [`Registry::examine`]: identical? id, parse, time, order, expectation, quota; then the signature |
-//! | 2 order (epoch, timestamp, bytes) | [`HighWaterMark`], and `SignedRecord::compare` among equal marks |
+//! | 2 order (epoch, timestamp, bytes) | [`HighWaterMark`], and `SignedPacket::compare` among equal marks |
 //! | 3 identical, older, contradicting | `renew`, [`Outcome::Stale`], `conflict` with [`Evidence`] |
 //! | 4 at most five minutes ahead | `check_time`; every [`Refusal`] carries the server's time |
 //! | 5 compare-and-swap | [`Expected`] |
@@ -15,6 +15,10 @@
 //! | 7 high-water marks | `marks`; an expired record is kept, and answered as such, while there is room |
 //! | 8 success after durability | [`Withheld`]: an outcome or answer opens only when its turn is durable |
 //! | 9 no enumeration, quotas | lookups by exact id only; buckets per source prefix and id; bounded tables |
+//!
+//! A *record* here is whatever packet is held for an id. Most say where a vat is; one that says nothing of a vat, such as
+//! pkarr's and iroh's own programs publish, is held under the same rules: it is of epoch 0, and its lease is as long as
+//! the policy says. So a vat's record takes its place whenever it comes, and never the other way round.
 //!
 //! Registries that were given the same packets hold the same records, in whatever order the packets came: of
 //! two that contradict each other the higher one stays or becomes current, while the writer is told.
@@ -29,7 +33,7 @@ mod time;
 
 use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 
-use schemas::{IdentityError, RecordError, SignedRecord, Timestamp, UnverifiedRecord, VatId, VatKey};
+use schemas::{IdentityError, RecordError, SignedPacket, Timestamp, UnverifiedPacket, VatId, VatKey};
 
 pub(crate) use self::{decision::seconds, quota::SourceTable};
 pub use self::{
@@ -164,7 +168,7 @@ impl Registry {
     /// The second half of [`Self::register`]: decides about a record whose signature was checked meanwhile. Other
     /// records may have been registered since the first half, also of the same id: what depends on them is looked at
     /// anew. So registrations are in the order in which they are admitted.
-    pub fn admit(&mut self, now: Now, origin: Origin, verified: Result<SignedRecord, RecordError>) -> Decision {
+    pub fn admit(&mut self, now: Now, origin: Origin, verified: Result<SignedPacket, RecordError>) -> Decision {
         self.table.lapse(now.moment());
         verified
             .map_err(RefusalReason::from)
@@ -231,7 +235,7 @@ impl Registry {
         if self.holds(&id, packet) {
             return self.renew(now, id).map(Examined::Decided);
         }
-        let record = UnverifiedRecord::parse_with(VatKey::from_bytes(id)?, packet)?;
+        let record = UnverifiedPacket::parse_with(VatKey::from_bytes(id)?, packet)?;
         record.check_time(now.wall)?;
         let standing = self.standing(record.id(), HighWaterMark::claimed_by(&record), expected)?;
         let new = match standing {
@@ -243,7 +247,7 @@ impl Registry {
         Ok(Examined::Unverified(Box::new(Candidate::new(record, source, *expected))))
     }
 
-    fn decide(&mut self, now: Now, origin: Origin, record: SignedRecord) -> Result<Decision, RefusalReason> {
+    fn decide(&mut self, now: Now, origin: Origin, record: SignedPacket) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         if self.holds(&id, record.packet()) {
             return self.renew(now, id);
@@ -273,7 +277,7 @@ impl Registry {
                 Standing::Higher { new: known.is_none() }
             });
         };
-        let current = UnverifiedRecord::parse(id, held.packet)?;
+        let current = UnverifiedPacket::parse(id, held.packet)?;
         let as_expected = match expected {
             Expected::Anything => true,
             Expected::Absent => false,
@@ -317,8 +321,8 @@ impl Registry {
             debug_assert!(false, "what is renewed is held");
             return Err(RefusalReason::Full { retry_after: Duration::ZERO });
         };
-        let expires = UnverifiedRecord::parse(VatId::from_stored(id), held.packet)?.record().expires;
-        if expires <= now.wall {
+        let expires = UnverifiedPacket::parse(VatId::from_stored(id), held.packet)?.expires();
+        if let Some(expires) = expires.filter(|expires| *expires <= now.wall) {
             return Err(RecordError::Expired { expires, now: now.wall }.into());
         }
         let moment = now.moment();
@@ -338,7 +342,7 @@ impl Registry {
     }
 
     /// A record that is higher than any before, or as high as a mark whose bytes are forgotten.
-    fn store(&mut self, now: Now, source: SourcePrefix, record: &SignedRecord) -> Result<Decision, RefusalReason> {
+    fn store(&mut self, now: Now, source: SourcePrefix, record: &SignedPacket) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         let mut turn = self.begin();
         let held = self.table.source(&id);
@@ -355,13 +359,13 @@ impl Registry {
     }
 
     /// The same epoch and timestamp as the record that is held, and other bytes (rule 3).
-    fn conflict(&mut self, now: Now, record: &SignedRecord) -> Result<Decision, RefusalReason> {
+    fn conflict(&mut self, now: Now, record: &SignedPacket) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         let (Some(held), Some(source)) = (self.table.get(&id), self.table.source(&id)) else {
             debug_assert!(false, "a record contradicts one that is held");
             return Err(RefusalReason::Full { retry_after: Duration::ZERO });
         };
-        let current = SignedRecord::verify(record.id(), held.packet)?;
+        let current = SignedPacket::verify(record.id(), held.packet)?;
         let higher = record.compare(&current).is_gt();
         let other: Arc<[u8]> = held.packet.into();
         let evidence = Evidence::of(record.clone(), current).and_then(|pair| self.evidence.merged(&id, pair));
@@ -402,19 +406,20 @@ impl Registry {
     }
 
     /// Makes `record` the current one of its id, at the cost of a write; gives its lease.
-    fn place(&mut self, now: Now, source: SourcePrefix, record: &SignedRecord, turn: &mut Turn) -> Duration {
+    fn place(&mut self, now: Now, source: SourcePrefix, record: &SignedPacket, turn: &mut Turn) -> Duration {
         let id = *record.id().as_bytes();
-        let (length, lease) = self.grant(now, source, record.record().expires);
+        let (length, lease) = self.grant(now, source, record.expires());
         self.table.put(&id, record.packet(), &lease, turn.number, now.moment());
         self.table.pay_for_write(&id, self.policy.writes_per_id, now.moment());
         turn.writes.push(put(now, id, source, length, record.packet().into()));
         length
     }
 
-    /// A new lease from now on, with its length: until the record's own end of validity, or for as long as the policy
-    /// says (rule 6).
-    fn grant(&self, now: Now, source: SourcePrefix, expires: Timestamp) -> (Duration, Lease) {
-        let length = self.policy.lease.min(expires.saturating_since(now.wall));
+    /// A new lease from now on, with its length: for as long as the policy says, or until the record's own end of
+    /// validity if it states one that comes before (rule 6).
+    fn grant(&self, now: Now, source: SourcePrefix, expires: Option<Timestamp>) -> (Duration, Lease) {
+        let validity = expires.map_or(Duration::MAX, |expires| expires.saturating_since(now.wall));
+        let length = self.policy.lease.min(validity);
         let seen = now.moment();
         (length, Lease { source, seen, end: seen.after(length) })
     }
@@ -429,7 +434,7 @@ impl Registry {
             let retry_after = self.table.next_end().map_or(Duration::ZERO, |end| end.since(now.moment()));
             return Err(RefusalReason::Full { retry_after });
         };
-        let mark = HighWaterMark::claimed_by(&UnverifiedRecord::parse(VatId::from_stored(id), held.packet)?);
+        let mark = HighWaterMark::claimed_by(&UnverifiedPacket::parse(VatId::from_stored(id), held.packet)?);
         self.table.take(&id);
         if self.table.marks.len() >= self.policy.max_marks
             && let Some(oldest) = self.table.marks.oldest()

@@ -13,7 +13,7 @@ use std::{
 
 use capnp::Error;
 use schemas::{
-    Coded, ErrorCode, Order, Timestamp, UnverifiedRecord, VatId,
+    Coded, ErrorCode, Order, Timestamp, UnverifiedPacket, VatId,
     location_capnp::{answer, expected, location_service, order, outcome},
 };
 use tokio::time::Instant;
@@ -195,7 +195,7 @@ impl location_service::Server for Service {
         let order = read_order(params.get()?.get_order()?)?;
         let id = self.caller.id;
         let held = self.registry.lookup(id.as_bytes()).await.map_err(stopping)?.packet;
-        let is_it = |packet: &Arc<[u8]>| UnverifiedRecord::parse(id, packet).is_ok_and(|held| held.order() == order);
+        let is_it = |packet: &Arc<[u8]>| UnverifiedPacket::parse(id, packet).is_ok_and(|held| held.order() == order);
         let outcome = match held {
             Some(packet) if is_it(&packet) => {
                 let source = Some(self.caller.network());

@@ -29,7 +29,7 @@ use curve25519_dalek::{
 };
 use sha2::{Digest, Sha512};
 
-use super::{RecordError, SIGNATURE, SignedRecord, UnverifiedRecord, signed_message};
+use super::{RecordError, SignedPacket, UnverifiedPacket};
 use crate::{identity::decompress, limits::MIN_BATCH};
 
 /// How often a random half is looked at: as many as a word has bits.
@@ -38,18 +38,18 @@ const TORSION_TESTS: usize = u64::BITS as usize;
 /// Points whose sums are all made beforehand: so many of them are then added at once.
 const GROUP: usize = 5;
 
-/// Verifies many records, in their order. Each is accepted or refused as [`UnverifiedRecord::verify`] would; from some
+/// Verifies many packets, in their order. Each is accepted or refused as [`UnverifiedPacket::verify`] would; from some
 /// dozens on, in less than half of the time.
-pub fn verify_all(records: Vec<UnverifiedRecord>) -> Vec<Result<SignedRecord, RecordError>> {
-    let equations: Vec<_> = records.iter().map(Equation::of).collect();
+pub fn verify_all(packets: Vec<UnverifiedPacket>) -> Vec<Result<SignedPacket, RecordError>> {
+    let equations: Vec<_> = packets.iter().map(Equation::of).collect();
     // What has no equation is refused below, by the check that says why.
     let all: Vec<_> = equations.iter().flatten().collect();
     let mut good = Vec::with_capacity(all.len());
     check(&all, &mut good);
     let mut good = good.into_iter();
-    let verified = records.into_iter().zip(&equations).map(|(record, equation)| {
+    let verified = packets.into_iter().zip(&equations).map(|(packet, equation)| {
         let is_good = equation.is_some() && good.next() == Some(true);
-        if is_good { Ok(SignedRecord::from_batch(record)) } else { record.verify() }
+        if is_good { Ok(packet.found_good()) } else { packet.verify() }
     });
     verified.collect()
 }
@@ -77,18 +77,16 @@ struct Equation {
 
 impl Equation {
     /// `None` if the signature cannot be good.
-    fn of(UnverifiedRecord(record, key): &UnverifiedRecord) -> Option<Self> {
+    fn of(UnverifiedPacket { packet, key, .. }: &UnverifiedPacket) -> Option<Self> {
+        let id = packet.id();
         let a = match key {
             Some(key) => key.point(),
-            None => decompress(record.id.as_bytes())?,
+            None => decompress(id.as_bytes())?,
         };
-        let (r, s) = record.signature().split_at(SIGNATURE / 2);
+        let (r, s) = packet.signature();
         let (r, s): ([u8; 32], [u8; 32]) = (r.try_into().ok()?, s.try_into().ok()?);
         let s = Option::from(Scalar::from_canonical_bytes(s))?;
-        let hash = Sha512::new()
-            .chain_update(r)
-            .chain_update(record.id.as_bytes())
-            .chain_update(signed_message(record.timestamp, record.value()));
+        let hash = Sha512::new().chain_update(r).chain_update(id.as_bytes()).chain_update(packet.signed());
         let k = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
         Some(Self { r: decompress(&r)?, a, s, k })
     }

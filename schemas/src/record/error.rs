@@ -31,16 +31,23 @@ pub enum RecordError {
     /// The DNS packet has another structure than its header says, or bytes behind its end.
     #[error("the packet's value is not exactly one well-formed DNS message")]
     Structure,
-    /// Under `_vat` stands something that is not TXT of class IN with `key=value` strings.
+    /// Under `_vat` stands something that is not TXT of class IN with `key=value` strings, or the name is written in
+    /// capitals.
     #[error("under the name _vat of this vat stands something else than TXT strings of the form key=value")]
     Foreign,
+    /// Nothing stands under `_vat`. Another program made it, for another purpose, with the same key.
+    #[error("the packet that this key signed at {timestamp} says nothing of a vat: another program made it")]
+    NoVat {
+        /// When it was signed.
+        timestamp: Timestamp,
+    },
     /// Written in another version of the format.
     #[error("the record has format version {found}; this program knows 1")]
     Version {
         /// The version it states.
         found: u64,
     },
-    /// A key that must be there is not; all of them, if the packet is not about a vat.
+    /// A key that must be there is not.
     #[error("the record lacks its key `{key}`")]
     Missing {
         /// The key.
@@ -104,6 +111,7 @@ impl Coded for RecordError {
         match self {
             Self::TooLarge { .. } => ErrorCode::RecordTooLarge,
             Self::Version { .. } => ErrorCode::RecordVersion,
+            Self::NoVat { .. } => ErrorCode::RecordNoVat,
             Self::Forged => ErrorCode::RecordForged,
             Self::Expired { .. } => ErrorCode::RecordExpired,
             Self::Future { .. } => ErrorCode::RecordFuture,

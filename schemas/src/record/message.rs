@@ -30,19 +30,22 @@ pub(super) fn build(id: &VatId, fields: &[Field]) -> Result<Vec<u8>, RecordError
     packet.build_bytes_vec_compressed().map_err(|_| RecordError::Structure)
 }
 
-/// Reads the strings under `_vat.<id>` among the answers, as (key, value).
-pub(super) fn strings(id: &VatId, value: &[u8]) -> Result<Vec<(String, String)>, RecordError> {
+/// Reads the strings under `_vat.<id>` among the answers, as (key, value). `None` if nothing stands under that name,
+/// which is not the same as something without strings.
+pub(super) fn strings(id: &VatId, value: &[u8]) -> Result<Option<Vec<(String, String)>>, RecordError> {
     check_layout(value).ok_or(RecordError::Structure)?;
     let packet = Packet::parse(value).map_err(|_| RecordError::Structure)?;
     let id = id.to_string();
-    let mut strings = Vec::new();
+    let mut strings = None;
     for answer in &packet.answers {
         // Label by label: as text, one label with a dot in it would look like two.
-        if !answer.name.as_bytes().eq([LABEL.as_bytes(), id.as_bytes()]) {
+        if !is_name(answer.name.as_bytes(), &id) {
             continue;
         }
+        let strings: &mut Vec<_> = strings.get_or_insert_default();
         let RData::TXT(text) = &answer.rdata else { return Err(RecordError::Foreign) };
-        if answer.class != CLASS::IN || answer.cache_flush {
+        // DNS shows who asks for the name what stands under another spelling of it; so nothing may.
+        if answer.class != CLASS::IN || answer.cache_flush || !answer.name.as_bytes().eq(own_name(&id)) {
             return Err(RecordError::Foreign);
         }
         for (key, value) in text.iter_raw() {
@@ -53,6 +56,17 @@ pub(super) fn strings(id: &VatId, value: &[u8]) -> Result<Vec<(String, String)>,
         }
     }
     Ok(strings)
+}
+
+/// The labels of `_vat.<id>`.
+fn own_name(id: &str) -> [&[u8]; 2] {
+    [LABEL.as_bytes(), id.as_bytes()]
+}
+
+/// Whether these are the labels of `_vat.<id>`, be it in capitals: to DNS those are the same (RFC 4343).
+fn is_name<'a>(mut labels: impl Iterator<Item = &'a [u8]>, id: &str) -> bool {
+    let mut is_next = |own: &[u8]| labels.next().is_some_and(|label| label.eq_ignore_ascii_case(own));
+    own_name(id).into_iter().all(&mut is_next) && labels.next().is_none()
 }
 
 /// Whether the message has exactly the records that its header counts, and ends behind the last.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::records::{HOUR, altered, draft, key, noon, vat};
+use crate::support::records::{HOUR, altered, draft, foreign, key, noon, vat};
 use proptest::prelude::*;
 use schemas::{Coded, ErrorCode, SignedRecord, VatId};
 use tempfile::TempDir;
@@ -86,7 +86,11 @@ fn a_forged_file_has_the_code_of_a_forged_record() {
     assert_eq!(cache.get(vat(), noon()).unwrap_err().code(), ErrorCode::RecordForged);
     // A record under the name of another vat is that other vat's, not this one's.
     fs::write(file(&folder, key(2).id()), draft(3, noon()).sign().packet()).unwrap();
-    assert_eq!(cache.get(key(2).id(), noon()).unwrap_err().code(), ErrorCode::RecordMalformed);
+    assert_eq!(cache.get(key(2).id(), noon()).unwrap_err().code(), ErrorCode::RecordForged);
+    // What another program has signed with the key is no record, and never kept as one.
+    fs::write(file(&folder, vat()), foreign(noon())).unwrap();
+    assert_eq!(cache.get(vat(), noon()).unwrap_err().code(), ErrorCode::RecordNoVat);
+    assert!(cache.put(&draft(1, noon() - HOUR).sign(), noon()).unwrap(), "it gives way to any record");
 }
 
 #[test]

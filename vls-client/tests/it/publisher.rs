@@ -15,7 +15,7 @@ use vls_client::{
 
 use crate::support::{
     net::{Replies, Server, dead_entry, finder, run, server, until},
-    records::{altered, draft, key, now},
+    records::{altered, draft, foreign, key, now, vat},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -241,7 +241,7 @@ fn compare_and_swap_shows_the_record_that_was_there_instead() {
         let publisher = publisher(&[&server.entry], &vat_of_epoch(3));
         let report = publisher.announce(Expected::Absent, LONG).await.remove(0);
         match report.error() {
-            Some(RegisterError::Unexpected { current: Some(current) }) => assert_eq!(current, &before),
+            Some(RegisterError::Unexpected { current: Some(current) }) => assert_eq!(current.record(), Some(&before)),
             other => panic!("{other:?}"),
         }
         assert_eq!(report.error().unwrap().code(), ErrorCode::RecordUnexpected);
@@ -250,6 +250,23 @@ fn compare_and_swap_shows_the_record_that_was_there_instead() {
         let report = publisher.announce(Expected::Order(before.order()), LONG).await.remove(0);
         assert!(matches!(report.outcome, Some(Ok(Registered::Stored { lease })) if lease == LONG));
         assert!(server.arrived().iter().all(|arrived| arrived.conditional));
+    });
+}
+
+#[test]
+fn what_another_program_published_with_the_key_gives_way_to_one_copy_of_the_vat_and_not_to_two() {
+    run(async {
+        let server = server(50);
+        server.put_foreign(vat(), &foreign(now() + SECOND));
+        // Both copies have seen that there is no vat.
+        let first = publisher(&[&server.entry], &vat_of_epoch(3));
+        let report = first.announce(Expected::Absent, LONG).await.remove(0);
+        assert!(matches!(report.outcome, Some(Ok(Registered::Stored { .. }))), "{report:?}");
+        let second = publisher(&[&server.entry], &vat_of_epoch(4));
+        let report = second.announce(Expected::Absent, LONG).await.remove(0);
+        assert_eq!(report.error().unwrap().code(), ErrorCode::RecordUnexpected);
+        assert_eq!(server.arrived().len(), 3, "the first one came twice");
+        assert!(server.arrived().iter().all(|arrived| arrived.conditional), "in place of exactly what was there");
     });
 }
 
@@ -290,7 +307,10 @@ fn a_servers_word_without_proof_is_not_believed() {
         let another = draft(9, now()).by(2).sign().packet().to_vec();
         let lies = [
             (Replies::Stale(altered(&newer)), ErrorCode::RecordForged),
-            (Replies::Stale(another), ErrorCode::RecordMalformed),
+            (Replies::Stale(another), ErrorCode::RecordForged),
+            // Below every vat that was started, whatever its time.
+            (Replies::Stale(foreign(now() + SECOND)), ErrorCode::RecordNoVat),
+            (Replies::Conflict(foreign(now())), ErrorCode::RecordNoVat),
             (Replies::Stale(lower.clone()), ErrorCode::SessionProtocol),
             (Replies::Conflict(newer.packet().to_vec()), ErrorCode::SessionProtocol),
             (Replies::Conflict(vec![]), ErrorCode::SessionProtocol),
@@ -423,7 +443,7 @@ fn a_publisher_can_share_the_sessions_of_a_resolver() {
         let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, ResolverConfig::default());
         let publisher = Publisher::sharing(&resolver, vat_of_epoch(3), PublisherConfig::default());
         assert!(publisher.announce(Expected::Absent, LONG).await[0].is_registered());
-        let found = resolver.resolve(crate::support::records::vat(), &schemas::Hints::default()).await.unwrap();
+        let found = resolver.resolve(vat(), &schemas::Hints::default()).await.unwrap();
         assert_eq!(found.record, server.arrived()[0].record);
         assert_eq!(server.sessions(), 1);
     });

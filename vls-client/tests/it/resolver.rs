@@ -11,7 +11,7 @@ use vls_client::{
 
 use crate::support::{
     net::{Says, Server, codes, dead_entry, finder, run, server, server_that_says},
-    records::{HOUR, altered, draft, now, vat},
+    records::{HOUR, altered, draft, foreign, now, vat},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -154,7 +154,8 @@ fn every_kind_of_lie_is_refused_under_its_own_code() {
             (Says::Packet(forged_by_another), None, ErrorCode::RecordForged),
             (packet(draft(5, now() - HOUR).valid_for(SECOND).sign()), None, ErrorCode::RecordExpired),
             (packet(draft(5, now() + SECOND * 600).sign()), None, ErrorCode::RecordFuture),
-            (packet(draft(5, now()).by(2).sign()), None, ErrorCode::RecordMalformed),
+            (packet(draft(5, now()).by(2).sign()), None, ErrorCode::RecordForged),
+            (Says::Packet(foreign(now() + SECOND * 600)), None, ErrorCode::RecordFuture),
             (packet(draft(5, now() - HOUR * 2).valid_for(HOUR * 9).sign()), Some(&known), ErrorCode::RecordStale),
             (packet(draft(4, now()).sign()), Some(&known), ErrorCode::RecordLowerEpoch),
             (Says::Packet(vec![7; 5]), None, ErrorCode::RecordMalformed),
@@ -407,8 +408,43 @@ fn a_witness_has_the_highest_record_of_all_entries_expired_ones_included() {
         assert_eq!(newest.witnesses(), 3, "the liar and the dead one are none");
         assert_eq!(newest.attempts.len(), 5);
 
+        // What another program has signed with the key is an answer, as "unknown" is one, and says nothing of an epoch.
+        let foreign_server = server(60);
+        foreign_server.put_foreign(vat(), &foreign(now()));
+        let newest = resolver(&[&foreign_server.entry, &servers[0].entry], impatient()).newest(vat()).await;
+        assert_eq!((newest.record.as_ref().map(|record| record.record().epoch), newest.witnesses()), (Some(5), 2));
+        let newest = resolver(&[&foreign_server.entry], impatient()).newest(vat()).await;
+        assert_eq!((&newest.record, newest.witnesses()), (&None, 1));
+
         let alone = resolver(&[&dead.entry], impatient()).newest(vat()).await;
         assert_eq!((alone.witnesses(), alone.record), (0, None));
+    });
+}
+
+#[test]
+fn what_another_program_signed_with_the_key_is_named_as_such_and_never_dialled() {
+    run(async {
+        let (foreign_server, ignorant) = (server(50), server(51));
+        foreign_server.put_foreign(vat(), &foreign(now()));
+        let resolver = resolver(&[&ignorant.entry, &foreign_server.entry], patient());
+        for error in [
+            resolver.resolve(vat(), &Hints::default()).await.unwrap_err(),
+            resolver.connect(vat(), &Hints::default()).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, ResolveError::NoVat { .. }), "{error}");
+            assert_eq!((error.code(), error.code().exit()), (ErrorCode::RecordNoVat, schemas::Exit::NotFound));
+            let expected = [Some(ErrorCode::VlsUnknownVat), Some(ErrorCode::RecordNoVat)];
+            assert_eq!(codes(error.attempts()), expected, "and no address among them");
+            assert!(error.to_string().contains("says nothing of a vat: another program made it"), "{error}");
+        }
+        // A server that knows the vat is believed, whatever the others hold.
+        ignorant.put(&live());
+        let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.record.id(), vat());
+        // And a record that is kept from before is used, although this server has never heard of the vat.
+        ignorant.forget();
+        let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.freshness, Freshness::Cached);
     });
 }
 

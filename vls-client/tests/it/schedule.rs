@@ -1,7 +1,7 @@
 //! The resolver's pure core against a model, with simulated time.
 use std::{cmp::Ordering, collections::BTreeSet, sync::LazyLock, time::Duration};
 
-use crate::support::records::{HOUR, altered, draft, key, noon, vat};
+use crate::support::records::{HOUR, altered, draft, foreign, key, noon, vat};
 use proptest::prelude::*;
 use schemas::{ErrorCode, SearchPathEntry, SignedRecord, State};
 use vls_client::{
@@ -22,6 +22,8 @@ enum Server {
     ShowsFuture,
     /// Answers with a record of another vat.
     ShowsAnother,
+    /// Answers with what another program has signed with the vat's key.
+    ShowsForeign,
     /// Knows nothing.
     Unknown,
     /// Fails.
@@ -71,6 +73,7 @@ impl Server {
             Self::Forges { record } => packet(&altered(&SIGNED[*record]), false),
             Self::ShowsFuture => packet(FUTURE.packet(), false),
             Self::ShowsAnother => packet(ANOTHER.packet(), false),
+            Self::ShowsForeign => packet(&foreign(noon()), false),
             Self::Unknown => Answer::Unknown,
             Self::Fails => return Some(Event::Failed { slot, failure: Failure::Timeout { after: MILLISECOND } }),
             Self::Silent => return None,
@@ -173,6 +176,7 @@ fn servers() -> impl Strategy<Value = Vec<(Duration, Server)>> {
         1 => record.prop_map(|record| Server::Forges { record }),
         1 => Just(Server::ShowsFuture),
         1 => Just(Server::ShowsAnother),
+        1 => Just(Server::ShowsForeign),
         1 => Just(Server::Unknown),
         1 => Just(Server::Fails),
         2 => Just(Server::Silent),
@@ -198,9 +202,12 @@ proptest! {
         prop_assert!(run.finished[0].0 <= timing.deadline);
         for ((end, found), arrived) in [&run.settled[0], &run.finished[0]].into_iter().zip(&run.arrived_by) {
             let expected = highest(&servers, &run.arrived[..*arrived], known.as_ref());
+            let is_foreign = |slot: &usize| matches!(servers[*slot].1, Server::ShowsForeign);
+            let arrived_foreign = run.arrived[..*arrived].iter().any(is_foreign);
             match (expected.filter(|record| record.check_time(at(*end).wall).is_ok()), found) {
                 (Some(expected), Found::Record(found, _)) => prop_assert_eq!(&expected, found),
-                (None, Found::Unknown | Found::NoAnswer | Found::NobodyToAsk) => {}
+                (None, Found::Foreign) => prop_assert!(arrived_foreign),
+                (None, Found::Unknown | Found::NoAnswer | Found::NobodyToAsk) => prop_assert!(!arrived_foreign),
                 (expected, found) => prop_assert!(false, "expected {expected:?}, found {found:?}"),
             }
         }
@@ -214,7 +221,7 @@ proptest! {
 
     #[test]
     fn no_number_of_dead_or_lying_entries_delays_a_good_answer(
-        others in proptest::collection::vec(0_usize..5, 0..4),
+        others in proptest::collection::vec(0_usize..6, 0..4),
         position in 0_usize..4,
         latency in (1_u64..1000).prop_map(Duration::from_millis),
     ) {
@@ -223,6 +230,7 @@ proptest! {
             1 => (latency / 2, Server::Forges { record: 0 }),
             2 => (latency / 2, Server::ShowsFuture),
             3 => (latency / 2, Server::ShowsAnother),
+            4 => (latency / 2, Server::ShowsForeign),
             _ => (latency, Server::Silent),
         };
         let mut servers: Vec<_> = others.iter().take(3).map(bad).collect();

@@ -7,7 +7,7 @@ use vls_client::{Resolver, ResolverConfig, Sighting, Watching};
 
 use crate::support::{
     net::{Says, Server, dead_entry, finder, run, server},
-    records::{HOUR, altered, draft, now, vat},
+    records::{HOUR, altered, draft, foreign, now, vat},
 };
 
 fn watch(path: &[&SearchPathEntry]) -> (Resolver, Watching) {
@@ -73,6 +73,8 @@ fn what_no_vat_has_signed_and_what_has_expired_is_no_sighting() {
         server.say(Says::Packet(altered(&live(9))));
         let (_resolver, mut watching) = watch(&[&server.entry]);
         assert_eq!(watching.next().await, Sighting::Gone);
+        server.say(Says::Packet(foreign(now())));
+        server.tell();
         server.say(Says::Packet(draft(8, now() - HOUR).valid_for(HOUR / 2).sign().packet().to_vec()));
         server.tell();
         server.say(Says::Truth);

@@ -11,7 +11,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use schemas::{RecordError, SignedRecord, UnverifiedRecord, verify_all};
+use schemas::{RecordError, SignedPacket, UnverifiedPacket, verify_all};
 use tokio::{
     sync::{Notify, oneshot},
     task::{JoinError, spawn_blocking, spawn_local, yield_now},
@@ -40,7 +40,7 @@ struct Undecided {
     taken: oneshot::Sender<Taken>,
 }
 
-type Verified = Result<SignedRecord, RecordError>;
+type Verified = Result<SignedPacket, RecordError>;
 
 /// All that wait.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Shared {
     }
 
     /// Takes those who have gathered; `None` if there are none, and then nobody comes for the next ones.
-    fn next_batch(&self) -> Option<(Vec<UnverifiedRecord>, Vec<Undecided>)> {
+    fn next_batch(&self) -> Option<(Vec<UnverifiedPacket>, Vec<Undecided>)> {
         let batch = self.gathered.take();
         self.fewer.notify_waiters();
         self.gathering.set(!batch.is_empty());
@@ -141,9 +141,9 @@ impl Shared {
     }
 }
 
-async fn verify(records: Vec<UnverifiedRecord>) -> Result<Vec<Verified>, JoinError> {
+async fn verify(records: Vec<UnverifiedPacket>) -> Result<Vec<Verified>, JoinError> {
     if records.len() <= limits::CHECKS_IN_PLACE {
-        return Ok(records.into_iter().map(UnverifiedRecord::verify).collect());
+        return Ok(records.into_iter().map(UnverifiedPacket::verify).collect());
     }
     spawn_blocking(|| verify_all(records)).await
 }

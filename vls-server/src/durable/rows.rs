@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 
 use checkpoint::{Change, RowKey, Store, StoreError};
-use schemas::{Coded, ErrorCode, IdentityError, RecordError, SignedRecord, Timestamp, VatId};
+use schemas::{Coded, ErrorCode, IdentityError, RecordError, SignedPacket, Timestamp, VatId};
 
 use crate::registry::{Evidence, HighWaterMark, Id, RestoredRecord, Restoring, SourcePrefix, Write};
 
@@ -170,7 +170,7 @@ pub(super) fn read(
         let turn = fields.number()?;
         let length = usize::from(u16::from_be_bytes(fields.take()?));
         let (lowest, highest) = fields.rest().split_at_checked(length).ok_or(RowError::Length)?;
-        let (lowest, highest) = (SignedRecord::verify(id, lowest)?, SignedRecord::verify(id, highest)?);
+        let (lowest, highest) = (SignedPacket::verify(id, lowest)?, SignedPacket::verify(id, highest)?);
         restoring.evidence(Evidence::of(lowest, highest).ok_or(RowError::Agreement)?, turn);
         Ok(())
     })?;
@@ -250,12 +250,12 @@ impl<'a> Fields<'a> {
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
-    use schemas::{IdentityKey, LocationRecord, State};
+    use schemas::{IdentityKey, LocationRecord, SignedRecord, State};
 
     use super::*;
     use crate::registry::{Expected, Now, Outcome, Policy, Registry};
 
-    fn record(turn: u64) -> SignedRecord {
+    fn record(turn: u64) -> SignedPacket {
         let record = LocationRecord {
             epoch: 3,
             turn,
@@ -266,7 +266,7 @@ mod tests {
             search_path: Vec::new(),
             document: None,
         };
-        SignedRecord::sign(&IdentityKey::from_seed(&[1; 32]), &record, Timestamp::from_micros(77)).unwrap()
+        SignedRecord::sign(&IdentityKey::from_seed(&[1; 32]), &record, Timestamp::from_micros(77)).unwrap().into()
     }
 
     /// Rows in memory.
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(anew, []);
         // The mark of a record that is gone: an older one of the same vat is stale.
         let key = IdentityKey::from_seed(&[2; 32]);
-        let older = LocationRecord { epoch: 2, ..record(1).record().clone() };
+        let older = LocationRecord { epoch: 2, ..record(1).record().unwrap().record().clone() };
         let older = SignedRecord::sign(&key, &older, Timestamp::from_micros(77)).unwrap();
         let decision = registry.register(NOW, None, key.id().as_bytes(), older.packet(), &Expected::Anything);
         assert_eq!(decision.outcome.reveal(0), Ok(Outcome::Stale { current: None }));

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{Coded, ErrorCode, IdentityError, Order, RecordError, Timestamp, UnverifiedRecord};
+use schemas::{Coded, ErrorCode, IdentityError, Order, RecordError, Timestamp, UnverifiedPacket};
 
 use super::{Id, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix};
 
@@ -69,7 +69,7 @@ pub enum RefusalReason {
     /// The id is not one.
     #[error(transparent)]
     Id(#[from] IdentityError),
-    /// The packet is not a valid record of this id.
+    /// The packet is not a valid one of this id.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The source prefix has registered too many new ids.
@@ -142,7 +142,7 @@ pub enum Examined {
 #[derive(Debug)]
 #[must_use = "somebody waits for the answer"]
 pub struct Candidate {
-    record: UnverifiedRecord,
+    record: UnverifiedPacket,
     origin: Origin,
 }
 
@@ -154,14 +154,14 @@ pub struct Origin {
 }
 
 impl Candidate {
-    pub(super) fn new(record: UnverifiedRecord, source: SourcePrefix, expected: Expected) -> Self {
+    pub(super) fn new(record: UnverifiedPacket, source: SourcePrefix, expected: Expected) -> Self {
         Self { record, origin: Origin { source, expected } }
     }
 
     /// The record, whose signature is to be verified, and what [`Registry::admit`](super::Registry::admit) has to know
     /// besides.
     #[must_use]
-    pub fn into_parts(self) -> (UnverifiedRecord, Origin) {
+    pub fn into_parts(self) -> (UnverifiedPacket, Origin) {
         (self.record, self.origin)
     }
 }

@@ -10,21 +10,21 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use schemas::SignedRecord;
+use schemas::SignedPacket;
 
 use super::{Id, marks::HighWaterMark};
 
 /// Two records of one vat, equal in epoch and timestamp, both signed, with different bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    lowest: SignedRecord,
-    highest: SignedRecord,
+    lowest: SignedPacket,
+    highest: SignedPacket,
 }
 
 impl Evidence {
     /// The pair of two records, given in either order. `None` unless they contradict each other.
     #[must_use]
-    pub fn of(one: SignedRecord, other: SignedRecord) -> Option<Self> {
+    pub fn of(one: SignedPacket, other: SignedPacket) -> Option<Self> {
         let same = one.id() == other.id() && HighWaterMark::of(&one) == HighWaterMark::of(&other);
         match one.compare(&other) {
             Ordering::Less if same => Some(Self { lowest: one, highest: other }),
@@ -35,13 +35,13 @@ impl Evidence {
 
     /// The one that compares lower.
     #[must_use]
-    pub fn lowest(&self) -> &SignedRecord {
+    pub fn lowest(&self) -> &SignedPacket {
         &self.lowest
     }
 
     /// The one that compares higher.
     #[must_use]
-    pub fn highest(&self) -> &SignedRecord {
+    pub fn highest(&self) -> &SignedPacket {
         &self.highest
     }
 
@@ -52,7 +52,7 @@ impl Evidence {
             Ordering::Less => other.clone(),
             Ordering::Greater => self,
             Ordering::Equal => {
-                let choose = |one: SignedRecord, other: &SignedRecord, wanted| {
+                let choose = |one: SignedPacket, other: &SignedPacket, wanted| {
                     if other.compare(&one) == wanted { other.clone() } else { one }
                 };
                 Self {

@@ -4,7 +4,7 @@
 //! mark longest ago goes first. That loses little: an old packet that could then be registered again must
 //! still be within its own `exp`, and whoever dials what it says finds nobody who proves the vat's key.
 
-use schemas::{SignedRecord, Timestamp, UnverifiedRecord};
+use schemas::{SignedPacket, Timestamp, UnverifiedPacket};
 
 use super::{
     Id,
@@ -18,7 +18,7 @@ use crate::limits::MOST_MARKS;
 /// The order of a record without its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HighWaterMark {
-    /// The epoch. Compares first: a later time in a lower epoch is lower.
+    /// The epoch; 0 for what says nothing of a vat. Compares first: a later time in a lower epoch is lower.
     pub epoch: u64,
     /// The signed time within the epoch.
     pub timestamp: Timestamp,
@@ -27,13 +27,13 @@ pub struct HighWaterMark {
 impl HighWaterMark {
     /// That of a verified record.
     #[must_use]
-    pub fn of(record: &SignedRecord) -> Self {
-        Self { epoch: record.record().epoch, timestamp: record.timestamp() }
+    pub fn of(record: &SignedPacket) -> Self {
+        Self { epoch: record.epoch(), timestamp: record.timestamp() }
     }
 
     /// What a record claims that nobody has verified.
-    pub(super) fn claimed_by(record: &UnverifiedRecord) -> Self {
-        Self { epoch: record.record().epoch, timestamp: record.timestamp() }
+    pub(super) fn claimed_by(record: &UnverifiedPacket) -> Self {
+        Self { epoch: record.epoch(), timestamp: record.timestamp() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, future::Future, rc::Rc, time::Duration};
 
-use schemas::{IdentityKey, LocationRecord, SignedRecord, State, Timestamp};
+use schemas::{IdentityKey, LocationRecord, SignedPacket, SignedRecord, State, Timestamp};
 use vls_server::{Clock, registry::Now};
 
 pub(crate) const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -62,6 +62,17 @@ pub(crate) fn record_at(base: Timestamp, key: &IdentityKey, epoch: u64, signed: 
         document: None,
     };
     SignedRecord::sign(key, &record, timestamp).unwrap()
+}
+
+/// What the pkarr crate makes of two DNS records: an address, and a text at `_iroh`.
+pub(crate) fn foreign(key: &IdentityKey, timestamp: Timestamp, text: &str) -> SignedPacket {
+    let packet = pkarr::SignedPacket::builder()
+        .address(".".try_into().unwrap(), "192.0.2.9".parse().unwrap(), 300)
+        .txt("_iroh".try_into().unwrap(), text.try_into().unwrap(), 60)
+        .timestamp(timestamp.as_micros().into())
+        .sign(&pkarr::Keypair::from_secret_key(&key.seed()))
+        .unwrap();
+    SignedPacket::verify(key.id(), &packet.to_relay_payload()).unwrap()
 }
 
 /// The same by the hand-turned clock's beginning.

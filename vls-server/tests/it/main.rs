@@ -6,6 +6,7 @@ mod compat;
 mod dns_core;
 mod durability;
 mod finder;
+mod foreign;
 mod held_disk;
 mod http_client;
 mod http_limits;

@@ -16,7 +16,8 @@ use serde_json::Value;
 use vls_server::{Clock, SystemClock};
 
 use crate::finder::{Finder, Wire};
-use crate::local::{key, on_one_thread, record_at};
+use crate::http_client::HttpClient;
+use crate::local::{foreign, key, on_one_thread, record_at};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vls-server");
 
@@ -183,6 +184,35 @@ fn killed_right_after_acknowledging_200_registrations_it_has_all_of_them_after_a
         for (record, (packet, _, expired)) in records.iter().zip(answers) {
             assert_eq!(packet, record.packet());
             assert!(!expired);
+        }
+    });
+}
+
+#[test]
+fn killed_right_after_it_acknowledged_what_says_nothing_of_a_vat_it_has_that_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = SystemClock.now().wall;
+    let packets: Vec<_> = (1..=20).map(|n| foreign(&key(n), now, "relay=https://relay.example")).collect();
+    let mut server = Running::start(folder.path(), &["--http", "127.0.0.1:0"]);
+    // It says where before it prints the line that it has printed.
+    let mut log = BufReader::new(server.child.stderr.take().unwrap()).lines();
+    let http = log.find_map(|line| Some(line.unwrap().split_once("serving http too address=")?.1.to_owned()));
+    on_one_thread(async {
+        let mut client = HttpClient::to(http.unwrap().parse().unwrap()).await;
+        for packet in &packets {
+            assert_eq!(client.put(&format!("/pkarr/{}", packet.id()), &[], packet.packet()).await.status, 204);
+        }
+    });
+    server.signal(Signal::KILL);
+    let (status, ..) = server.ended();
+    assert_eq!(status.code(), None, "it was killed");
+
+    let server = Running::start(folder.path(), &[]);
+    on_one_thread(async {
+        let client = Finder::dial_entry(2, &server.line).await;
+        for packet in &packets {
+            let (found, _, expired) = client.lookup(packet.id().as_bytes()).await.unwrap();
+            assert_eq!((found.as_slice(), expired), (packet.packet(), false));
         }
     });
 }

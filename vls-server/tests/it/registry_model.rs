@@ -4,12 +4,12 @@
 use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
 use proptest::prelude::*;
-use schemas::{SignedRecord, Timestamp};
+use schemas::{SignedPacket, Timestamp};
 use vls_server::registry::{Answer, Expected, Outcome, Policy};
 
 use crate::{
-    local::key,
-    world::{Draft, World, refusal},
+    local::{foreign, key},
+    world::{Draft, World, at, refusal},
 };
 
 /// Policy of the model: short enough that leases end within a run.
@@ -17,17 +17,21 @@ const LEASE: Duration = Duration::from_secs(1_000);
 const GRAIN: Duration = Duration::from_micros(62_500_000);
 
 /// Three vats, each with records of three epochs and four times, two of every kind that contradict each
-/// other; some expire within a run, some are dated ahead of its beginning.
-static RECORDS: LazyLock<Vec<SignedRecord>> = LazyLock::new(|| {
+/// other; some expire within a run, some are dated ahead of its beginning. And what other programs have signed with the
+/// same keys at the same times, and later than all of them.
+static RECORDS: LazyLock<Vec<SignedPacket>> = LazyLock::new(|| {
     let mut records = Vec::new();
     for vat in 1..=3 {
         for epoch in 1..=3 {
             for signed in [-50, 0, 200, 700] {
                 for turn in [1, 2] {
                     let expires = if epoch == 2 { 900 } else { 100_000 };
-                    records.push(Draft { epoch, signed, expires, turn }.sign(&key(vat)));
+                    records.push(Draft { epoch, signed, expires, turn }.sign(&key(vat)).into());
                 }
             }
+        }
+        for signed in [-50, 0, 200, 710] {
+            records.extend(["one", "other"].map(|text| foreign(&key(vat), at(signed), text)));
         }
     }
     records
@@ -62,7 +66,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// What the model knows of one vat.
 #[derive(Clone)]
 struct Known {
-    record: SignedRecord,
+    record: SignedPacket,
     seen: Timestamp,
     end: Timestamp,
 }
@@ -73,13 +77,14 @@ struct Model {
 }
 
 impl Model {
-    fn register(&mut self, now: Timestamp, record: &SignedRecord, expected: &Expected) -> Outcome {
+    fn register(&mut self, now: Timestamp, record: &SignedPacket, expected: &Expected) -> Outcome {
         let known = self.vats.get(record.id().as_bytes()).cloned();
-        let end = (now + LEASE).min(record.record().expires);
+        let end = record.expires().map_or(now + LEASE, |expires| expires.min(now + LEASE));
         let lease = end - now;
         let renewed = Known { record: record.clone(), seen: now, end };
         let packet = |known: Known| known.record.packet().into();
-        let mark = |record: &SignedRecord| (record.record().epoch, record.timestamp());
+        let epoch = |record: &SignedPacket| record.record().map_or(0, |record| record.record().epoch);
+        let mark = |record: &SignedPacket| (epoch(record), record.timestamp());
         if let Err(error) = record.check_time(now) {
             let reason = error.into();
             return Outcome::Refused(vls_server::registry::Refusal { reason, server_time: now });
@@ -146,7 +151,7 @@ proptest! {
                         Some(None) => Expected::Absent,
                         Some(Some(record)) => Expected::Order(RECORDS[record].order()),
                     };
-                    let outcome = world.register_from(None, record, &expected);
+                    let outcome = world.register_packet(record, &expected);
                     prop_assert_eq!(outcome, model.register(world.now.wall, record, &expected));
                 }
             }
@@ -169,8 +174,8 @@ proptest! {
         }
         let [one, other] = &mut worlds;
         for (count, (in_order, in_another)) in packets.iter().zip(&shuffled).enumerate() {
-            one.register(&RECORDS[*in_order]);
-            other.register(&RECORDS[*in_another]);
+            one.register_packet(&RECORDS[*in_order], &Expected::Anything);
+            other.register_packet(&RECORDS[*in_another], &Expected::Anything);
             if count == restart_at {
                 other.restart();
             }
@@ -181,10 +186,10 @@ proptest! {
             prop_assert_eq!(&answer.packet, &same.packet);
             // And where the highest records contradict each other, they hold the same evidence.
             let Some(packet) = answer.packet else { continue };
-            let current = SignedRecord::verify(id, &packet).unwrap();
+            let current = SignedPacket::verify(id, &packet).unwrap();
             let contradicted = packets.iter().map(|packet| &RECORDS[*packet]).any(|record| {
                 record.id() == id
-                    && record.record().epoch == current.record().epoch
+                    && record.epoch() == current.epoch()
                     && record.timestamp() == current.timestamp()
                     && *record != current
             });
@@ -198,16 +203,21 @@ proptest! {
 
     #[test]
     fn its_tables_never_outgrow_their_bounds_and_no_mark_is_passed(
-        vats in prop::collection::vec((0..24_u8, 1..4_u64, 0..6_u8, 0..600_u64), 1..150),
+        vats in prop::collection::vec((0..24_u8, 0..4_u64, 0..6_u8, 0..600_u64), 1..150),
         restart_every in 5..50_usize,
     ) {
         let policy = Policy { max_records: 6, max_marks: 24, ..policy() };
         let mut world = World::with(policy);
         let mut highest: HashMap<u8, u64> = HashMap::new();
         for (count, (vat, epoch, network, wait)) in vats.into_iter().enumerate() {
-            let record = Draft { epoch, ..Draft::default() }.sign(&key(u32::from(vat) + 1));
+            let key = key(u32::from(vat) + 1);
+            let record = match epoch {
+                0 => foreign(&key, at(0), "some"),
+                epoch => Draft { epoch, ..Draft::default() }.sign(&key).into(),
+            };
             let source = Some([198, 51, network, 9].into());
-            let outcome = world.register_from(source, &record, &Expected::Anything);
+            let outcome =
+                world.register_bytes(source, record.id().as_bytes(), record.packet(), &Expected::Anything);
             let mark = highest.entry(vat).or_default();
             // There are more marks than vats: what was accepted once is never undercut.
             if epoch < *mark {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::local::START;
-use schemas::{Address, IdentityKey, LocationRecord, SignedRecord, State, Timestamp, VatId};
+use schemas::{Address, IdentityKey, LocationRecord, SignedPacket, SignedRecord, State, Timestamp, VatId};
 use vls_server::registry::{
     Answer, Decision, Evidence, Expected, HighWaterMark, Id, Now, Outcome, Policy, Registry, RestoredRecord,
     SourcePrefix, Write,
@@ -166,6 +166,10 @@ impl World {
 
     pub(crate) fn register(&mut self, record: &SignedRecord) -> Outcome {
         self.register_from(None, record, &Expected::Anything)
+    }
+
+    pub(crate) fn register_packet(&mut self, packet: &SignedPacket, expected: &Expected) -> Outcome {
+        self.register_bytes(None, packet.id().as_bytes(), packet.packet(), expected)
     }
 
     pub(crate) fn register_from(

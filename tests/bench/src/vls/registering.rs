@@ -5,7 +5,7 @@ use std::{cell::Cell, path::Path, sync::Arc, time::Duration};
 use checkpoint::FileDisk;
 use futures::future::try_join_all;
 use rustix::time::{ClockId, clock_gettime};
-use schemas::{IdentityKey, UnverifiedRecord, VatId};
+use schemas::{IdentityKey, UnverifiedPacket, VatId};
 use vls_server::{
     DurableRegistry,
     registry::{Expected, Outcome, Policy},
@@ -54,7 +54,7 @@ pub(super) fn measure(effort: Effort, folder: &Path) -> Result<Comparison, Failu
                     let packets = packets();
                     let parsed = packets
                         .iter()
-                        .map(|packet| UnverifiedRecord::parse(VatId::from_stored(packet.id), &packet.bytes));
+                        .map(|packet| UnverifiedPacket::parse(VatId::from_stored(packet.id), &packet.bytes));
                     let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
                     let begun = processor_time();
                     for record in parsed {

@@ -11,7 +11,7 @@ use std::{
 
 use capnp::Error;
 use schemas::{
-    ErrorCode, IdentityKey, SearchPathEntry, SignedRecord, VatId,
+    ErrorCode, IdentityKey, SearchPathEntry, SignedPacket, SignedRecord, VatId,
     location_capnp::{self, answer, expected, location_service, outcome, watcher},
 };
 use tokio::{
@@ -148,7 +148,7 @@ pub(crate) struct Server {
 pub(crate) struct State {
     says: RefCell<Says>,
     replies: RefCell<Replies>,
-    table: RefCell<HashMap<VatId, SignedRecord>>,
+    table: RefCell<HashMap<VatId, SignedPacket>>,
     pub(crate) arrived: RefCell<Vec<Arrived>>,
     /// Raised at every lookup and registration.
     changed: Notify,
@@ -220,7 +220,12 @@ impl Server {
     }
 
     pub(crate) fn put(&self, record: &SignedRecord) {
-        self.state.table.borrow_mut().insert(record.id(), record.clone());
+        self.state.put(record.clone().into());
+    }
+
+    /// Has what another program has published with the key of `id`.
+    pub(crate) fn put_foreign(&self, id: VatId, packet: &[u8]) {
+        self.state.put(SignedPacket::verify(id, packet).unwrap());
     }
 
     /// Tells everybody who watches what it says now.
@@ -454,20 +459,21 @@ impl State {
                 current.as_ref().is_some_and(|current| current.order().digest == digest)
             }
         };
+        let record = SignedPacket::from(record);
         match current {
-            current if !met => outcome.set_unexpected(current.as_ref().map_or(&[], SignedRecord::packet)),
+            current if !met => outcome.set_unexpected(current.as_ref().map_or(&[], SignedPacket::packet)),
             Some(current) if record == current => outcome.init_refreshed().set_seconds(lease),
             Some(current) if record.compare(&current).is_lt() => outcome.set_stale(current.packet()),
             _ => {
-                self.put_record(record);
+                self.put(record);
                 outcome.init_stored().set_seconds(lease);
             }
         }
         Ok(())
     }
 
-    fn put_record(&self, record: SignedRecord) {
-        self.table.borrow_mut().insert(record.id(), record);
+    fn put(&self, packet: SignedPacket) {
+        self.table.borrow_mut().insert(packet.id(), packet);
     }
 }
 

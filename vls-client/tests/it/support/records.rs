@@ -72,6 +72,13 @@ impl Draft {
     }
 }
 
+/// A packet of the vat's key without any DNS record, as pkarr's own client might publish it.
+pub(crate) fn foreign(timestamp: Timestamp) -> Vec<u8> {
+    let value = [0; 12];
+    let signed = [format!("3:seqi{}e1:v{}:", timestamp.as_micros(), value.len()).as_bytes(), &value].concat();
+    [&key(1).sign_raw(&signed)[..], &timestamp.as_micros().to_be_bytes(), &value].concat()
+}
+
 /// A packet of the vat with one bit of its content changed.
 pub(crate) fn altered(record: &SignedRecord) -> Vec<u8> {
     let mut packet = record.packet().to_vec();

@@ -23,7 +23,7 @@ use hyper::{
     header::{CONNECTION, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED},
 };
 use schemas::{
-    Coded, ErrorCode, RecordError, UnverifiedRecord, VatId, limits::MAX_ACCEPTED_VALUE, limits::PACKET_HEADER,
+    Coded, ErrorCode, RecordError, UnverifiedPacket, VatId, limits::MAX_ACCEPTED_VALUE, limits::PACKET_HEADER,
 };
 use tokio::time::timeout;
 
@@ -141,7 +141,7 @@ async fn expected(shared: &Shared, id: &Id, packet: &[u8], demand: Demand) -> Re
         Some(current) if *current == *packet => Ok(Expected::Anything),
         Some(current) if named.iter().any(|named| named.names(&Tag::of(&current))) => {
             // It was verified when it was stored, so it can be read.
-            let record = VatId::from_bytes(*id).ok().and_then(|id| UnverifiedRecord::parse(id, &current).ok());
+            let record = VatId::from_bytes(*id).ok().and_then(|id| UnverifiedPacket::parse(id, &current).ok());
             record.map(|record| Expected::Order(record.order())).ok_or_else(|| unexpected(Some(&current)))
         }
         current => Err(unexpected(current.as_deref())),
