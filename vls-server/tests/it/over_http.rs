@@ -55,7 +55,8 @@ fn a_record_is_put_and_got_under_both_paths_and_the_same_over_quic() {
             assert_eq!(found.header("content-type"), Some("application/pkarr.org/relays#payload"));
             assert_eq!(found.header("etag"), stored.header("etag"));
             assert_eq!(found.header("last-modified"), Some("Fri, 15 Jan 2027 07:58:20 GMT"));
-            assert_eq!(found.header("memento-datetime"), Some("Fri, 15 Jan 2027 08:00:00 GMT"));
+            assert_eq!(found.header("memento-datetime"), Some("Fri, 15 Jan 2027 08:01:30 GMT"));
+            assert_eq!(found.header("vls-age"), Some("90"));
             assert_eq!(found.header("date"), Some("Fri, 15 Jan 2027 08:01:30 GMT"));
             assert_eq!(found.header("vls-time"), Some("1800000090000000"));
             assert_eq!(found.header("cache-control"), Some("public, max-age=30"));
@@ -180,6 +181,7 @@ fn a_vat_whose_lease_has_ended_is_nowhere_and_its_record_is_given_to_who_asks_fo
         let all_the_same = http.get(&format!("{path}?policy=CacheOnly")).await;
         assert_eq!((all_the_same.status, all_the_same.body.as_slice()), (200, record.packet()));
         assert_eq!(all_the_same.header("vls-expired"), Some("3600"));
+        assert_eq!(all_the_same.header("memento-datetime"), Some("Fri, 15 Jan 2027 08:00:00 GMT"));
         assert_eq!(all_the_same.header("cache-control"), Some("no-store"));
     });
 }

@@ -1,12 +1,16 @@
 //! The record of an id: what pkarr's relays and iroh's DNS server offer, and how they differ.
 //!
-//! * PUT of 72 to 1,072 bytes, whatever their content type: 204, also for the bytes that are there already. 400 for an
+//! * PUT of 72 to 1,072 bytes, whatever their content type and whether or not they say anything of a vat: 204, also for the bytes that are there already. 400 for an
 //!   id or a packet that is wrong, 409 for one that is older or contradicts another of its time, 412 where `If-Match`
 //!   does not hold, 413 for one that is too long, 429 and 503 with `Retry-After`. pkarr's relays answer 428 to a
 //!   write while another of the same key is under way in the DHT; here writes have an order, so one of the two is
 //!   the older and gets 409. Their client takes both for the same.
 //! * GET: the packet, with the media type of pkarr's relays (their clients and iroh's look at none), when it was
-//!   signed as `Last-Modified`, when its vat was last seen as `Memento-Datetime`.
+//!   signed as `Last-Modified`, and for how many seconds it has not been registered again as `Vls-Age`.
+//! * `Memento-Datetime` is the time until which the server vouches for the packet: now, as long as its lease runs; else
+//!   when it was last registered. pkarr's client takes what is older than its time to live, five minutes at least, for
+//!   expired and asks elsewhere; so were this the last registration, it would find a vat for the first minutes of each
+//!   lease only.
 //! * A vat whose lease has ended is nowhere: 404, so that a finder asks elsewhere rather than dial a dead address, with
 //!   `Vls-Expired`, which tells for how long. Who wants the old record all the same, to learn how far the vat had come
 //!   (DESIGN §7 R7) or to publish it again, asks with pkarr's `?policy=CacheOnly`, "even if expired", and gets it with
@@ -41,11 +45,14 @@ use crate::{
 /// The media type of pkarr's design page on relays.
 const PACKET: &str = "application/pkarr.org/relays#payload";
 
-/// When the vat was last seen (RFC 7089; pkarr's client reads it).
+/// Until when the server vouches for the packet (RFC 7089; pkarr's client reads it).
 const MEMENTO: HeaderName = HeaderName::from_static("memento-datetime");
 
 /// For how many seconds a record will be answered without another registration.
 const LEASE: HeaderName = HeaderName::from_static("vls-lease");
+
+/// For how many seconds the packet has not been registered again.
+const AGE: HeaderName = HeaderName::from_static("vls-age");
 
 /// For how many seconds the vat has not been seen, where that is longer than its lease.
 const EXPIRED: HeaderName = HeaderName::from_static("vls-expired");
@@ -93,10 +100,12 @@ async fn get(shared: &Shared, id: &Id, headers: &HeaderMap, even_expired: bool) 
         Reply::of(PACKET, Bytes::copy_from_slice(&packet))
     };
     let now = shared.now();
+    let vouched_for = if answer.expired { now.saturating_sub(answer.age) } else { now };
     let reply = reply
         .with_text(ETAG, tag.text().to_owned())
         .with_text(LAST_MODIFIED, http_date(preconditions::timestamp(&packet).min(now)))
-        .with_text(MEMENTO, http_date(now.saturating_sub(answer.age)));
+        .with_text(MEMENTO, http_date(vouched_for))
+        .with(AGE, answer.age.as_secs().into());
     if answer.expired {
         return Ok(reply.with(EXPIRED, answer.age.as_secs().into()).not_cached());
     }
@@ -118,8 +127,8 @@ async fn put(shared: &Shared, id: &Id, packet: &[u8], client: IpAddr, demand: De
         }
         // Without a tag: which of the two is current now is decided by their bytes.
         Outcome::Conflict { .. } => {
-            let message =
-                "another record of the same epoch and time was registered: two copies of this vat have signed";
+            let message = "another record of the same epoch and time was registered: two copies of this vat have signed, \
+                 or two programs with its key";
             Err(Problem::new(StatusCode::CONFLICT, ErrorCode::VlsConflict, message))
         }
         Outcome::Unexpected { current } => Err(unexpected(current.as_deref())),

@@ -22,7 +22,8 @@ pub(super) type Response = hyper::Response<Full<Bytes>>;
 const TIME: HeaderName = HeaderName::from_static("vls-time");
 
 /// What a browser's script may read of an answer.
-const EXPOSED: &str = "ETag, Last-Modified, Memento-Datetime, Retry-After, Date, Vls-Time, Vls-Lease, Vls-Expired";
+const EXPOSED: &str =
+    "ETag, Last-Modified, Memento-Datetime, Retry-After, Date, Vls-Time, Vls-Lease, Vls-Age, Vls-Expired";
 
 /// An answer.
 #[derive(Debug)]
