@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use schemas::{
-    Coded, Hints, IdentityKey, LocationRecord, Secret, SignedRecord, SturdyRef, Timestamp, UnverifiedPacket, VatId,
+    Coded, Hints, IdentityKey, LocationRecord, RecordError, Secret, SignedPacket, SignedRecord, SturdyRef, Timestamp,
+    UnverifiedPacket, VatId,
 };
 use serde_json::Value;
 
@@ -118,5 +119,16 @@ fn packets_that_are_accepted_and_packets_that_are_not() {
     for vector in vectors("refused_records") {
         let error = check(&vector).expect_err(text(&vector, "why"));
         assert_eq!(error.code().as_str(), text(&vector, "code"), "{vector}");
+    }
+}
+
+#[test]
+fn packets_that_say_nothing_of_a_vat() {
+    for vector in vectors("foreign_packets") {
+        let id = text(&vector, "id").parse().unwrap();
+        let packet = SignedPacket::verify(id, &hex(text(&vector, "packet"))).unwrap();
+        let timestamp = Timestamp::from_micros(number(&vector, "timestamp"));
+        assert_eq!((packet.epoch(), packet.timestamp(), packet.expires()), (0, timestamp, None));
+        assert_eq!(packet.into_record(), Err(RecordError::NoVat { timestamp }));
     }
 }
