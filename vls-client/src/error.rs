@@ -31,7 +31,7 @@ pub enum ResolveError {
         attempts: Vec<Attempt>,
     },
     /// The servers that answered have no record of a vat, but something else that was signed with this key.
-    #[error("no location server that answered knows a vat vat://{id}; other programs use its key:{}", Lines(.attempts))]
+    #[error("what the location servers hold under the key of vat://{id} says nothing of a vat:{}", Lines(.attempts))]
     NoVat {
         /// Who was looked for.
         id: VatId,

@@ -81,7 +81,7 @@ pub(crate) enum Verdict {
     /// Signed by the vat, but something higher is known.
     Behind(Refusal),
     /// Signed with the vat's key by a program that knows nothing of vats. There is nothing to dial in it, and it tells
-    /// nothing of how far the vat has come: whoever holds it has never heard from the vat.
+    /// nothing of how far the vat has come: whoever holds it has no record of the vat.
     Foreign(RecordError),
     /// Not a record of this vat, or not one that it can have signed by now.
     Refused(Refusal),

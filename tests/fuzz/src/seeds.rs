@@ -416,14 +416,23 @@ fn records() -> Vec<(String, Vec<u8>)> {
         addresses: vec![address("quic:192.0.2.1:4433"), address("quic:[2001:db8::1]:9"), address("quic:vat.example:1")],
         search_path: vec!["dht:".parse().unwrap(), "dns:example.org".parse().unwrap()],
         document: Some([9; 32]),
-        ..plain
+        ..plain.clone()
     };
     // The signature stays behind: it is checked last, and a fuzzer cannot make one.
     let unsigned =
         |record: &LocationRecord| SignedRecord::sign(&key, record, timestamp).unwrap().packet()[64..].to_vec();
+    // Behind the timestamp, the header of the message, and the length of the label.
+    let named_otherwise = |label: &[u8; 4]| {
+        let mut packet = unsigned(&plain);
+        assert_eq!(packet[21..25], *b"_vat");
+        packet[21..25].copy_from_slice(label);
+        packet
+    };
     let full = unsigned(&full);
     named([
         ("plain", unsigned(&plain)),
+        ("nothing_of_a_vat", named_otherwise(b"_ssh")),
+        ("in_capitals", named_otherwise(b"_VAT")),
         ("departed", unsigned(&gone)),
         ("sixteen_addresses", unsigned(&many)),
         ("truncated", full[..full.len() / 2].to_vec()),
