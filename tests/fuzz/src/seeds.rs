@@ -416,7 +416,7 @@ fn records() -> Vec<(String, Vec<u8>)> {
         addresses: vec![address("quic:192.0.2.1:4433"), address("quic:[2001:db8::1]:9"), address("quic:vat.example:1")],
         search_path: vec!["dht:".parse().unwrap(), "dns:example.org".parse().unwrap()],
         document: Some([9; 32]),
-        ..plain.clone()
+        ..plain
     };
     // The signature stays behind: it is checked last, and a fuzzer cannot make one.
     let unsigned =
