@@ -9,6 +9,8 @@
 //! | `lookup_cold_vs_knot` | the same | a TXT query answered by Knot DNS |
 //! | `dns_udp` | a TXT query | the same, answered by Knot DNS |
 //! | `http_get` | a GET | hyper with a constant of the same size |
+//! | `overload_p99` | a question among twice as many as can be answered, half of them hostile | a question at a quarter of that load |
+//! | `resident_1m` | a server with 2,000 sessions, in memory | a machine of 512 MB |
 //! | `lookup_many_64` | one id of 64 in one call | a call for one id, after the answer to the one before |
 //!
 //! Each of the first three is one module with a `measure`; those that ask a server are in [`lookups`]. All take their

@@ -3,12 +3,14 @@
 
 use std::process::Command;
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 10] = [
     "lookup_cold_vs_echo",
     "lookup_cold_vs_knot",
     "dns_udp",
     "http_get",
     "lookup_many_64",
+    "overload_p99",
+    "resident_1m",
     "record_memory",
     "restart_1m",
     "register_durable",

@@ -10,9 +10,11 @@ mod constant;
 mod datagrams;
 mod echo;
 mod knot;
+mod overload;
 mod process;
 mod requests;
 mod server;
+mod small_machine;
 
 use std::{net::SocketAddr, path::Path, time::Instant};
 
@@ -89,7 +91,10 @@ pub(super) fn measure(effort: Effort, folder: &Path, report: Report<'_>) -> Resu
         None => note("lookup_cold_vs_knot, dns_udp: not measured, since there is no knotd (Debian's package knot)"),
     }
     told("http_get", Unit::Microseconds, requests::measure(effort, &served, &names)?, report)?;
-    told("lookup_many_64", Unit::Microseconds, calls::measure(effort, &served, &ids)?, report)
+    told("lookup_many_64", Unit::Microseconds, calls::measure(effort, &served, &ids)?, report)?;
+    told("overload_p99", Unit::Microseconds, overload::measure(effort, &served, &cold, &ids)?, report)?;
+    drop(served);
+    told("resident_1m", Unit::Bytes, small_machine::measure(effort, &folder)?, report)
 }
 
 /// Who asks a server in datagrams.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -23,7 +24,18 @@ pub(super) struct Process {
 impl Process {
     /// This program again, as one of its servers, with the first line that it says.
     pub(super) fn of_this_program(arguments: &[&str]) -> Result<Self, Failure> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let command = Command::new(std::env::current_exe()?);
+        Self::greeted(command, arguments)
+    }
+
+    /// The same in a control group, named by its file of processes.
+    pub(super) fn of_this_program_in(group: &Path, arguments: &[&str]) -> Result<Self, Failure> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(group).arg(std::env::current_exe()?);
+        Self::greeted(command, arguments)
+    }
+
+    fn greeted(mut command: Command, arguments: &[&str]) -> Result<Self, Failure> {
         command.arg(SERVE).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Self::start(command)?;
         if let Some(output) = process.child.stdout.take() {
@@ -44,6 +56,13 @@ impl Process {
     /// What a process of this program said first.
     pub(super) fn greeting(&self) -> &str {
         &self.greeting
+    }
+
+    /// The most that it has had in memory so far, in bytes.
+    pub(super) fn most_resident_bytes(&self) -> Result<u64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the system does not tell")?;
+        Ok(line.trim_end_matches("kB").trim().parse::<u64>()? << 10)
     }
 
     /// What all its threads have taken of the processor since it began, the kernel's work for them included.

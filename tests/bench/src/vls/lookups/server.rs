@@ -35,8 +35,18 @@ pub(super) struct Served {
 impl Served {
     /// Starts one with the records that [`make`] has put into the folder.
     pub(super) fn start(folder: &Path, records: u32) -> Result<Self, Failure> {
+        Self::start_in(folder, records, None)
+    }
+
+    /// The same in a control group, named by its file of processes.
+    pub(super) fn start_in(folder: &Path, records: u32, group: Option<&Path>) -> Result<Self, Failure> {
         let folder = folder.to_str().ok_or("the folder has a name that is no text")?;
-        let process = Process::of_this_program(&[KIND, folder, &records.to_string()])?;
+        let (records, kind) = (records.to_string(), KIND);
+        let arguments = [kind, folder, &records];
+        let process = match group {
+            Some(group) => Process::of_this_program_in(group, &arguments)?,
+            None => Process::of_this_program(&arguments)?,
+        };
         let said: Value = serde_json::from_str(process.greeting())?;
         let said = |name: &str| said[name].as_str().ok_or("the server did not say where it serves");
         let (entry, quic) = (said("entry")?.parse()?, said("quic")?.parse()?);
