@@ -8,9 +8,11 @@ mod help;
 mod output;
 mod progress;
 mod redaction;
+mod settings;
 mod usage;
 
 pub use help::help;
 pub use output::{Failure, Output, ago, printable, table};
 pub use progress::{Progress, size};
+pub use settings::{InvalidSetting, Setting, SettingsFile, Source, show_settings};
 pub use usage::{usage, wants_json};

@@ -29,8 +29,9 @@
 //! tally = "tally-key"
 //! ```
 
-use std::{collections::BTreeMap, fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use console::{InvalidSetting, Setting, SettingsFile};
 use schemas::{Address, Coded, ErrorCode, Recipient, SearchPathEntry};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -45,17 +46,8 @@ use crate::{
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file does not say anything that is understood.
-    #[error("{}:{line}:{column}: {reason}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// Column in characters, from 1.
-        column: usize,
-        /// What is wrong there.
-        reason: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] InvalidSetting),
     /// The file cannot be read or written.
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -76,7 +68,7 @@ pub enum ConfigError {
 impl Coded for ConfigError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Invalid { .. } => ErrorCode::ConfigInvalid,
+            Self::Invalid(error) => error.code(),
             Self::Home(error) => error.code(),
             Self::EntryExists { .. } => ErrorCode::VlsEntryExists,
             Self::NoEntry { .. } => ErrorCode::VlsEntryNotFound,
@@ -99,24 +91,6 @@ pub enum Witness {
     Optional,
     /// It may not.
     Required,
-}
-
-/// Where a setting came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// Nobody set it.
-    Default,
-    /// This line of the configuration file.
-    Line(usize),
-}
-
-/// A setting and where it came from.
-#[derive(Debug, Clone)]
-pub struct Setting<T> {
-    /// Its value.
-    pub value: T,
-    /// Where it came from.
-    pub source: Source,
 }
 
 /// The configuration as it applies.
@@ -183,13 +157,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with the place in the file.
     pub fn load(home: &Home) -> Result<Self, ConfigError> {
-        let path = home.config_file();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(HomeError::Io { path, error }.into()),
-        };
-        Parser { path, text: &text }.parse()
+        parse(&read(home)?)
     }
 
     /// Adds an entry to the search path in the file, and leaves everything else in it as it is.
@@ -218,157 +186,98 @@ impl Config {
 }
 
 fn edit(home: &Home, change: impl FnOnce(&mut toml_edit::Array)) -> Result<(), ConfigError> {
-    let path = home.config_file();
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(HomeError::Io { path, error }.into()),
-    };
-    let parser = Parser { path: path.clone(), text: &text };
-    let mut document: toml_edit::DocumentMut =
-        text.parse().map_err(|error: toml_edit::TomlError| parser.invalid(error.span(), error.message().to_owned()))?;
+    let file = read(home)?;
+    let mut document: toml_edit::DocumentMut = file
+        .text()
+        .parse()
+        .map_err(|error: toml_edit::TomlError| file.invalid(error.span(), error.message().to_owned()))?;
     let array = document
         .entry("search_path")
         .or_insert(toml_edit::value(toml_edit::Array::new()))
         .as_array_mut()
-        .ok_or_else(|| parser.invalid(None, "search_path is not a list".to_owned()))?;
+        .ok_or_else(|| file.invalid(None, "search_path is not a list".to_owned()))?;
     change(array);
     for value in array.iter_mut() {
         value.decor_mut().set_prefix("\n    ");
     }
     array.set_trailing_comma(!array.is_empty());
     array.set_trailing(if array.is_empty() { "" } else { "\n" });
-    Ok(replace_file(&path, document.to_string().as_bytes())?)
+    Ok(replace_file(file.path(), document.to_string().as_bytes())?)
 }
 
-struct Parser<'a> {
-    path: PathBuf,
-    text: &'a str,
+/// A missing file is an empty one.
+fn read(home: &Home) -> Result<SettingsFile, ConfigError> {
+    let path = home.config_file();
+    match SettingsFile::read(&path) {
+        Ok(file) => Ok(file.unwrap_or_else(|| SettingsFile::new(&path, String::new()))),
+        Err(error) => Err(HomeError::Io { path, error }.into()),
+    }
 }
 
-impl Parser<'_> {
-    fn parse(&self) -> Result<Config, ConfigError> {
-        let file: File =
-            toml::from_str(self.text).map_err(|error| self.invalid(error.span(), error.message().to_owned()))?;
-        let default_listen = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
-        Ok(Config {
-            search_path: self.list(file.search_path, |text| text.parse::<SearchPathEntry>())?,
-            advertise: self.list(file.advertise, |text| format!("quic:{text}").parse::<Address>())?,
-            listen: match file.listen {
-                None => Setting { value: default_listen, source: Source::Default },
-                Some(text) => Setting { value: self.item(&text, |text| text.parse())?, source: self.source(&text) },
-            },
-            listen_tls: match file.listen_tls {
-                None => Setting { value: None, source: Source::Default },
-                Some(text) => {
-                    Setting { value: Some(self.item(&text, |text| text.parse())?), source: self.source(&text) }
-                }
-            },
-            witness: match file.witness {
-                None => Setting { value: Witness::Optional, source: Source::Default },
-                Some(witness) => Setting { source: self.source(&witness), value: witness.into_inner() },
-            },
-            timeout: match file.timeout {
-                None => Setting { value: CALL_DEADLINE, source: Source::Default },
-                Some(seconds) if *seconds.get_ref() == 0 => {
-                    return Err(
-                        self.invalid(Some(seconds.span()), "a time limit of 0 seconds allows no call".to_owned())
-                    );
-                }
-                Some(seconds) => Setting {
-                    source: self.source(&seconds),
-                    value: Duration::from_secs(u64::from(seconds.into_inner())),
-                },
-            },
-            backup: self.backup(file.backup)?,
-            credentials: self.credentials(&file.credentials)?,
-        })
-    }
-
-    fn backup(&self, table: BackupTable) -> Result<Backup, ConfigError> {
-        let default = Source::Default;
-        for (name, zero) in [
-            ("every", table.every.as_ref().filter(|every| *every.get_ref() == 0).map(Spanned::span)),
-            ("keep", table.keep.as_ref().filter(|keep| *keep.get_ref() == 0).map(Spanned::span)),
-        ] {
-            if let Some(span) = zero {
-                return Err(self.invalid(Some(span), format!("backup.{name} is at least 1")));
+fn parse(file: &SettingsFile) -> Result<Config, ConfigError> {
+    let settings: File = file.parse()?;
+    let default_listen = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
+    Ok(Config {
+        search_path: file.list(settings.search_path.as_ref(), str::parse::<SearchPathEntry>)?,
+        advertise: file.list(settings.advertise.as_ref(), |text| format!("quic:{text}").parse::<Address>())?,
+        listen: file.setting(settings.listen.as_ref(), default_listen, str::parse)?,
+        listen_tls: file.setting(settings.listen_tls.as_ref(), None, |text| text.parse().map(Some))?,
+        witness: match settings.witness {
+            None => Setting::default(Witness::Optional),
+            Some(witness) => Setting { source: file.source(&witness), value: witness.into_inner() },
+        },
+        timeout: match settings.timeout {
+            None => Setting::default(CALL_DEADLINE),
+            Some(seconds) if *seconds.get_ref() == 0 => {
+                let reason = "a time limit of 0 seconds allows no call".to_owned();
+                return Err(file.invalid(Some(seconds.span()), reason).into());
             }
+            Some(seconds) => {
+                Setting { source: file.source(&seconds), value: Duration::from_secs(u64::from(seconds.into_inner())) }
+            }
+        },
+        backup: backup(file, settings.backup)?,
+        credentials: credentials(file, &settings.credentials)?,
+    })
+}
+
+fn backup(file: &SettingsFile, table: BackupTable) -> Result<Backup, ConfigError> {
+    for (name, zero) in [
+        ("every", table.every.as_ref().filter(|every| *every.get_ref() == 0).map(Spanned::span)),
+        ("keep", table.keep.as_ref().filter(|keep| *keep.get_ref() == 0).map(Spanned::span)),
+    ] {
+        if let Some(span) = zero {
+            return Err(file.invalid(Some(span), format!("backup.{name} is at least 1")).into());
         }
-        let folder = match table.folder {
-            None => Setting { value: None, source: default },
-            Some(folder) if folder.get_ref().is_relative() => {
-                let reason = "backup.folder begins with a /: commands are run from anywhere".to_owned();
-                return Err(self.invalid(Some(folder.span()), reason));
-            }
-            Some(folder) => Setting { source: self.source(&folder), value: Some(folder.into_inner()) },
-        };
-        let every = table.every.map_or(Setting { value: None, source: default }, |every| Setting {
-            source: self.source(&every),
-            value: Some(Duration::from_secs(u64::from(every.into_inner()))),
-        });
-        let keep = table.keep.map_or(Setting { value: BACKUPS_KEPT, source: default }, |keep| Setting {
-            source: self.source(&keep),
-            value: usize::from(keep.into_inner()),
-        });
-        let to = match &table.to {
-            None => Setting { value: None, source: default },
-            Some(text) => Setting { value: Some(self.item(text, str::parse::<Recipient>)?), source: self.source(text) },
-        };
-        Ok(Backup { folder, every, keep, to })
     }
-
-    fn credentials(
-        &self,
-        table: &BTreeMap<String, Spanned<String>>,
-    ) -> Result<BTreeMap<Name, Setting<Name>>, ConfigError> {
-        let credential = |(vat, credential): (&String, &Spanned<String>)| {
-            let vat =
-                vat.parse().map_err(|error: HomeError| self.invalid(Some(credential.span()), error.to_string()))?;
-            let value = self.item(credential, str::parse::<Name>)?;
-            Ok((vat, Setting { value, source: self.source(credential) }))
-        };
-        table.iter().map(credential).collect()
-    }
-
-    fn list<T: PartialEq, E: std::fmt::Display>(
-        &self,
-        list: Option<Spanned<Vec<Spanned<String>>>>,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<Setting<Vec<T>>, ConfigError> {
-        let Some(list) = list else { return Ok(Setting { value: Vec::new(), source: Source::Default }) };
-        let source = self.source(&list);
-        let mut value = Vec::new();
-        for text in list.get_ref() {
-            let parsed = self.item(text, &parse)?;
-            if value.contains(&parsed) {
-                return Err(self.invalid(Some(text.span()), "this stands in the list twice".to_owned()));
-            }
-            value.push(parsed);
+    let folder = match table.folder {
+        None => Setting::default(None),
+        Some(folder) if folder.get_ref().is_relative() => {
+            let reason = "backup.folder begins with a /: commands are run from anywhere".to_owned();
+            return Err(file.invalid(Some(folder.span()), reason).into());
         }
-        Ok(Setting { value, source })
-    }
+        Some(folder) => Setting { source: file.source(&folder), value: Some(folder.into_inner()) },
+    };
+    let every = table.every.map_or(Setting::default(None), |every| Setting {
+        source: file.source(&every),
+        value: Some(Duration::from_secs(u64::from(every.into_inner()))),
+    });
+    let keep = table.keep.map_or(Setting::default(BACKUPS_KEPT), |keep| Setting {
+        source: file.source(&keep),
+        value: usize::from(keep.into_inner()),
+    });
+    let to = file.setting(table.to.as_ref(), None, |text| text.parse::<Recipient>().map(Some))?;
+    Ok(Backup { folder, every, keep, to })
+}
 
-    fn item<T, E: std::fmt::Display>(
-        &self,
-        text: &Spanned<String>,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<T, ConfigError> {
-        parse(text.get_ref()).map_err(|error| self.invalid(Some(text.span()), error.to_string()))
-    }
-
-    fn source<T>(&self, spanned: &Spanned<T>) -> Source {
-        Source::Line(self.place(spanned.span().start).0)
-    }
-
-    fn place(&self, offset: usize) -> (usize, usize) {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-    }
-
-    fn invalid(&self, span: Option<std::ops::Range<usize>>, reason: String) -> ConfigError {
-        let (line, column) = span.map_or((1, 1), |span| self.place(span.start));
-        ConfigError::Invalid { path: self.path.clone(), line, column, reason }
-    }
+fn credentials(
+    file: &SettingsFile,
+    table: &BTreeMap<String, Spanned<String>>,
+) -> Result<BTreeMap<Name, Setting<Name>>, ConfigError> {
+    let credential = |(vat, credential): (&String, &Spanned<String>)| {
+        let vat = vat.parse().map_err(|error: HomeError| file.invalid(Some(credential.span()), error.to_string()))?;
+        let value = file.item(credential, str::parse::<Name>)?;
+        Ok((vat, Setting { value, source: file.source(credential) }))
+    };
+    table.iter().map(credential).collect()
 }

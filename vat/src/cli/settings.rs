@@ -1,11 +1,11 @@
 //! `vat vls`, `vat config`, `vat completions`.
 
-use console::{Failure, Output, table};
+use console::{Failure, Output, show_settings, table};
 use schemas::{Exit, SearchPathEntry};
 use serde_json::json;
 
 use super::Context;
-use crate::config::{Config, Source};
+use crate::config::Config;
 
 pub(super) fn parse_entry(text: &str) -> Result<SearchPathEntry, Failure> {
     text.parse().map_err(|error: schemas::SearchPathError| Failure::from(error).while_doing("search path entry"))
@@ -78,17 +78,11 @@ pub(super) fn show(context: &Context) -> Result<Exit, Failure> {
     for (vat, credential) in &config.credentials {
         settings.push((format!("credentials.{vat}"), json!(credential.value.as_str()), credential.source));
     }
-    let place = |source| match source {
-        Source::Default => "default".to_owned(),
-        Source::Line(line) => format!("{}:{line}", file.display()),
-    };
-    let mut rows = vec![vec!["home".to_owned(), context.home.root().display().to_string(), String::new()]];
-    let mut data = serde_json::Map::new();
-    data.insert("home".to_owned(), json!(context.home.root()));
-    for (name, value, source) in settings {
-        rows.push(vec![name.clone(), value.to_string(), place(source)]);
-        data.insert(name, json!({"value": value, "source": place(source)}));
-    }
+    let home = context.home.root();
+    let (mut rows, settings) = show_settings(settings, Some(&file));
+    rows.insert(0, vec!["home".to_owned(), home.display().to_string(), String::new()]);
+    let mut data = serde_json::Map::from_iter([("home".to_owned(), json!(home))]);
+    data.extend(settings);
     context.output.result(&table(&rows), &data.into())?;
     Ok(Exit::Ok)
 }
