@@ -25,7 +25,7 @@ interface LocationService {
   # Begins the lease of the caller's own record anew, if the current one is of this order, and is `unexpected`
   # otherwise. The session proves whose record it is, so nothing is signed, sent or checked again.
 
-  dialBack @6 (port :UInt16) -> (result :DialBack);
+  dialBack @6 (port :UInt16, over :DialBackOver) -> (result :DialBack);
   # Dials the caller at the address from which the server sees it, at this port, and from another port than this
   # session's: what gets through, everybody's packets get through. A few times a minute at most.
 }
@@ -42,9 +42,22 @@ interface Watch {
   # Watching goes on until this is dropped. Has no methods.
 }
 
+enum DialBackOver {
+  # What is tried at the port.
+
+  quic @0;
+  # Whether somebody answers who proves the caller's key.
+
+  tcp @1;
+  # Whether somebody accepts a connection. Nothing is said on it.
+}
+
 struct DialBack {
   address @0 :Text;
   # Where the caller was dialled.
+
+  over @3 :DialBackOver;
+  # What was tried. A server that does not know what it was asked for tries QUIC.
 
   union {
     reached @1 :Void;

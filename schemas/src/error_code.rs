@@ -356,6 +356,21 @@ error_codes! {
     ServerRunning "server.running" Conflict:
         "Another process serves from this data folder: it holds the location server's records.";
         "Use the server that runs, or end the process that the message names.";
+    ServerNotRunning "server.not_running" Unreachable:
+        "No location server serves from this data folder, or it belongs to another user.";
+        "Start it with `vls-server run`, as the user that you ask as; or name another folder with --data.";
+    ServerPortBlocked "server.port_blocked" Unreachable:
+        "Another machine tried this port of the location server, and nobody answered: a firewall or a router keeps others out.";
+        "Let the port that the message names through, and forward it if a router stands between.";
+    ServerClockSkew "server.clock_skew" Failed:
+        "The clock of this machine and that of another location server differ so much that records are refused, or leases end at the wrong time.";
+        "Have the system set its clock: `timedatectl set-ntp true`, or chrony.";
+    ServerFileLimit "server.file_limit" Limit:
+        "The process may not open as many files as its connections need.";
+        "LimitNOFILE= in the systemd unit, or `ulimit -n` in the shell that starts it.";
+    ServerExportInvalid "server.export_invalid" Integrity:
+        "This is not a file that `vls-server export` wrote, or it was damaged.";
+        "What stood before the line that the message names was imported. Importing the whole file again does no harm.";
     ServerStopping "server.stopping" Unreachable:
         "The location server is stopping. Whether it stored the registration is not known; a bit-identical one is safe to repeat.";
         "Ask again in a moment, or another entry of the search path.";
@@ -433,6 +448,9 @@ error_codes! {
     KeyMode "key.mode" Denied:
         "The key file can be read by others, or belongs to another user; it was not used.";
         "chmod 600 the file that the message names, and consider whether it was read.";
+    KeyUnreadable "key.unreadable" Denied:
+        "The key file is there, and this user may not read it.";
+        "Start the program as the user that the file belongs to.";
     KeyWrong "key.wrong" Integrity:
         "This key does not unlock this checkpoint.";
         "Put the key file that belongs to it in its place.";

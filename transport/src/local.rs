@@ -178,6 +178,12 @@ pub struct LocalStream {
 }
 
 impl LocalStream {
+    /// The stream itself, for who does not speak Cap'n Proto on it.
+    #[must_use]
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     pub(crate) fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         self.stream.into_split()
     }

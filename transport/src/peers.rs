@@ -155,6 +155,11 @@ impl<N: Clone + Eq + Hash> Peers<N> {
         }
     }
 
+    /// Takes other limits from now on; how many epochs are remembered stays as it was. Nobody ends because of it.
+    pub fn set_limits(&mut self, limits: PeerLimits) {
+        self.limits = limits;
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn len(&self) -> usize {

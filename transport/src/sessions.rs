@@ -96,6 +96,11 @@ impl Sessions {
         }
     }
 
+    /// Takes other limits from now on. Who is there already stays; newcomers find them.
+    pub fn set_limits(&self, limits: PeerLimits) {
+        self.inner.peers.borrow_mut().set_limits(limits);
+    }
+
     /// How many there are, those with processes of this machine included.
     #[must_use]
     pub fn count(&self) -> usize {

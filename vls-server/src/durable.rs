@@ -15,7 +15,7 @@ mod checks;
 mod rows;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -24,9 +24,9 @@ use std::{
     time::Duration,
 };
 
-use checkpoint::{Disk, Durable, Protection, Store, StoreError, StoreOptions, TurnDelta};
+use checkpoint::{Disk, Durable, Protection, Sizes, Store, StoreError, StoreOptions, TurnDelta};
 use schemas::{Coded, ErrorCode, VatId};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
 use transport::OutputGate;
 
 use crate::{
@@ -145,6 +145,7 @@ struct Core {
     watches: Rc<Watches>,
     /// Why a turn was not taken by the store.
     failure: RefCell<Option<StoreError>>,
+    last_sync: Rc<Cell<Option<Instant>>>,
 }
 
 impl DurableRegistry {
@@ -173,10 +174,11 @@ impl DurableRegistry {
         tracing::info!(records = registry.len(), turn = registry.turn(), "the records are open");
 
         let gate = OutputGate::new(registry.turn());
-        let reports = tokio::task::spawn_local(carry(reported, gate.clone())).abort_handle();
+        let last_sync = Rc::default();
+        let reports = tokio::task::spawn_local(carry(reported, gate.clone(), Rc::clone(&last_sync))).abort_handle();
         let watches = Rc::new(Watches::new(limits::WATCHES));
         let (registry, store) = (RefCell::new(registry), RefCell::new(Some(store)));
-        let core = Rc::new(Core { registry, clock, store, gate, watches, failure: RefCell::new(None) });
+        let core = Rc::new(Core { registry, clock, store, gate, watches, failure: RefCell::new(None), last_sync });
         Ok(Self { checks: Checks::new(Rc::clone(&core)), core, reports })
     }
 
@@ -247,6 +249,48 @@ impl DurableRegistry {
     pub fn counts(&self) -> (usize, u64, u64) {
         let registry = self.core.registry.borrow();
         (registry.len(), registry.turn(), self.core.gate.durable())
+    }
+
+    /// How many records there may be.
+    pub(crate) fn capacity(&self) -> usize {
+        self.core.registry.borrow().policy().max_records
+    }
+
+    /// Goes by another policy from now on.
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        self.core.registry.borrow_mut().set_policy(policy);
+    }
+
+    /// In how many parts [`Self::part`] gives the packets.
+    pub(crate) fn parts(&self) -> usize {
+        self.core.registry.borrow().parts()
+    }
+
+    /// The ids and packets of one part of the records, once they are durable: for the server's owner alone.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub(crate) async fn part(&self, part: usize) -> Result<Vec<(Id, Vec<u8>)>, Stopping> {
+        let (packets, turn) = {
+            let registry = self.core.registry.borrow();
+            let packets: Vec<_> = registry.part(part).map(|(id, packet)| (id, packet.to_vec())).collect();
+            (packets, registry.turn())
+        };
+        self.core.gate.wait(turn).await.map_err(|_| Stopping)?;
+        Ok(packets)
+    }
+
+    /// When something last became durable; not since the start if there is none.
+    pub(crate) fn last_sync(&self) -> Option<Instant> {
+        self.core.last_sync.get()
+    }
+
+    /// How much room the records take on the disk.
+    ///
+    /// # Errors
+    /// When the disk does not say.
+    pub(crate) fn sizes(&self) -> Result<Option<Sizes>, StoreError> {
+        self.core.store.borrow().as_ref().map(Store::sizes).transpose()
     }
 
     /// Waits until everything that was decided so far is durable.
@@ -389,12 +433,15 @@ pub(crate) fn holds_records(disk: &dyn Disk, directory: &Path) -> io::Result<boo
     }
 }
 
-async fn carry(mut reported: watch::Receiver<Durable>, gate: OutputGate) {
+async fn carry(mut reported: watch::Receiver<Durable>, gate: OutputGate, last_sync: Rc<Cell<Option<Instant>>>) {
     // Ends when the store is gone, and with it the sender.
     while reported.changed().await.is_ok() {
         let durable = *reported.borrow_and_update();
         match durable {
-            Durable::Turn(turn) => gate.release(turn),
+            Durable::Turn(turn) => {
+                last_sync.set(Some(Instant::now()));
+                gate.release(turn);
+            }
             Durable::Poisoned => gate.poison(),
         }
     }

@@ -14,8 +14,14 @@ use checkpoint::{Disk, DiskFile};
 use schemas::{Coded, ErrorCode, IdentityKey};
 use zeroize::Zeroizing;
 
+use crate::{
+    durable::holds_records,
+    server::{ServerError, make_folder},
+};
+
 const FILE: &str = "identity.key";
 const LENGTH: usize = 32;
+const READ: &str = "read";
 /// The permissions of the group and of everybody else.
 const OTHERS: u32 = 0o077;
 
@@ -81,8 +87,9 @@ impl Coded for IdentityFileError {
             Self::Mode { .. } | Self::Owner { .. } => ErrorCode::KeyMode,
             Self::Length { .. } => ErrorCode::KeyWrong,
             Self::Random(_) => ErrorCode::SystemRandom,
-            Self::Disk { source, .. } => match source.kind() {
+            Self::Disk { action, source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorCode::CheckpointDiskFull,
+                io::ErrorKind::PermissionDenied if *action == READ => ErrorCode::KeyUnreadable,
                 _ => ErrorCode::CheckpointDisk,
             },
         }
@@ -119,8 +126,16 @@ pub(crate) fn load(disk: &dyn Disk, directory: &Path, may_create: bool) -> Resul
     read(disk, &path)?.ok_or(IdentityFileError::Missing { path })
 }
 
+/// The key of a server that is set up: makes the folder and the key, unless they are there.
+pub(crate) fn prepare(disk: &dyn Disk, directory: &Path, store: &Path) -> Result<IdentityKey, ServerError> {
+    let data = |source| ServerError::Data { path: directory.to_owned(), source };
+    make_folder(disk, directory).map_err(data)?;
+    let has_records = holds_records(disk, store).map_err(data)?;
+    Ok(load(disk, directory, !has_records)?)
+}
+
 fn read(disk: &dyn Disk, path: &Path) -> Result<Option<IdentityKey>, IdentityFileError> {
-    let failed = |error| IdentityFileError::disk("read", path, error);
+    let failed = |error| IdentityFileError::disk(READ, path, error);
     let file = match disk.open_to_read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed)?,

@@ -35,5 +35,5 @@ pub use durable::{DurableRegistry, RecordsError, RowError, Seen, Stopping};
 pub use identity_file::IdentityFileError;
 pub use server::{
     CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError, Server, ServerConfig, ServerError,
-    dns,
+    Status, dns,
 };

@@ -91,6 +91,9 @@ pub const MAX_LOOKUPS_PER_CALL: u32 = 256;
 /// Sessions at once. An idle one takes some 40 kB, so all of them 160 MB.
 pub const SESSIONS: usize = 4_096;
 
+/// The most sessions, whatever the operator says: 2.5 GB of idle ones.
+pub const MOST_SESSIONS: usize = 1 << 16;
+
 /// Sessions at once of one source prefix: a machine with hundreds of vats has one for each, and no network can
 /// take all places.
 pub const SESSIONS_PER_NETWORK: usize = 1_024;
@@ -265,5 +268,40 @@ pub(crate) const DNS_ZONE_TTL: u32 = 3_600;
 /// Time to live, in seconds, of "there is nothing": how long after its registration a vat may still be invisible to
 /// who asked too early.
 pub(crate) const DNS_NEGATIVE_TTL: u32 = 10;
+
+// ---- the program
+
+/// Owners that ask a running server at once. There is one.
+pub(crate) const CONTROL_CONNECTIONS: usize = 8;
+
+/// How long an owner who has connected may take to ask.
+pub(crate) const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long another server may take to shake hands, and to answer: a dial back takes three seconds if nobody is there.
+pub(crate) const REMOTE_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Room on the disk below which the operator is warned: what the journal and a base of some ten thousand records need.
+pub(crate) const FREE_BYTES: u64 = 64 << 20;
+
+/// Bytes that are written to see whether the disk takes them: more than any group of turns in a quiet hour.
+pub(crate) const CHECK_BYTES: usize = 64 << 10;
+
+/// What a certificate has left when the operator is warned. Those that renew themselves do so a month before.
+pub(crate) const CERTIFICATE_LEFT: Duration = Duration::from_hours(24 * 14);
+
+/// How far a clock may be off before the operator is warned: no clock that anything sets is ever so wrong.
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(10);
+
+/// Records of an import that are being registered at once: enough for a group commit and a batch of signatures.
+pub(crate) const IMPORTS_IN_FLIGHT: usize = 256;
+
+/// Bytes of one line of an export: the longest packet in base64 has 1,432.
+pub(crate) const EXPORT_LINE_BYTES: u64 = 4 << 10;
+
+/// Bytes of an export that are gathered before they are written.
+pub(crate) const EXPORT_CHUNK_BYTES: usize = 64 << 10;
+
+/// Files that a server has open beside those of its TCP connections: its sockets, its store, the log, and some to spare.
+pub(crate) const OWN_FILES: u64 = 64;
 
 // ---- what several carriers share

@@ -89,6 +89,15 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// No more than there can be.
+    fn bounded(mut self) -> Self {
+        self.max_records = self.max_records.min(limits::MOST_RECORDS);
+        self.max_marks = self.max_marks.min(limits::MOST_MARKS);
+        self
+    }
+}
+
 /// The registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -104,9 +113,8 @@ pub struct Registry {
 impl Registry {
     /// An empty registry. `seed` is a secret random number.
     #[must_use]
-    pub fn new(mut policy: Policy, seed: u64) -> Self {
-        policy.max_records = policy.max_records.min(limits::MOST_RECORDS);
-        policy.max_marks = policy.max_marks.min(limits::MOST_MARKS);
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        let policy = policy.bounded();
         Self {
             table: Table::new(seed, policy.max_records, policy.max_marks, policy.lease),
             evidence: EvidenceTable::default(),
@@ -221,6 +229,31 @@ impl Registry {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.len() == 0
+    }
+
+    /// Goes by another policy from now on. Leases that were granted end when their vats were told that they would; if
+    /// there are more records than there may be, no more come.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy.bounded();
+    }
+
+    /// What the operator has decided.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// In how many parts [`Self::part`] gives the records.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.table.parts()
+    }
+
+    /// The ids and packets of one part, live and expired, for the server's owner alone: nobody else is told which ids
+    /// there are (rule 9). Whoever reads part after part while others register gets each record that is held all the
+    /// time exactly once.
+    pub fn part(&self, part: usize) -> impl Iterator<Item = (Id, &[u8])> {
+        self.table.part(part)
     }
 
     fn look_at(

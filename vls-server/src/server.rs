@@ -15,8 +15,10 @@ mod places;
 mod rates;
 mod sessions;
 mod shared;
+mod status;
 
 use std::{
+    cell::{Cell, RefCell},
     fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -30,22 +32,26 @@ use schemas::{Coded, ErrorCode, SearchPathEntry, VatId};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use transport::{BindError, Endpoint, EndpointConfig};
 
-pub use self::http::{CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError};
 pub(crate) use self::{
     back_dialler::BackDialler,
-    metrics::Metrics,
+    http::Inspected,
+    metrics::{Metrics, QUOTA},
     sessions::{Call, Calls},
 };
 use self::{
     datagrams::ColdLookups,
     dns::{DnsLimits, DomainName},
-    listeners::{Listeners, zone},
+    listeners::Listeners,
     sessions::{Carrier, Stage},
     shared::Shared,
 };
+pub use self::{
+    http::{CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError},
+    status::Status,
+};
 use crate::{
     clock::Clock,
-    durable::{DurableRegistry, RecordsError, holds_records},
+    durable::{DurableRegistry, RecordsError},
     identity_file::{self, IdentityFileError},
     limits,
     registry::Policy,
@@ -204,10 +210,18 @@ pub struct Server {
     stage: watch::Sender<Stage>,
     accepting: JoinHandle<()>,
     answering: JoinHandle<()>,
+    shared: Rc<Shared>,
     /// HTTP and DNS.
-    others: Vec<JoinHandle<()>>,
-    http_address: Option<SocketAddr>,
-    dns_address: Option<SocketAddr>,
+    listeners: Listeners,
+    /// What it was started with, as far as nothing can change it.
+    fixed: Fixed,
+}
+
+/// What a server keeps until it is started again.
+struct Fixed {
+    listen: SocketAddr,
+    data: PathBuf,
+    sessions: usize,
 }
 
 impl Server {
@@ -218,10 +232,7 @@ impl Server {
     /// [`ServerError`].
     pub async fn start(config: ServerConfig, clock: Rc<dyn Clock>) -> Result<Self, ServerError> {
         let store = config.data.join(STORE);
-        let data = |source| ServerError::Data { path: config.data.clone(), source };
-        make_folder(config.disk.as_ref(), &config.data).map_err(data)?;
-        let has_records = holds_records(config.disk.as_ref(), &store).map_err(data)?;
-        let key = identity_file::load(config.disk.as_ref(), &config.data, !has_records)?;
+        let key = identity_file::prepare(config.disk.as_ref(), &config.data, &store)?;
         // The records come before the address: their lock is what tells who else serves from this folder.
         let registry = open_records(&config, key.id(), clock)?;
         let mut endpoint = EndpointConfig::default();
@@ -255,14 +266,63 @@ impl Server {
         let id = endpoint.id();
         let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, back, config));
         let (stage, watched) = watch::channel(Stage::Serving);
-        let listeners = Listeners::bind(config).await?;
-        let (http_address, dns_address) = (listeners.http_address()?, listeners.dns_address()?);
         let shared = shared(&carrier, config);
-        let others = listeners.serve(&shared, config, &watched)?;
+        let mut listeners = Listeners::new(Rc::clone(&shared));
+        listeners.make(listeners.prepare(config).await?);
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
         let cold = ColdLookups::new(&carrier.endpoint, Rc::clone(&carrier.registry), &shared.metrics);
         let answering = tokio::task::spawn_local(async move { cold.answer().await });
-        Ok(Self { id, carrier, stage, accepting, answering, others, http_address, dns_address })
+        let fixed = Fixed { listen: config.listen, data: config.data.clone(), sessions: config.sessions };
+        Ok(Self { id, carrier, stage, accepting, answering, shared, listeners, fixed })
+    }
+
+    /// Goes by another configuration from now on: policy, limits, HTTP and DNS with all that belongs to them. Sessions
+    /// and watches go on, and so does whoever is being answered. Gives the settings that cannot change before the next
+    /// start, and stay as they are.
+    ///
+    /// # Errors
+    /// [`ServerError`]; nothing has changed then.
+    pub async fn reload(&mut self, config: &ServerConfig) -> Result<Vec<&'static str>, ServerError> {
+        let change = self.listeners.prepare(config).await?;
+        self.listeners.make(change);
+        self.carrier.registry.set_policy(config.policy.clone());
+        self.carrier.set_limits(config);
+        self.shared.lease.set(config.policy.lease);
+        let kept = [
+            ("listen", config.listen != self.fixed.listen),
+            ("data", config.data != self.fixed.data),
+            // The socket has places for so many.
+            ("limits.sessions", config.sessions > self.fixed.sessions),
+        ];
+        Ok(kept.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect())
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (registry, readings) = (&self.carrier.registry, self.shared.readings());
+        let (answers, limited) = self.shared.metrics.totals();
+        Status {
+            id: self.id,
+            time: self.shared.now(),
+            uptime: readings.uptime,
+            listen: self.local_address(),
+            http: self.http_address(),
+            dns: self.dns_address(),
+            records: readings.records,
+            capacity: registry.capacity(),
+            lease: self.shared.lease.get(),
+            sessions: readings.sessions,
+            watches: registry.watches().count(),
+            turn: readings.turn,
+            durable_turn: readings.durable_turn,
+            last_sync: registry.last_sync().map(|at| at.elapsed()),
+            // A status without this is better than none.
+            store: registry.sizes().ok().flatten(),
+            certificate_end: self.listeners.certificate_end(),
+            answers,
+            limited,
+        }
     }
 
     /// The server's id, which it proves to whoever dials it.
@@ -280,13 +340,13 @@ impl Server {
     /// The TCP address of HTTP, with the real port.
     #[must_use]
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http_address
+        self.listeners.http_address()
     }
 
     /// The address of DNS, with the real port, the same for UDP and TCP.
     #[must_use]
     pub fn dns_address(&self) -> Option<SocketAddr> {
-        self.dns_address
+        self.listeners.dns_address()
     }
 
     /// The search path entry of this server, at a host by which others reach it.
@@ -297,7 +357,7 @@ impl Server {
 
     /// The records themselves, for carriers in the same process.
     #[must_use]
-    pub fn registry(&self) -> &DurableRegistry {
+    pub fn registry(&self) -> &Rc<DurableRegistry> {
         &self.carrier.registry
     }
 
@@ -313,7 +373,7 @@ impl Server {
     /// # Errors
     /// [`ServerError::Records`] if the disk failed meanwhile: what was acknowledged is durable all the same.
     pub async fn stop(mut self) -> Result<(), ServerError> {
-        self.stage.send_replace(Stage::Draining);
+        self.reach(Stage::Draining);
         if timeout(limits::DRAIN_DEADLINE, self.carrier.calls.finished()).await.is_err() {
             tracing::warn!("some calls were not answered in time");
         }
@@ -328,14 +388,17 @@ impl Server {
         let _ = self.carrier.registry.close();
     }
 
+    fn reach(&self, stage: Stage) {
+        self.stage.send_replace(stage);
+        self.listeners.reach(stage);
+    }
+
     async fn end(&mut self) {
-        self.stage.send_replace(Stage::Closing);
+        self.reach(Stage::Closing);
         self.answering.abort();
         // Fails only if the task panicked; the sessions went with it then.
         let _ = (&mut self.accepting).await;
-        for other in &mut self.others {
-            let _ = other.await;
-        }
+        self.listeners.ended().await;
         self.carrier.close().await;
     }
 }
@@ -344,7 +407,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
         self.answering.abort();
-        self.others.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -356,8 +418,9 @@ fn shared(carrier: &Rc<Carrier>, config: &ServerConfig) -> Rc<Shared> {
         calls: Rc::clone(&carrier.calls),
         metrics: Rc::clone(&carrier.metrics),
         started: carrier.registry.clock().now(),
-        lease: config.policy.lease,
-        zone: zone(config),
+        lease: Cell::new(config.policy.lease),
+        // With the listeners.
+        zone: RefCell::new(None),
         sessions: Box::new(move || sessions.sessions()),
     })
 }
@@ -369,14 +432,14 @@ impl fmt::Debug for Server {
 }
 
 /// The store's folder within the data folder.
-const STORE: &str = "store";
+pub(crate) const STORE: &str = "store";
 
 fn open_records(config: &ServerConfig, id: VatId, clock: Rc<dyn Clock>) -> Result<DurableRegistry, RecordsError> {
     DurableRegistry::open(Arc::clone(&config.disk), &config.data.join(STORE), id, config.policy.clone(), clock)
 }
 
 /// Makes a folder with all above it, for this user only, unless it is there.
-fn make_folder(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+pub(crate) fn make_folder(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     match (disk.create_directory(path), parent) {
         (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -14,7 +14,7 @@ use std::{
 use capnp::Error;
 use schemas::{
     Coded, ErrorCode, Order, Timestamp, UnverifiedPacket, VatId,
-    location_capnp::{answer, expected, location_service, order, outcome},
+    location_capnp::{DialBackOver, answer, expected, location_service, order, outcome},
 };
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ use crate::{
     durable::{DurableRegistry, Seen, Stopping},
     limits,
     registry::{Answer, Expected, Id, Now, Outcome, seconds},
-    server::{BackDialler, Call, Calls, Metrics},
+    server::{BackDialler, Call, Calls, Metrics, QUOTA},
     watches::Watch,
 };
 
@@ -216,15 +216,21 @@ impl location_service::Server for Service {
         mut results: location_service::DialBackResults,
     ) -> Result<(), Error> {
         let _under_way = self.begin()?;
-        let address = SocketAddr::new(self.caller.network(), params.get()?.get_port());
+        let params = params.get()?;
+        let address = SocketAddr::new(self.caller.network(), params.get_port());
+        let over = params.get_over().map_err(|_| argument("this server does not know what to dial with"))?;
         let now = Instant::now();
         let last = self.caller.dialled_back.replace(Some(now));
         if last.is_some_and(|last| now - last < limits::DIAL_BACK_INTERVAL) {
             return Err(too_many("dialled back a moment ago; ask again in ten seconds"));
         }
-        let dialled = self.back.dial(self.caller.id, address).await;
+        let dialled = match over {
+            DialBackOver::Quic => self.back.dial(self.caller.id, address).await,
+            DialBackOver::Tcp => self.back.connect(address).await,
+        };
         let mut result = results.get().init_result();
         result.set_address(address.to_string());
+        result.set_over(over);
         match dialled {
             Ok(()) => result.set_reached(()),
             Err(remote) => {
@@ -291,6 +297,7 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::Stale { .. } => "stale",
         Outcome::Conflict { .. } => "conflict",
         Outcome::Unexpected { .. } => "unexpected",
+        Outcome::Refused(refusal) if refusal.reason.code() == ErrorCode::VlsQuota => QUOTA,
         Outcome::Refused(_) => "refused",
     }
 }

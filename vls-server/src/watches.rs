@@ -38,6 +38,11 @@ impl Watches {
         Self { waiting: RefCell::default(), most }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.waiting.borrow().count
+    }
+
     /// What is known of this id may have changed.
     pub(crate) fn changed(&self, id: &Id) {
         if let Some(waiting) = self.waiting.borrow().by_id.get(id) {

@@ -145,6 +145,16 @@ impl Table {
         self.index.len()
     }
 
+    /// In how many parts the records lie.
+    pub(super) fn parts(&self) -> usize {
+        self.index.shards()
+    }
+
+    /// The records of one part. A record is in the same one for as long as it is held.
+    pub(super) fn part(&self, part: usize) -> impl Iterator<Item = (Id, &[u8])> {
+        self.index.shard(part).map(|number| (self.cells.id(number), self.cells.packet(number)))
+    }
+
     /// Puts a record in place of any before it, written by this turn.
     pub(super) fn put(&mut self, id: &Id, packet: &[u8], lease: &Lease, turn: u64, now: Moment) {
         let hash = self.key.hash(id);

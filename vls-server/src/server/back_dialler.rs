@@ -7,6 +7,7 @@
 use std::{cell::Cell, net::SocketAddr, rc::Rc};
 
 use schemas::{Coded, ErrorCode, RemoteError, VatId};
+use tokio::{net::TcpStream, time::timeout};
 use transport::Endpoint;
 
 use crate::limits;
@@ -21,6 +22,23 @@ pub(crate) struct BackDialler {
 impl BackDialler {
     pub(super) fn new(endpoint: Option<Endpoint>) -> Self {
         Self { endpoint, under_way: Cell::new(0) }
+    }
+
+    /// Whether somebody accepts a TCP connection at `address`; the reason if not. It is closed at once.
+    pub(crate) async fn connect(self: &Rc<Self>, address: SocketAddr) -> Result<(), RemoteError> {
+        let refused = |code, message: String| RemoteError { code, message };
+        // A server in a simulated network has no other.
+        if self.endpoint.is_none() {
+            let message = "this server has no TCP to dial with".to_owned();
+            return Err(refused(ErrorCode::SessionUnsupported, message));
+        }
+        let _place = Place::take(self)
+            .ok_or_else(|| refused(ErrorCode::VlsQuota, "too many are dialled back now".to_owned()))?;
+        match timeout(limits::DIAL_BACK_DEADLINE, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refused(ErrorCode::NetUnreachable, format!("at {address}: {error}"))),
+            Err(_) => Err(refused(ErrorCode::NetTimeout, format!("nobody answers at {address}"))),
+        }
     }
 
     /// Whether whoever is at `address` has the key of `id`; the reason if not.

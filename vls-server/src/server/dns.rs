@@ -47,7 +47,7 @@ const TCP: &str = "dns_tcp";
 /// Serves the records over DNS.
 pub(super) struct DnsCarrier {
     shared: Rc<Shared>,
-    zone: Zone,
+    zone: Rc<Zone>,
     places: Places,
     rates: RefCell<Rates>,
     /// Those of TCP, where who was slowed down has to be heard.
@@ -85,13 +85,13 @@ impl Default for DnsLimits {
 }
 
 impl DnsCarrier {
-    pub(super) fn new(shared: Rc<Shared>, zone: Zone, limits: DnsLimits, seed: u64) -> Self {
+    pub(super) fn new(shared: Rc<Shared>, zone: Rc<Zone>, limits: DnsLimits, seed: u64) -> Self {
         let places = Places::new(limits.connections, limits.connections_per_network);
         let [rates, stream_rates] = [0, 1].map(|_| RefCell::new(Rates::new(limits.answers, seed)));
         Self { shared, zone, places, rates, stream_rates, slip: Cell::new(0), limits }
     }
 
-    /// Answers datagrams until the server closes, or nothing can be said any more.
+    /// Answers datagrams until it is told to close, or nothing can be said any more.
     pub(super) async fn serve_datagrams(self: Rc<Self>, mut socket: DatagramSocket, mut stage: Stages) {
         let (mut queries, mut answers, mut early) = (Bunch::default(), Bunch::default(), Bunch::default());
         // Waits for what is decided when it begins, so it ends however many writes come after.
@@ -168,8 +168,8 @@ impl DnsCarrier {
         }
     }
 
-    /// Accepts connections until the server stops, then waits until every one has ended.
-    pub(super) async fn serve_streams(self: Rc<Self>, listener: TcpListener, mut stage: Stages) {
+    /// Accepts connections until it is told to stop, then waits until every one has ended.
+    pub(super) async fn serve_streams(self: Rc<Self>, listener: Rc<TcpListener>, mut stage: Stages) {
         let mut connections = JoinSet::new();
         loop {
             self.shared.metrics.set_connections(TCP, self.places.len());

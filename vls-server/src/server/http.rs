@@ -21,6 +21,7 @@ mod preconditions;
 mod records;
 mod reply;
 mod tls;
+mod validity;
 
 use std::{
     cell::{Cell, RefCell},
@@ -40,7 +41,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{rt::TokioIo, server::conn::auto};
-use schemas::{ErrorCode, IdentityError, Network, VatId};
+use schemas::{ErrorCode, IdentityError, Network, Timestamp, VatId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -50,6 +51,7 @@ use tokio::{
 };
 
 use self::reply::{Problem, Reply};
+pub(crate) use self::tls::Inspected;
 pub(super) use self::{client::TrustedProxies, tls::Tls};
 pub use self::{
     client::{ProxyNetwork, ProxyNetworkError},
@@ -135,8 +137,20 @@ impl HttpCarrier {
         Self { shared, tls, proxies, places, rates, limits }
     }
 
-    /// Accepts until the server stops, then waits until every connection has ended.
-    pub(super) async fn serve(self: Rc<Self>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+    /// Takes up the certificate's files now, if they have changed.
+    pub(super) fn refresh_certificate(&self) {
+        if let Some(tls) = &self.tls {
+            tls.refresh();
+        }
+    }
+
+    /// The last moment at which the certificate that is shown now is valid, if it says so.
+    pub(super) fn certificate_end(&self) -> Option<Timestamp> {
+        self.tls.as_ref().and_then(|tls| tls.validity()).map(|validity| validity.not_after)
+    }
+
+    /// Accepts until it is told to stop, then waits until every connection has ended.
+    pub(super) async fn serve(self: Rc<Self>, listener: Rc<TcpListener>, mut stage: watch::Receiver<Stage>) {
         let mut connections = JoinSet::new();
         let renewing = async {
             match &self.tls {

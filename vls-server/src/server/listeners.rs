@@ -1,19 +1,22 @@
 //! The sockets of the carriers that the operator has named addresses for, and their tasks.
 //!
-//! All of them are bound before anything is answered: a server that starts has every port that it was told to have.
+//! All of them are bound before anything is answered: a server that starts has every port that it was told to have. A
+//! change of the configuration goes the same way: first everything that could fail, then what cannot, so that it is
+//! made whole or not at all. Who is being answered meanwhile is answered by the carrier that began with it.
 
-use std::{io, net::SocketAddr, rc::Rc};
-
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::watch,
-    task::JoinHandle,
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    rc::Rc,
 };
+
+use schemas::Timestamp;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use transport::datagrams::DatagramSocket;
 
 use super::{
-    ServerConfig, ServerError,
-    dns::{DnsCarrier, Zone},
+    CertificateFiles, DnsLimits, HttpLimits, ProxyNetwork, ServerConfig, ServerError,
+    dns::{DnsCarrier, DomainName, Zone},
     http::{HttpCarrier, Tls, TrustedProxies},
     sessions::Stage,
     shared::Shared,
@@ -22,75 +25,264 @@ use crate::limits;
 
 /// The carriers that the operator has named addresses for.
 pub(super) struct Listeners {
-    http: Option<(TcpListener, Option<Tls>)>,
-    dns: Option<(DatagramSocket, TcpListener, Zone)>,
+    shared: Rc<Shared>,
+    http: Option<Http>,
+    dns: Option<Dns>,
+    /// Carriers that take nobody any more, until those are gone whom they have taken.
+    retired: Vec<Running>,
+}
+
+struct Http {
+    settings: HttpSettings,
+    listener: Rc<TcpListener>,
+    carrier: Rc<HttpCarrier>,
+    running: Running,
+}
+
+struct Dns {
+    settings: DnsSettings,
+    sockets: Sockets,
+    running: Running,
+}
+
+/// What HTTP is served with. If any of it changes, another carrier takes those who come.
+#[derive(Debug, Clone, PartialEq)]
+struct HttpSettings {
+    address: SocketAddr,
+    certificate: Option<CertificateFiles>,
+    proxies: Vec<ProxyNetwork>,
+    limits: HttpLimits,
+}
+
+/// The same for DNS.
+#[derive(Debug, Clone, PartialEq)]
+struct DnsSettings {
+    address: SocketAddr,
+    origin: DomainName,
+    server: Option<DomainName>,
+    limits: DnsLimits,
+}
+
+#[derive(Debug, Clone)]
+struct Sockets {
+    /// Each carrier has a handle of its own to this.
+    datagrams: Rc<UdpSocket>,
+    streams: Rc<TcpListener>,
+}
+
+/// What is to become of a carrier.
+enum Step<T> {
+    Keep,
+    Close,
+    Serve(T),
+}
+
+/// A change that was found possible.
+pub(super) struct Change {
+    http: Step<(HttpSettings, Rc<TcpListener>, Option<Tls>, u64)>,
+    dns: Step<(DnsSettings, Sockets, DatagramSocket, u64)>,
+    zone: Option<Rc<Zone>>,
 }
 
 impl Listeners {
-    pub(super) async fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
-        let http = match config.http {
-            Some(address) => {
-                // A certificate that cannot be used is said before anybody could be answered without it.
-                let tls = config.certificate.clone().map(Tls::new).transpose()?;
-                Some((TcpListener::bind(address).await.map_err(listen("http", address))?, tls))
-            }
-            None => None,
-        };
-        let dns = match config.dns {
-            Some(address) => {
-                let zone = zone(config).ok_or(ServerError::NoOrigin { address })?;
-                let (datagrams, streams) = bind_both(address).await.map_err(listen("dns", address))?;
-                Some((datagrams, streams, zone))
-            }
-            None => None,
-        };
-        Ok(Self { http, dns })
+    /// None yet.
+    pub(super) fn new(shared: Rc<Shared>) -> Self {
+        Self { shared, http: None, dns: None, retired: Vec::new() }
     }
 
-    pub(super) fn http_address(&self) -> Result<Option<SocketAddr>, ServerError> {
-        let Some((listener, _)) = &self.http else { return Ok(None) };
-        Ok(Some(listener.local_addr().map_err(listen("http", SocketAddr::from(([0; 4], 0))))?))
+    /// Whatever can fail of a change: binds the addresses and reads the certificate. Nothing is different until
+    /// [`Self::make`].
+    pub(super) async fn prepare(&self, config: &ServerConfig) -> Result<Change, ServerError> {
+        let zone = zone(config).map(Rc::new);
+        Ok(Change { http: self.prepare_http(config).await?, dns: self.prepare_dns(config).await?, zone })
     }
 
-    pub(super) fn dns_address(&self) -> Result<Option<SocketAddr>, ServerError> {
-        let Some((socket, ..)) = &self.dns else { return Ok(None) };
-        Ok(Some(socket.local_address().map_err(listen("dns", SocketAddr::from(([0; 4], 0))))?))
-    }
-
-    pub(super) fn serve(
-        self,
-        shared: &Rc<Shared>,
+    async fn prepare_http(
+        &self,
         config: &ServerConfig,
-        stage: &watch::Receiver<Stage>,
-    ) -> Result<Vec<JoinHandle<()>>, ServerError> {
-        let mut tasks = Vec::new();
-        let seed = || getrandom::u64().map_err(ServerError::Random);
-        if let Some((listener, tls)) = self.http {
-            let proxies = TrustedProxies::new(&config.trusted_proxies);
-            let carrier = HttpCarrier::new(Rc::clone(shared), tls, proxies, config.http_limits, seed()?);
-            tasks.push(tokio::task::spawn_local(Rc::new(carrier).serve(listener, stage.clone())));
+    ) -> Result<Step<(HttpSettings, Rc<TcpListener>, Option<Tls>, u64)>, ServerError> {
+        let Some(settings) = HttpSettings::of(config) else { return Ok(Step::Close) };
+        // A certificate that cannot be used is said before anybody could be answered without it.
+        let tls = settings.certificate.clone().map(Tls::new).transpose()?;
+        let listener = match &self.http {
+            Some(http) if http.settings == settings => return Ok(Step::Keep),
+            Some(http) if http.settings.address == settings.address => Rc::clone(&http.listener),
+            _ => {
+                let address = settings.address;
+                Rc::new(TcpListener::bind(address).await.map_err(listen("http", address))?)
+            }
+        };
+        Ok(Step::Serve((settings, listener, tls, seed()?)))
+    }
+
+    async fn prepare_dns(
+        &self,
+        config: &ServerConfig,
+    ) -> Result<Step<(DnsSettings, Sockets, DatagramSocket, u64)>, ServerError> {
+        let Some(settings) = DnsSettings::of(config)? else { return Ok(Step::Close) };
+        let sockets = match &self.dns {
+            Some(dns) if dns.settings == settings => return Ok(Step::Keep),
+            Some(dns) if dns.settings.address == settings.address => dns.sockets.clone(),
+            _ => {
+                let address = settings.address;
+                let (datagrams, streams) = bind_both(address).await.map_err(listen("dns", address))?;
+                Sockets { datagrams: Rc::new(datagrams), streams: Rc::new(streams) }
+            }
+        };
+        let datagrams = sockets.datagrams.try_clone();
+        let datagrams = datagrams.and_then(|socket| DatagramSocket::new(socket, limits::DNS_QUERY_BYTES));
+        let datagrams = datagrams.map_err(listen("dns", settings.address))?;
+        Ok(Step::Serve((settings, sockets, datagrams, seed()?)))
+    }
+
+    /// Makes a change.
+    pub(super) fn make(&mut self, change: Change) {
+        self.retired.retain(|retired| !retired.is_over());
+        self.shared.zone.replace(change.zone.clone());
+        match change.http {
+            Step::Keep => {
+                if let Some(http) = &self.http {
+                    http.carrier.refresh_certificate();
+                }
+            }
+            Step::Close => self.retire_http(),
+            Step::Serve((settings, listener, tls, seed)) => {
+                self.retire_http();
+                let (shared, limits) = (Rc::clone(&self.shared), settings.limits);
+                let proxies = TrustedProxies::new(&settings.proxies);
+                let carrier = Rc::new(HttpCarrier::new(shared, tls, proxies, limits, seed));
+                let (stage, watched) = watch::channel(Stage::Serving);
+                let serving = Rc::clone(&carrier).serve(Rc::clone(&listener), watched);
+                let running = Running { stage, tasks: vec![tokio::task::spawn_local(serving)] };
+                self.http = Some(Http { settings, listener, carrier, running });
+            }
         }
-        if let Some((datagrams, streams, zone)) = self.dns {
-            let carrier = Rc::new(DnsCarrier::new(Rc::clone(shared), zone, config.dns_limits, seed()?));
-            let serving = Rc::clone(&carrier).serve_datagrams(datagrams, stage.clone());
-            tasks.push(tokio::task::spawn_local(serving));
-            tasks.push(tokio::task::spawn_local(carrier.serve_streams(streams, stage.clone())));
+        match (change.dns, change.zone) {
+            (Step::Serve((settings, sockets, datagrams, seed)), Some(zone)) => {
+                self.retire_dns();
+                let carrier = Rc::new(DnsCarrier::new(Rc::clone(&self.shared), zone, settings.limits, seed));
+                let (stage, watched) = watch::channel(Stage::Serving);
+                let datagrams = Rc::clone(&carrier).serve_datagrams(datagrams, watched.clone());
+                let streams = carrier.serve_streams(Rc::clone(&sockets.streams), watched);
+                let tasks = vec![tokio::task::spawn_local(datagrams), tokio::task::spawn_local(streams)];
+                self.dns = Some(Dns { settings, sockets, running: Running { stage, tasks } });
+            }
+            (Step::Keep, _) => {}
+            // Nobody serves DNS without a zone.
+            (Step::Close | Step::Serve(_), _) => self.retire_dns(),
         }
-        Ok(tasks)
+    }
+
+    fn retire_http(&mut self) {
+        if let Some(http) = self.http.take() {
+            http.running.reach(Stage::Draining);
+            self.retired.push(http.running);
+        }
+    }
+
+    /// Its datagrams are the next one's at once; who has a connection is answered what was asked.
+    fn retire_dns(&mut self) {
+        if let Some(mut dns) = self.dns.take() {
+            if let Some(datagrams) = dns.running.tasks.first() {
+                datagrams.abort();
+            }
+            dns.running.tasks.drain(..1.min(dns.running.tasks.len()));
+            dns.running.reach(Stage::Draining);
+            self.retired.push(dns.running);
+        }
+    }
+
+    pub(super) fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().and_then(|http| http.listener.local_addr().ok())
+    }
+
+    pub(super) fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().and_then(|dns| dns.sockets.datagrams.local_addr().ok())
+    }
+
+    /// The last moment at which the certificate that is shown now is valid.
+    pub(super) fn certificate_end(&self) -> Option<Timestamp> {
+        self.http.as_ref().and_then(|http| http.carrier.certificate_end())
+    }
+
+    /// Goes that far in ending.
+    pub(super) fn reach(&self, stage: Stage) {
+        self.all().for_each(|running| running.reach(stage));
+    }
+
+    /// Waits until all have ended.
+    pub(super) async fn ended(&mut self) {
+        let served = [self.http.take().map(|http| http.running), self.dns.take().map(|dns| dns.running)];
+        for mut running in served.into_iter().flatten().chain(self.retired.drain(..)) {
+            for task in &mut running.tasks {
+                // Fails only if the task panicked; its connections went with it then.
+                let _ = task.await;
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Running> {
+        let served = [self.http.as_ref().map(|http| &http.running), self.dns.as_ref().map(|dns| &dns.running)];
+        served.into_iter().flatten().chain(&self.retired)
+    }
+}
+
+impl HttpSettings {
+    fn of(config: &ServerConfig) -> Option<Self> {
+        Some(Self {
+            address: config.http?,
+            certificate: config.certificate.clone(),
+            proxies: config.trusted_proxies.clone(),
+            limits: config.http_limits,
+        })
+    }
+}
+
+impl DnsSettings {
+    fn of(config: &ServerConfig) -> Result<Option<Self>, ServerError> {
+        let Some(address) = config.dns else { return Ok(None) };
+        let origin = config.dns_origin.clone().ok_or(ServerError::NoOrigin { address })?;
+        Ok(Some(Self { address, origin, server: config.dns_server.clone(), limits: config.dns_limits }))
+    }
+}
+
+/// The tasks of a carrier. They end when they are told to, or with this.
+struct Running {
+    stage: watch::Sender<Stage>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    fn reach(&self, stage: Stage) {
+        self.stage.send_if_modified(|reached| {
+            let further = stage > *reached;
+            if further {
+                *reached = stage;
+            }
+            further
+        });
+    }
+
+    fn is_over(&self) -> bool {
+        self.tasks.iter().all(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
 /// The same port for both. One that the system chose for UDP may be taken for TCP, so another is tried then.
-async fn bind_both(address: SocketAddr) -> io::Result<(DatagramSocket, TcpListener)> {
+async fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     const ATTEMPTS: usize = 16;
     let mut refused = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..ATTEMPTS {
-        let datagrams = UdpSocket::bind(address).await?;
+        let datagrams = UdpSocket::bind(address)?;
+        datagrams.set_nonblocking(true)?;
         match TcpListener::bind(datagrams.local_addr()?).await {
-            Ok(streams) => {
-                let datagrams = DatagramSocket::new(datagrams.into_std()?, limits::DNS_QUERY_BYTES)?;
-                return Ok((datagrams, streams));
-            }
+            Ok(streams) => return Ok((datagrams, streams)),
             Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => refused = error,
             Err(error) => return Err(error),
         }
@@ -98,11 +290,15 @@ async fn bind_both(address: SocketAddr) -> io::Result<(DatagramSocket, TcpListen
     Err(refused)
 }
 
+fn seed() -> Result<u64, ServerError> {
+    getrandom::u64().map_err(ServerError::Random)
+}
+
 fn listen(what: &'static str, address: SocketAddr) -> impl Fn(io::Error) -> ServerError {
     move |source| ServerError::Listen { what, address, source }
 }
 
-pub(super) fn zone(config: &ServerConfig) -> Option<Zone> {
+fn zone(config: &ServerConfig) -> Option<Zone> {
     let origin = config.dns_origin.clone()?;
     let server = config.dns_server.clone().unwrap_or_else(|| origin.clone());
     // Nobody copies the zone, so its version need not tell anything.

@@ -2,7 +2,7 @@
 //!
 //! Nothing here names an id, an address or a network: what is counted may be shown to everybody.
 
-use std::{cell::RefCell, fmt, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, fmt, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -13,6 +13,12 @@ use prometheus_client::{
 /// Bounds of times, in seconds: from an answer out of memory to one that waited for a slow disk.
 const SECONDS: [f64; 14] =
     [0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0, 10.0];
+
+/// The outcome of what was refused for how much came, as most carriers name it.
+pub(crate) const QUOTA: &str = "quota";
+
+/// The outcomes that tell somebody that he asks too much: of QUIC, HTTP and DNS.
+const LIMITED: [&str; 3] = [QUOTA, "429", "slowed"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
@@ -95,7 +101,21 @@ impl Metrics {
 
     /// The counter of one outcome, for who counts more than it can measure.
     pub(super) fn counter(&self, carrier: &'static str, outcome: &'static str) -> Counter {
-        self.answers.get_or_create_owned(&Answered { carrier, outcome })
+        let counter = self.answers.get_or_create_owned(&Answered { carrier, outcome });
+        self.known.borrow_mut().push((carrier, outcome, counter.clone()));
+        counter
+    }
+
+    /// What each carrier has answered, and how many of all those answers were that somebody asks too much.
+    pub(super) fn totals(&self) -> (BTreeMap<&'static str, u64>, u64) {
+        let (mut carriers, mut limited) = (BTreeMap::new(), 0);
+        for (carrier, outcome, counter) in self.known.borrow().iter() {
+            *carriers.entry(*carrier).or_default() += counter.get();
+            if LIMITED.contains(outcome) {
+                limited += counter.get();
+            }
+        }
+        (carriers, limited)
     }
 
     /// The number of a carrier's connections.

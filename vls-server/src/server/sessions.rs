@@ -52,10 +52,7 @@ impl Carrier {
         back: Option<Endpoint>,
         config: &ServerConfig,
     ) -> Self {
-        let mut places = PeerLimits::default();
-        places.sessions = config.sessions;
-        places.sessions_per_network = config.sessions_per_network;
-        let table = Sessions::new(endpoint.id(), places);
+        let table = Sessions::new(endpoint.id(), places(config));
         let (registry, calls, metrics) = (Rc::new(registry), Rc::new(Calls::default()), Rc::new(Metrics::new()));
         let back = Rc::new(BackDialler::new(back));
         let (idle_session, watch_interval) = (config.idle_session, config.watch_interval);
@@ -65,6 +62,11 @@ impl Carrier {
     /// Closes the ports.
     pub(super) async fn close(&self) {
         tokio::join!(self.endpoint.close(), self.back.close());
+    }
+
+    /// Takes other limits for sessions from now on.
+    pub(super) fn set_limits(&self, config: &ServerConfig) {
+        self.table.set_limits(places(config));
     }
 
     /// How many sessions there are.
@@ -151,6 +153,13 @@ impl Carrier {
 /// Waits until the server has come that far; also if it was dropped.
 pub(super) async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
     let _ = stage.wait_for(|stage| *stage >= wanted).await;
+}
+
+fn places(config: &ServerConfig) -> PeerLimits {
+    let mut places = PeerLimits::default();
+    places.sessions = config.sessions;
+    places.sessions_per_network = config.sessions_per_network;
+    places
 }
 
 fn session_limits() -> SessionLimits {

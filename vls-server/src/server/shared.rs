@@ -1,6 +1,10 @@
 //! What every carrier of a server has in common.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use schemas::{Timestamp, VatId};
 
@@ -23,13 +27,18 @@ pub(super) struct Shared {
     pub(super) metrics: Rc<Metrics>,
     pub(super) started: Now,
     /// For how long a record is answered after its vat was last seen.
-    pub(super) lease: Duration,
-    pub(super) zone: Option<Zone>,
+    pub(super) lease: Cell<Duration>,
+    pub(super) zone: RefCell<Option<Rc<Zone>>>,
     /// How many sessions there are.
     pub(super) sessions: Box<dyn Fn() -> usize>,
 }
 
 impl Shared {
+    /// What is answered below which name, if anything is.
+    pub(super) fn zone(&self) -> Option<Rc<Zone>> {
+        self.zone.borrow().clone()
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.registry.clock().now().wall
     }
@@ -46,7 +55,7 @@ impl Shared {
     /// What is left of a lease, `age` after the vat was seen. A record may end before its lease does; what that
     /// makes wrong is bounded by the short time for which anything is cached.
     pub(super) fn lease_left(&self, age: Duration) -> Duration {
-        self.lease.saturating_sub(age)
+        self.lease.get().saturating_sub(age)
     }
 
     /// For the DNS core.

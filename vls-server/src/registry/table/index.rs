@@ -61,6 +61,17 @@ impl Index {
         shard.slots.get(shard.home(hash)).copied().unwrap_or(EMPTY)
     }
 
+    /// How many shards there are; never another number.
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The numbers of one shard. What has a hash is in the same shard for as long as it is there.
+    pub(crate) fn shard(&self, shard: usize) -> impl Iterator<Item = u32> {
+        let slots = self.shards.get(shard).map(|shard| &shard.slots[..]).unwrap_or_default();
+        slots.iter().filter(|slot| **slot != EMPTY).map(|slot| slot & NUMBERS)
+    }
+
     /// Adds a number that is not there. `hash_of` gives the hash of any that is.
     pub(crate) fn insert(&mut self, hash: u64, number: u32, hash_of: impl Fn(u32) -> u64) {
         debug_assert!(number < NUMBERS, "numbers have 26 bits");

@@ -36,14 +36,14 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     body_deadline: Duration,
 ) -> Result<Reply, Problem> {
-    let Some(zone) = &shared.zone else {
+    let Some(zone) = shared.zone() else {
         let message = "this server has no DNS zone: its operator has not named one";
         return Err(Problem::new(StatusCode::NOT_FOUND, ErrorCode::HttpRequest, message));
     };
     let _under_way = shared.calls.begin().ok_or(Stopping)?;
     let query = query(request, body_deadline).await?;
     loop {
-        match dns::answer(zone, &query, Transport::Stream, |id| shared.known(id)) {
+        match dns::answer(&zone, &query, Transport::Stream, |id| shared.known(id)) {
             Answer::Reply { message, time_to_live } => {
                 let time = Duration::from_secs(time_to_live.into());
                 return Ok(Reply::of(MESSAGE, message).cached_for(time.min(limits::HTTP_CACHE)));

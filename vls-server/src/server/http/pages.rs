@@ -55,9 +55,9 @@ pub(super) fn status(shared: &Shared, _: ReadOnly) -> Result<Reply, Problem> {
         ("records held", readings.records.to_string()),
         ("sessions open", readings.sessions.to_string()),
         ("writes waiting for the disk", behind.to_string()),
-        ("lease", long_time(shared.lease)),
+        ("lease", long_time(shared.lease.get())),
     ];
-    if let Some(zone) = &shared.zone {
+    if let Some(zone) = shared.zone() {
         rows.push(("DNS zone", format!("<code>{}</code>", zone.origin())));
     }
     page.push_str("<table>");
@@ -67,7 +67,7 @@ pub(super) fn status(shared: &Shared, _: ReadOnly) -> Result<Reply, Problem> {
     }
     page.push_str("</table>\n");
     page.push_str(USE);
-    if let Some(zone) = &shared.zone {
+    if let Some(zone) = shared.zone() {
         let origin = zone.origin();
         let _ = write!(
             page,

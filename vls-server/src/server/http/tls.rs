@@ -11,19 +11,21 @@ use std::{
 
 use rustls::{
     ServerConfig,
+    client::verify_server_name,
     crypto::ring,
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ParsedCertificate, ResolvesServerCert},
     sign::CertifiedKey,
     version::TLS13,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use schemas::{Coded, ErrorCode};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use schemas::{Coded, ErrorCode, Timestamp};
 use tokio::{
     net::TcpStream,
     time::{MissedTickBehavior, interval},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use super::validity::Validity;
 use crate::limits;
 
 /// Where the certificate is.
@@ -120,7 +122,12 @@ impl Tls {
         }
     }
 
-    fn refresh(&self) {
+    /// When the certificate that is shown now is valid, if it says so.
+    pub(super) fn validity(&self) -> Option<Validity> {
+        self.current.get().cert.first().and_then(|certificate| Validity::of(certificate))
+    }
+
+    pub(super) fn refresh(&self) {
         match read(&self.files) {
             Ok(pair) => {
                 let before = self.current.get();
@@ -185,4 +192,28 @@ fn contents(path: &Path) -> Result<Vec<u8>, CertificateError> {
         return Err(CertificateError::TooLarge { path: path.to_owned(), found });
     }
     fs::read(path).map_err(file)
+}
+
+/// A certificate, for who wants to know whether it will do.
+pub(crate) struct Inspected {
+    pair: CertifiedKey,
+}
+
+impl Inspected {
+    /// Reads the files as the server does.
+    pub(crate) fn read(files: &CertificateFiles) -> Result<Self, CertificateError> {
+        Ok(Self { pair: read(files)? })
+    }
+
+    /// The first and the last moment at which it is valid.
+    pub(crate) fn valid(&self) -> Option<(Timestamp, Timestamp)> {
+        let validity = Validity::of(self.pair.cert.first()?)?;
+        Some((validity.not_before, validity.not_after))
+    }
+
+    /// Whether it is for this host.
+    pub(crate) fn is_for(&self, host: &str) -> bool {
+        let (Some(certificate), Ok(name)) = (self.pair.cert.first(), ServerName::try_from(host)) else { return false };
+        ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
+    }
 }

@@ -1,0 +1,89 @@
+//! `vls-server status`: how a running server is doing.
+
+use console::{Failure, Output, ago, size, table};
+use schemas::{ErrorCode, Exit};
+use serde_json::{Map, Value, json};
+
+use super::{
+    config::{Configuration, Flags},
+    control,
+};
+use crate::server::Status;
+
+/// `vls-server status`
+pub(super) async fn status(flags: &Flags, output: Output) -> Result<Exit, Failure> {
+    let configuration = Configuration::load(flags)?;
+    let data = &configuration.data.value;
+    let stream = control::reach(data).await?.ok_or_else(|| {
+        Failure::new(ErrorCode::ServerNotRunning, format!("no server serves from {}", data.display()))
+    })?;
+    let object = control::question(stream, "status").await?;
+    output.result(&table(&rows(&object)), &object)?;
+    Ok(Exit::Ok)
+}
+
+/// What the server answers.
+pub(super) fn object(status: &Status, entry: &str) -> Value {
+    let store = status.store.map(|sizes| {
+        json!({"journal_bytes": sizes.journal_bytes, "unfolded_bytes": sizes.unfolded_bytes, "base_bytes": sizes.base_bytes})
+    });
+    json!({
+        "entry": entry,
+        "id": status.id.to_string(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "process": std::process::id(),
+        "time": status.time.as_micros(),
+        "uptime": status.uptime.as_secs(),
+        "listen": status.listen.to_string(),
+        "http": status.http.map(|address| address.to_string()),
+        "dns": status.dns.map(|address| address.to_string()),
+        "records": status.records,
+        "capacity": status.capacity,
+        "lease": status.lease.as_secs(),
+        "sessions": status.sessions,
+        "watches": status.watches,
+        "turn": status.turn,
+        "durable_turn": status.durable_turn,
+        "last_sync_ago": status.last_sync.map(|ago| ago.as_secs()),
+        "store": store,
+        "certificate_expires": status.certificate_end.map(|end| end.as_seconds()),
+        "answers": status.answers,
+        "quota_hits": status.limited,
+    })
+}
+
+/// The same for people. The server may be of another version, so nothing is taken for granted.
+fn rows(object: &Value) -> Vec<Vec<String>> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let number = |key: &str| object[key].as_u64().unwrap_or(0);
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    for key in ["entry", "process", "version", "listen", "http", "dns"] {
+        if !object[key].is_null() {
+            row(key, text(&object[key]));
+        }
+    }
+    row("running since", ago(number("uptime")));
+    row("records", format!("{} of {}", number("records"), number("capacity")));
+    row("sessions", number("sessions").to_string());
+    row("watches", number("watches").to_string());
+    let behind = number("turn").saturating_sub(number("durable_turn"));
+    let synced = object["last_sync_ago"].as_u64().map_or_else(|| "nothing since the start".to_owned(), ago);
+    row("made durable", if behind == 0 { synced } else { format!("{synced}; {behind} writes wait for the disk") });
+    if let Some(store) = object["store"].as_object() {
+        let bytes = |key: &str| store.get(key).and_then(Value::as_u64).unwrap_or(0);
+        row("store", format!("{} and a journal of {}", size(bytes("base_bytes")), size(bytes("journal_bytes"))));
+    }
+    if let Some(end) = object["certificate_expires"].as_u64() {
+        let left = end.saturating_sub(number("time") / 1_000_000);
+        row(
+            "certificate",
+            if left == 0 { "has expired".to_owned() } else { format!("valid for {} days", left / 86_400) },
+        );
+    }
+    for (carrier, answers) in object["answers"].as_object().unwrap_or(&Map::new()) {
+        row(&format!("answers over {carrier}"), text(answers));
+    }
+    row("asked too much", number("quota_hits").to_string());
+    rows
+}

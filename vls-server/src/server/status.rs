@@ -1,0 +1,48 @@
+//! How a server is doing, for its operator. Nothing here names an id or a client.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use checkpoint::Sizes;
+use schemas::{Timestamp, VatId};
+
+/// How a server is doing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// Its id.
+    pub id: VatId,
+    /// Its clock.
+    pub time: Timestamp,
+    /// For how long it has been running.
+    pub uptime: Duration,
+    /// Where it listens for QUIC and cold lookups.
+    pub listen: SocketAddr,
+    /// Where it listens for HTTP.
+    pub http: Option<SocketAddr>,
+    /// Where it listens for DNS.
+    pub dns: Option<SocketAddr>,
+    /// Records held, live and expired.
+    pub records: usize,
+    /// Records that there may be.
+    pub capacity: usize,
+    /// How long a record is answered after its vat was last seen.
+    pub lease: Duration,
+    /// Sessions that are open.
+    pub sessions: usize,
+    /// Watches that wait.
+    pub watches: usize,
+    /// The newest turn that was decided.
+    pub turn: u64,
+    /// The newest turn that is durable.
+    pub durable_turn: u64,
+    /// How long ago something last became durable; none since the start if there is nothing here.
+    pub last_sync: Option<Duration>,
+    /// How much room the records take on the disk, if it says so.
+    pub store: Option<Sizes>,
+    /// The last moment at which the certificate of HTTPS is valid.
+    pub certificate_end: Option<Timestamp>,
+    /// Answers given, by carrier.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// How many of them were that somebody asks too much.
+    pub limited: u64,
+}
