@@ -388,7 +388,7 @@ impl Server {
         let _ = self.carrier.registry.close();
     }
 
-    fn reach(&self, stage: Stage) {
+    fn reach(&mut self, stage: Stage) {
         self.stage.send_replace(stage);
         self.listeners.reach(stage);
     }

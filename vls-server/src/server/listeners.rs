@@ -205,25 +205,21 @@ impl Listeners {
         self.http.as_ref().and_then(|http| http.carrier.certificate_end())
     }
 
-    /// Goes that far in ending.
-    pub(super) fn reach(&self, stage: Stage) {
-        self.all().for_each(|running| running.reach(stage));
+    /// Goes that far in ending. The ports are closed as soon as their carriers take nobody any more.
+    pub(super) fn reach(&mut self, stage: Stage) {
+        self.retired.extend(self.http.take().map(|http| http.running));
+        self.retired.extend(self.dns.take().map(|dns| dns.running));
+        self.retired.iter().for_each(|running| running.reach(stage));
     }
 
     /// Waits until all have ended.
     pub(super) async fn ended(&mut self) {
-        let served = [self.http.take().map(|http| http.running), self.dns.take().map(|dns| dns.running)];
-        for mut running in served.into_iter().flatten().chain(self.retired.drain(..)) {
+        for mut running in self.retired.drain(..) {
             for task in &mut running.tasks {
                 // Fails only if the task panicked; its connections went with it then.
                 let _ = task.await;
             }
         }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Running> {
-        let served = [self.http.as_ref().map(|http| &http.running), self.dns.as_ref().map(|dns| &dns.running)];
-        served.into_iter().flatten().chain(&self.retired)
     }
 }
 
