@@ -126,7 +126,8 @@ pub(super) async fn import(
     registry: &DurableRegistry,
     lines: &mut (impl AsyncBufRead + Unpin),
 ) -> Result<Tally, Failure> {
-    let (mut tally, mut number) = (Tally::default(), 0);
+    head(lines).await?;
+    let (mut tally, mut number) = (Tally::default(), 1);
     let mut under_way = FuturesUnordered::new();
     let read = loop {
         number += 1;
@@ -161,39 +162,53 @@ enum Entry {
     End(u64),
 }
 
+/// What stands in the first line.
+async fn head(lines: &mut (impl AsyncBufRead + Unpin)) -> Result<(), Failure> {
+    let version = match line(lines, 1).await? {
+        Some(Line { format: Some(format), version: Some(version), id: None, packet: None, records: None })
+            if format == FORMAT =>
+        {
+            version
+        }
+        _ => return Err(wrong(1, "this is no file of vls-server export")),
+    };
+    if version > VERSION {
+        return Err(wrong(1, &format!("the file is of version {version}, this program knows {VERSION}")));
+    }
+    Ok(())
+}
+
 /// The next record, or the end; `None` when the file has none.
 async fn next(lines: &mut (impl AsyncBufRead + Unpin), number: u64) -> Result<Option<Entry>, Failure> {
-    let wrong = |what: &str| Failure::new(ErrorCode::ServerExportInvalid, format!("line {number}: {what}"));
-    let mut text = Vec::new();
-    let most = limits::EXPORT_LINE_BYTES;
-    let found = lines.take(most).read_until(b'\n', &mut text).await;
-    match found.map_err(|error| system("read the records", &error))? {
-        0 if number == 1 => return Err(wrong("the file is empty")),
-        0 => return Ok(None),
-        _ if !text.ends_with(b"\n") => return Err(wrong("it is cut, or longer than a record")),
-        _ => {}
-    }
-    let line: Line = serde_json::from_slice(&text).map_err(|error| wrong(&format!("this is none of ours: {error}")))?;
-    match line {
-        Line { format: Some(format), version: Some(version), id: None, packet: None, records: None }
-            if number == 1 && format == FORMAT =>
-        {
-            if version > VERSION {
-                return Err(wrong(&format!("the file is of version {version}, this program knows {VERSION}")));
-            }
-            Box::pin(next(lines, number + 1)).await
-        }
-        _ if number == 1 => Err(wrong("this is no file of vls-server export")),
-        Line { id: Some(id), packet: Some(packet), format: None, version: None, records: None } => {
-            let id = VatId::spelled(&id).map_err(|error| wrong(&error.to_string()))?;
-            let packet = BASE64.decode(packet.as_bytes()).map_err(|_| wrong("the packet is not in base64"))?;
+    match line(lines, number).await? {
+        None => Ok(None),
+        Some(Line { id: Some(id), packet: Some(packet), format: None, version: None, records: None }) => {
+            let id = VatId::spelled(&id).map_err(|error| wrong(number, &error.to_string()))?;
+            let packet = BASE64.decode(packet.as_bytes()).map_err(|_| wrong(number, "the packet is not in base64"))?;
             Ok(Some(Entry::Record(id, packet)))
         }
-        Line { records: Some(records), id: None, packet: None, format: None, version: None } => {
+        Some(Line { records: Some(records), id: None, packet: None, format: None, version: None }) => {
             Ok(Some(Entry::End(records)))
         }
-        _ => Err(wrong("it is neither a record nor the end")),
+        Some(_) => Err(wrong(number, "it is neither a record nor the end")),
     }
+}
+
+/// A line; `None` behind the last.
+async fn line(lines: &mut (impl AsyncBufRead + Unpin), number: u64) -> Result<Option<Line>, Failure> {
+    let mut text = Vec::new();
+    let found = lines.take(limits::EXPORT_LINE_BYTES).read_until(b'\n', &mut text).await;
+    match found.map_err(|error| system("read the records", &error))? {
+        0 => return Ok(None),
+        _ if !text.ends_with(b"\n") => return Err(wrong(number, "it is cut, or longer than a record")),
+        _ => {}
+    }
+    let line = serde_json::from_slice(&text);
+    line.map(Some).map_err(|error| wrong(number, &format!("this is none of ours: {error}")))
+}
+
+fn wrong(number: u64, what: &str) -> Failure {
+    Failure::new(ErrorCode::ServerExportInvalid, format!("line {number}: {what}"))
 }
 
 fn system(action: &str, error: &io::Error) -> Failure {

@@ -52,7 +52,7 @@ pub(super) struct PublishArguments {
 /// `vls-server publish`
 pub(super) async fn publish(arguments: &PublishArguments, output: Output) -> Result<Exit, Failure> {
     let configuration = Configuration::load(&arguments.place.flags())?;
-    let key = identity_file::load(&FileDisk, &configuration.data.value, false)?;
+    let key = identity_file::look(&FileDisk, &configuration.data.value)?;
     let (id, packet) = match &arguments.file {
         Some(file) => read(file, arguments.id)?,
         None => {

@@ -2,7 +2,9 @@
 //! carriers QUIC, datagrams, HTTP and DNS, and the program as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checks;
 mod compat;
+mod contrib;
 mod dns_core;
 mod durability;
 mod finder;
@@ -11,6 +13,7 @@ mod held_disk;
 mod http_client;
 mod http_limits;
 mod local;
+mod operations;
 mod over_datagrams;
 mod over_dns;
 mod over_http;
@@ -19,5 +22,7 @@ mod program;
 mod registry_leases;
 mod registry_model;
 mod registry_rules;
+mod reload;
+mod supervised;
 mod watches;
 mod world;

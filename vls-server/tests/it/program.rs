@@ -19,42 +19,42 @@ use crate::finder::{Finder, Wire};
 use crate::http_client::HttpClient;
 use crate::local::{foreign, key, on_one_thread, record_at};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vls-server");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_vls-server");
 
-fn program(arguments: &[&str]) -> Command {
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).env_remove("VLS_LOG").stdin(Stdio::null());
     command
 }
 
-fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     program(arguments).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// A server that runs, and ends with the test.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
     /// The line that it printed once it served.
-    line: String,
+    pub(crate) line: String,
 }
 
 impl Running {
-    fn start(data: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
         Self::start_listening("127.0.0.1:0", data, more)
     }
 
-    fn start_listening(listen: &str, data: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start_listening(listen: &str, data: &Path, more: &[&str]) -> Self {
         let mut command = program(&["run", "--listen", listen, "--data", data.to_str().unwrap()]);
         command.args(more);
         Self::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -68,16 +68,16 @@ impl Running {
         running
     }
 
-    fn entry(&self) -> SearchPathEntry {
+    pub(crate) fn entry(&self) -> SearchPathEntry {
         self.line.parse().unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for its end: status, and what else it printed.
-    fn ended(&mut self) -> (ExitStatus, String, String) {
+    pub(crate) fn ended(&mut self) -> (ExitStatus, String, String) {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         self.stdout.read_to_string(&mut stdout).unwrap();
         if let Some(mut pipe) = self.child.stderr.take() {
@@ -96,7 +96,7 @@ impl Drop for Running {
 }
 
 /// Expects a failure with `--json`: exactly one JSON object on standard error, nothing on standard output.
-fn json_failure(arguments: &[&str]) -> (String, String, i32) {
+pub(crate) fn json_failure(arguments: &[&str]) -> (String, String, i32) {
     let output = run(arguments);
     assert_eq!(text(&output.stdout), "", "{arguments:?}");
     let stderr = text(&output.stderr);

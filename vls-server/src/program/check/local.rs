@@ -71,7 +71,7 @@ fn key(data: &Path, findings: &mut Vec<Finding>) -> Option<IdentityKey> {
             true
         }
     };
-    let (outcome, key) = match identity_file::load(&FileDisk, data, false) {
+    let (outcome, key) = match identity_file::look(&FileDisk, data) {
         Ok(key) => (Outcome::Well(format!("of {}", key.id())), Some(key)),
         Err(IdentityFileError::Missing { .. }) if !has_records => {
             (Outcome::Well("not there yet; it will be made".to_owned()), IdentityKey::generate().ok())
