@@ -51,7 +51,7 @@ pub use connection::with_call_deadline;
 pub use endpoint::{AcceptError, AddressProof, BindError, DialError, Endpoint, EndpointConfig, Incoming, beside};
 pub use hello::{Greeting, HelloError, Peer};
 pub use limits::SessionLimits;
-pub use local::{LocalError, LocalListener, LocalStream, dial_local};
+pub use local::{LocalError, LocalListener, LocalStream, dial_local, dial_local_of};
 pub use output_gate::{GatePoisoned, GateWait, OutputGate};
 pub use peer_connection::{PeerConnection, Traffic};
 pub use resume::ResumeToken;

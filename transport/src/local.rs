@@ -2,7 +2,7 @@
 //!
 //! A local socket proves nothing by keys; the kernel proves it instead. The file can be entered by its owner
 //! alone from the moment it exists, and both ends ask the kernel who is at the other end (`SO_PEERCRED`) and
-//! hang up unless it is the same user, or root.
+//! hang up unless it is the same user.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -154,10 +154,26 @@ impl LocalListener {
     /// # Errors
     /// [`LocalError::System`], for instance when too many files are open.
     pub async fn accept(&self) -> Result<LocalStream, LocalError> {
+        self.accept_from(None).await
+    }
+
+    /// The same, and of processes of root as well: for a program with a user of its own, which root looks after.
+    ///
+    /// # Errors
+    /// As of [`accept`](Self::accept).
+    pub async fn accept_or_root(&self) -> Result<LocalStream, LocalError> {
+        self.accept_from(Some(ROOT)).await
+    }
+
+    async fn accept_from(&self, other: Option<u32>) -> Result<LocalStream, LocalError> {
         loop {
             let accepted = self.listener.accept().await;
             let (stream, _) = accepted.map_err(|source| self.place.system(source))?;
-            match self.place.check_user(&stream) {
+            let checked = self.place.check_user(&stream, own_user()).or_else(|error| match other {
+                Some(other) => self.place.check_user(&stream, other),
+                None => Err(error),
+            });
+            match checked {
                 Ok(()) => return Ok(LocalStream { stream }),
                 Err(error) => tracing::warn!(%error, "a local connection was dropped"),
             }
@@ -197,6 +213,14 @@ impl LocalStream {
 /// # Errors
 /// [`LocalError`]. Must be called inside a tokio runtime.
 pub async fn dial_local(path: &Path) -> Result<LocalStream, LocalError> {
+    dial_local_of(path, own_user()).await
+}
+
+/// The same for the process of this user: for root, who looks after the programs of others.
+///
+/// # Errors
+/// [`LocalError`]. Must be called inside a tokio runtime.
+pub async fn dial_local_of(path: &Path, user: u32) -> Result<LocalStream, LocalError> {
     let place = match Place::open(path) {
         Err(LocalError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Err(LocalError::Nobody { path: path.to_owned() });
@@ -208,7 +232,7 @@ pub async fn dial_local(path: &Path) -> Result<LocalStream, LocalError> {
         errno => place.system(errno.into()),
     })?;
     let stream = UnixStream::from_std(net::UnixStream::from(socket)).map_err(|source| place.system(source))?;
-    place.check_user(&stream)?;
+    place.check_user(&stream, user)?;
     Ok(LocalStream { stream })
 }
 
@@ -275,20 +299,18 @@ impl Place {
         statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn check_user(&self, stream: &UnixStream) -> Result<(), LocalError> {
+    fn check_user(&self, stream: &UnixStream, expected: u32) -> Result<(), LocalError> {
         let found = stream.peer_cred().map_err(|source| self.system(source))?.uid();
-        let expected = rustix::process::geteuid().as_raw();
-        // Root could enter as any user, and looks after servers that have users of their own.
-        if found == expected || found == ROOT || expected == ROOT {
-            Ok(())
-        } else {
-            Err(LocalError::OtherUser { path: self.path.clone(), found, expected })
-        }
+        if found == expected { Ok(()) } else { Err(LocalError::OtherUser { path: self.path.clone(), found, expected }) }
     }
 
     fn system(&self, source: io::Error) -> LocalError {
         LocalError::System { path: self.path.clone(), source }
     }
+}
+
+fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 fn parent(path: &Path) -> &Path {

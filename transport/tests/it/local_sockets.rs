@@ -266,6 +266,9 @@ fn a_socket_of_another_user_is_not_talked_to() {
         let LocalError::OtherUser { found, expected, .. } = &error else { panic!("{error}") };
         assert_eq!((*found, *expected), (OTHER_USER, 0));
         assert_eq!(error.code(), ErrorCode::SessionWrongPeer);
+        // Who knows whose it is, and means it, talks to that user.
+        assert!(transport::dial_local_of(&path, OTHER_USER).await.is_ok());
+        assert!(transport::dial_local_of(&path, OTHER_USER + 1).await.is_err());
     });
     drop(child.stdin.take());
     lines.for_each(drop);

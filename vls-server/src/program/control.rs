@@ -1,7 +1,8 @@
 //! How a running server is asked by its owner: a socket in its data folder.
 //!
 //! It is there for as long as the server runs, belongs to its user alone, and both ends ask the kernel who is at the
-//! other end ([`transport::LocalListener`]). One line asks, then come lines of JSON:
+//! other end ([`transport::LocalListener`]): the server hears its own user and root, who looks after servers that have
+//! users of their own; root talks to the user that the folder belongs to, everybody else to himself. One line asks, then come lines of JSON:
 //!
 //! | line | then |
 //! |---|---|
@@ -13,6 +14,8 @@
 //! configuration is a file, and signals end it.
 
 use std::{
+    fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -27,7 +30,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use transport::{LocalError, LocalListener, dial_local};
+use transport::{LocalError, LocalListener, dial_local_of};
 
 use super::archive;
 use crate::{durable::DurableRegistry, limits};
@@ -46,7 +49,7 @@ pub(super) async fn serve(listener: LocalListener, registry: Rc<DurableRegistry>
     loop {
         tokio::select! {
             Some(_) = asking.join_next() => {}
-            accepted = listener.accept(), if asking.len() < limits::CONTROL_CONNECTIONS => match accepted {
+            accepted = listener.accept_or_root(), if asking.len() < limits::CONTROL_CONNECTIONS => match accepted {
                 Ok(stream) => {
                     let answer = answer(stream.into_stream(), Rc::clone(&registry), status.clone());
                     asking.spawn_local(answer);
@@ -99,7 +102,12 @@ async fn ask(status: &mpsc::Sender<StatusRequest>) -> Result<Value, Failure> {
 
 /// The server that serves from this folder; `None` if there is none.
 pub(super) async fn reach(data: &Path) -> Result<Option<UnixStream>, Failure> {
-    match dial_local(&socket(data)).await {
+    let ourselves = rustix::process::geteuid();
+    let owner = match fs::metadata(data) {
+        Ok(metadata) if ourselves.is_root() => metadata.uid(),
+        _ => ourselves.as_raw(),
+    };
+    match dial_local_of(&socket(data), owner).await {
         Ok(stream) => Ok(Some(stream.into_stream())),
         Err(LocalError::Nobody { .. }) => Ok(None),
         Err(LocalError::System { path, source }) => {

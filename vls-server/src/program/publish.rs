@@ -76,7 +76,7 @@ pub(super) async fn publish(arguments: &PublishArguments, output: Output) -> Res
 
 fn report(id: VatId, outcomes: Vec<(String, Result<String, Failure>)>, output: Output) -> Result<Exit, Failure> {
     let (count, mut failed) = (outcomes.len(), 0);
-    let mut rows = vec![vec![id.to_string(), String::new()]];
+    let mut rows = Vec::new();
     let mut data = Vec::new();
     for (server, outcome) in outcomes {
         match outcome {
@@ -93,7 +93,7 @@ fn report(id: VatId, outcomes: Vec<(String, Result<String, Failure>)>, output: O
             }
         }
     }
-    output.result(&table(&rows), &json!({"id": id.to_string(), "servers": data}))?;
+    output.result(&format!("{id}\n{}", table(&rows)), &json!({"id": id.to_string(), "servers": data}))?;
     Ok(match failed {
         0 => Exit::Ok,
         _ if failed < count => Exit::Degraded,

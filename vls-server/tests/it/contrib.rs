@@ -85,3 +85,27 @@ fn the_unit_is_one_that_systemd_understands() {
     }
     assert_eq!(run(&["run", "--help"]).status.code(), Some(0));
 }
+
+#[test]
+fn the_package_has_files_that_are_there_and_its_scripts_start_nothing_new() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest: toml::Table = fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap();
+    let package = &manifest["package"]["metadata"]["deb"];
+    let assets = package["assets"].as_array().unwrap();
+    let sources: Vec<&str> = assets.iter().map(|asset| asset[0].as_str().unwrap()).collect();
+    assert_eq!(sources[0], "target/release/vls-server");
+    for source in &sources[1..] {
+        assert!(folder.join(source).is_file(), "{source}");
+    }
+    assert!(sources.contains(&"contrib/vls-server.service"));
+    let scripts = folder.join(package["maintainer-scripts"].as_str().unwrap());
+    for script in fs::read_dir(scripts).unwrap() {
+        let script = script.unwrap().path();
+        let checked = std::process::Command::new("sh").arg("-n").arg(&script).status().unwrap();
+        assert!(checked.success(), "{}", script.display());
+        let text = fs::read_to_string(&script).unwrap();
+        for surprise in ["curl", "wget", "systemctl enable", "systemctl start", "rm -r", "/etc/", "/var/"] {
+            assert!(!text.contains(surprise), "{}: {surprise}", script.display());
+        }
+    }
+}

@@ -147,6 +147,44 @@ fn status_tells_how_the_server_is_doing_and_exit_5_says_that_none_runs() {
     drop(Running::start(&folder, &[]));
 }
 
+#[test]
+fn root_looks_after_a_server_that_has_a_user_of_its_own_and_others_do_not() {
+    use std::os::unix::process::CommandExt;
+    const OTHER: u32 = 65_534;
+    const THIRD: u32 = 65_533;
+    if !rustix::process::geteuid().is_root() {
+        println!("only root can start a server as another user");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = folder.path().join("vls-server");
+    fs::copy(crate::program::PROGRAM, &copy).unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    std::os::unix::fs::chown(&data, Some(OTHER), Some(OTHER)).unwrap();
+    let as_user = |user: u32, command: &str| {
+        let mut made = std::process::Command::new(&copy);
+        made.args(["--json", command, "--data", data.to_str().unwrap()]).stdin(Stdio::null()).env_remove("VLS_LOG");
+        made.uid(user).gid(user);
+        made
+    };
+    let mut serving = as_user(OTHER, "run");
+    serving.args(["--listen", "127.0.0.1:0"]);
+    let server = Running::spawn(serving);
+    for user in [0, OTHER] {
+        let status = json_of(as_user(user, "status").output().unwrap(), 0);
+        assert!(server.line.contains(status["id"].as_str().unwrap()), "{status}");
+        let findings = json_of(as_user(user, "check").args(["--listen", "127.0.0.1:0"]).output().unwrap(), 0);
+        assert!(findings.to_string().contains("runs as process"), "{findings}");
+    }
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(data.join("control.sock"), fs::Permissions::from_mode(0o666)).unwrap();
+    let refused = as_user(THIRD, "status").output().unwrap();
+    assert_ne!(refused.status.code(), Some(0), "{}", text(&refused.stdout));
+    assert!(refused.stdout.is_empty());
+}
+
 /// Registers records with a server that runs.
 fn fill(line: &str, count: u32) -> Vec<SignedRecord> {
     let now = SystemClock.now().wall;
