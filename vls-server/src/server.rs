@@ -285,6 +285,7 @@ impl Server {
     pub async fn reload(&mut self, config: &ServerConfig) -> Result<Vec<&'static str>, ServerError> {
         let change = self.listeners.prepare(config).await?;
         self.listeners.make(change);
+        self.listeners.closed().await;
         self.carrier.registry.set_policy(config.policy.clone());
         self.carrier.set_limits(config);
         self.shared.lease.set(config.policy.lease);

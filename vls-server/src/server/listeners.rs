@@ -7,7 +7,7 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 use schemas::Timestamp;
@@ -30,6 +30,8 @@ pub(super) struct Listeners {
     dns: Option<Dns>,
     /// Carriers that take nobody any more, until those are gone whom they have taken.
     retired: Vec<Running>,
+    /// What those listened to, which their successors may do now.
+    given_up: Vec<Weak<TcpListener>>,
 }
 
 struct Http {
@@ -87,7 +89,7 @@ pub(super) struct Change {
 impl Listeners {
     /// None yet.
     pub(super) fn new(shared: Rc<Shared>) -> Self {
-        Self { shared, http: None, dns: None, retired: Vec::new() }
+        Self { shared, http: None, dns: None, retired: Vec::new(), given_up: Vec::new() }
     }
 
     /// Whatever can fail of a change: binds the addresses and reads the certificate. Nothing is different until
@@ -173,9 +175,26 @@ impl Listeners {
         }
     }
 
+    /// Waits until the ports that a change has given up are closed: until the carriers that had them have had a turn.
+    pub(super) async fn closed(&mut self) {
+        let served = [
+            self.http.as_ref().map(|http| Rc::as_ptr(&http.listener)),
+            self.dns.as_ref().map(|dns| Rc::as_ptr(&dns.sockets.streams)),
+        ];
+        self.given_up.retain(|listener| !served.contains(&Some(listener.as_ptr())));
+        for _ in 0..limits::STEPS_TO_ANSWER {
+            self.given_up.retain(|listener| listener.strong_count() > 0);
+            if self.given_up.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn retire_http(&mut self) {
         if let Some(http) = self.http.take() {
             http.running.reach(Stage::Draining);
+            self.given_up.push(Rc::downgrade(&http.listener));
             self.retired.push(http.running);
         }
     }
@@ -188,6 +207,7 @@ impl Listeners {
             }
             dns.running.tasks.drain(..1.min(dns.running.tasks.len()));
             dns.running.reach(Stage::Draining);
+            self.given_up.push(Rc::downgrade(&dns.sockets.streams));
             self.retired.push(dns.running);
         }
     }
