@@ -125,6 +125,35 @@ pub enum Seen<'a> {
     Early,
 }
 
+/// How registrations are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Journaling {
+    /// Who does it.
+    pub committer: Committer,
+    /// Length of the journal's segments, in bytes.
+    pub segment_bytes: u64,
+}
+
+impl Default for Journaling {
+    fn default() -> Self {
+        Self { committer: Committer::Beside, segment_bytes: checkpoint::limits::SEGMENT_BYTES }
+    }
+}
+
+/// Who makes registrations durable, and verifies their signatures if there are many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committer {
+    /// Threads beside the one that serves, which goes on meanwhile.
+    Beside,
+    /// The thread that serves, this long after the first registration of a group was decided. For simulations, where no
+    /// other thread's pace may decide when something happens.
+    InPlace {
+        /// How long a write to the disk takes, on tokio's clock.
+        after: Duration,
+    },
+}
+
 /// A registry whose answers are durable. Belongs to one thread and one `LocalSet`.
 #[derive(Debug)]
 pub struct DurableRegistry {
@@ -146,6 +175,9 @@ struct Core {
     /// Why a turn was not taken by the store.
     failure: RefCell<Option<StoreError>>,
     last_sync: Rc<Cell<Option<Instant>>>,
+    committer: Committer,
+    /// Of [`Committer::InPlace`]: somebody will commit what is queued.
+    committing: Cell<bool>,
 }
 
 impl DurableRegistry {
@@ -161,8 +193,24 @@ impl DurableRegistry {
         policy: Policy,
         clock: Rc<dyn Clock>,
     ) -> Result<Self, RecordsError> {
+        Self::open_with(disk, directory, id, policy, clock, Journaling::default())
+    }
+
+    /// The same with a journal of the caller's choice.
+    ///
+    /// # Errors
+    /// [`RecordsError`].
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        id: VatId,
+        policy: Policy,
+        clock: Rc<dyn Clock>,
+        journaling: Journaling,
+    ) -> Result<Self, RecordsError> {
+        let Journaling { committer, segment_bytes } = journaling;
         let (report, reported) = watch::channel(Durable::Turn(0));
-        let store = open_store(&disk, directory, id, &report)?;
+        let store = open_store(&disk, directory, id, segment_bytes, &report)?;
         let position = store.position();
         // An epoch of its own for each start, as every store has: frames of two starts cannot be mixed up.
         let mut incarnation = [0; 16];
@@ -178,7 +226,9 @@ impl DurableRegistry {
         let reports = tokio::task::spawn_local(carry(reported, gate.clone(), Rc::clone(&last_sync))).abort_handle();
         let watches = Rc::new(Watches::new(limits::WATCHES));
         let (registry, store) = (RefCell::new(registry), RefCell::new(Some(store)));
-        let core = Rc::new(Core { registry, clock, store, gate, watches, failure: RefCell::new(None), last_sync });
+        let (failure, committing) = (RefCell::new(None), Cell::new(false));
+        let core =
+            Rc::new(Core { registry, clock, store, gate, watches, failure, last_sync, committer, committing });
         Ok(Self { checks: Checks::new(Rc::clone(&core)), core, reports })
     }
 
@@ -346,17 +396,23 @@ impl DurableRegistry {
 
 impl Core {
     /// Hands the writes of a decision over. What it says is told later.
-    fn take(&self, decision: Decision) -> Result<Withheld<Outcome>, Stopping> {
+    fn take(self: &Rc<Self>, decision: Decision) -> Result<Withheld<Outcome>, Stopping> {
         if let Some(turn) = decision.turn {
             self.submit(turn)?;
         }
         Ok(decision.outcome)
     }
 
-    fn submit(&self, turn: Turn) -> Result<(), Stopping> {
+    fn submit(self: &Rc<Self>, turn: Turn) -> Result<(), Stopping> {
         let delta = TurnDelta { turn: turn.number, changes: turn.writes.iter().map(rows::change).collect() };
-        let submitted = self.store.borrow().as_ref().map(|store| store.submit(delta));
+        let submitted = self.store.borrow().as_ref().map(|store| match self.committer {
+            Committer::Beside => store.submit(delta),
+            Committer::InPlace { .. } => store.queue(delta),
+        });
         if let Some(Ok(())) = submitted {
+            if let Committer::InPlace { after } = self.committer {
+                self.commit_after(after);
+            }
             // Whoever waits for one of them sees it when it is durable.
             for write in &turn.writes {
                 if let Write::PutRecord { id, .. } = write {
@@ -371,6 +427,25 @@ impl Core {
         // The registry knows something that the disk does not: nothing that it says may leave any more.
         self.gate.poison();
         Err(Stopping)
+    }
+
+    /// Commits in a while what is queued then. Keeps nothing open meanwhile: whoever drops the registry has ended it.
+    fn commit_after(self: &Rc<Self>, wait: Duration) {
+        if self.committing.replace(true) {
+            return;
+        }
+        let core = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(wait).await;
+            let Some(core) = core.upgrade() else { return };
+            core.committing.set(false);
+            let turn = core.registry.borrow().turn();
+            match core.store.borrow().as_ref().map(|store| store.wait_durable(turn)) {
+                Some(Ok(())) => core.gate.release(turn),
+                // Closed meanwhile, which has poisoned the gate, or failed.
+                _ => core.gate.poison(),
+            }
+        });
     }
 
     async fn reveal<T>(&self, withheld: Withheld<T>) -> Result<T, Stopping> {
@@ -390,6 +465,7 @@ fn open_store(
     disk: &Arc<dyn Disk>,
     directory: &Path,
     id: VatId,
+    segment_bytes: u64,
     report: &watch::Sender<Durable>,
 ) -> Result<Store, RecordsError> {
     let options = || {
@@ -397,7 +473,7 @@ fn open_store(
         let on_durable = move |durable| {
             report.send_replace(durable);
         };
-        StoreOptions { on_durable: Some(Box::new(on_durable)), ..StoreOptions::default() }
+        StoreOptions { on_durable: Some(Box::new(on_durable)), segment_bytes, ..StoreOptions::default() }
     };
     let missing = match Store::open(Arc::clone(disk), directory, id.as_bytes(), &Protection::Plain, options()) {
         Err(error @ StoreError::Missing { .. }) => error,

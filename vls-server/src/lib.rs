@@ -31,7 +31,7 @@ mod service;
 mod watches;
 
 pub use clock::{Clock, SystemClock};
-pub use durable::{DurableRegistry, RecordsError, RowError, Seen, Stopping};
+pub use durable::{Committer, DurableRegistry, Journaling, RecordsError, RowError, Seen, Stopping};
 pub use identity_file::IdentityFileError;
 pub use server::{
     CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError, Server, ServerConfig, ServerError,

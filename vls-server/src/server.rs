@@ -51,7 +51,7 @@ pub use self::{
 };
 use crate::{
     clock::Clock,
-    durable::{DurableRegistry, RecordsError},
+    durable::{DurableRegistry, Journaling, RecordsError},
     identity_file::{self, IdentityFileError},
     limits,
     registry::Policy,
@@ -69,6 +69,8 @@ pub struct ServerConfig {
     pub policy: Policy,
     /// Where the folder is.
     pub disk: Arc<dyn Disk>,
+    /// How registrations are made durable there.
+    pub journaling: Journaling,
     /// Sessions at once, of everybody.
     pub sessions: usize,
     /// Sessions at once of one source prefix.
@@ -104,6 +106,7 @@ impl ServerConfig {
             data,
             policy: Policy::default(),
             disk: Arc::new(FileDisk),
+            journaling: Journaling::default(),
             sessions: limits::SESSIONS,
             sessions_per_network: limits::SESSIONS_PER_NETWORK,
             idle_session: limits::IDLE_SESSION,
@@ -436,7 +439,8 @@ impl fmt::Debug for Server {
 pub(crate) const STORE: &str = "store";
 
 fn open_records(config: &ServerConfig, id: VatId, clock: Rc<dyn Clock>) -> Result<DurableRegistry, RecordsError> {
-    DurableRegistry::open(Arc::clone(&config.disk), &config.data.join(STORE), id, config.policy.clone(), clock)
+    let (disk, store) = (Arc::clone(&config.disk), config.data.join(STORE));
+    DurableRegistry::open_with(disk, &store, id, config.policy.clone(), clock, config.journaling)
 }
 
 /// Makes a folder with all above it, for this user only, unless it is there.

@@ -6,7 +6,10 @@
 //!
 //! The run itself is in `tests/it`: the real transport over a simulated network, in simulated time. Judging is
 //! apart from it so that the judge can be judged: traces that break a rule are made by hand there.
+//!
+//! These are of sessions between a vat and its callers; [`finding`] has the same of finding vats.
 
+pub mod finding;
 pub mod plan;
 
 mod laws;

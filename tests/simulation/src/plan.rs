@@ -188,12 +188,12 @@ fn fault(random: &mut fastrand::Rng, at_most: Duration) -> Fault {
     }
 }
 
-fn between(random: &mut fastrand::Rng, least: Duration, most: Duration) -> Duration {
+pub(crate) fn between(random: &mut fastrand::Rng, least: Duration, most: Duration) -> Duration {
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     Duration::from_micros(random.u64(micros(least)..=micros(most)))
 }
 
-const fn millis(millis: u64) -> Duration {
+pub(crate) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 

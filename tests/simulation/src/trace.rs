@@ -16,22 +16,22 @@ pub enum Host {
     Caller(u8),
 }
 
-/// What was seen, in the order in which it was seen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Trace {
+/// What was seen, in the order in which it was seen; by default in the simulation of sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace<H = Host, W = What> {
     /// Times never fall.
-    pub events: Vec<Event>,
+    pub events: Vec<Event<H, W>>,
 }
 
 /// Something that was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct Event<H = Host, W = What> {
     /// Simulated time since the beginning of the run.
     pub at: Duration,
     /// Where.
-    pub host: Host,
+    pub host: H,
     /// What.
-    pub what: What,
+    pub what: W,
 }
 
 /// What was seen.
@@ -109,19 +109,25 @@ pub enum Outcome {
     },
 }
 
-impl Trace {
+impl<H, W> Default for Trace<H, W> {
+    fn default() -> Self {
+        Self { events: Vec::new() }
+    }
+}
+
+impl<H, W> Trace<H, W> {
     /// Writes down that something was seen.
-    pub fn push(&mut self, at: Duration, host: Host, what: What) {
+    pub fn push(&mut self, at: Duration, host: H, what: W) {
         self.events.push(Event { at, host, what });
     }
 
     /// How many events are of this kind.
-    pub fn count(&self, is: impl Fn(&What) -> bool) -> usize {
+    pub fn count(&self, is: impl Fn(&W) -> bool) -> usize {
         self.events.iter().filter(|event| is(&event.what)).count()
     }
 }
 
-impl fmt::Display for Event {
+impl<H: fmt::Debug, W: fmt::Debug> fmt::Display for Event<H, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>12.6} s  {:?}: {:?}", self.at.as_secs_f64(), self.host, self.what)
     }

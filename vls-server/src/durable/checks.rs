@@ -17,7 +17,7 @@ use tokio::{
     task::{JoinError, spawn_blocking, spawn_local, yield_now},
 };
 
-use super::{Core, Stopping};
+use super::{Committer, Core, Stopping};
 use crate::{
     limits,
     registry::{Candidate, Origin, Outcome, Withheld},
@@ -94,8 +94,11 @@ impl Shared {
     async fn verify_gathered(weak: Weak<Self>) {
         // This begins when everybody has had a turn who was ready when it was spawned.
         loop {
-            let Some((records, others)) = weak.upgrade().and_then(|shared| shared.next_batch()) else { return };
-            let verified = verify(records).await;
+            let Some(shared) = weak.upgrade() else { return };
+            let Some((records, others)) = shared.next_batch() else { return };
+            let in_place = shared.core.committer != Committer::Beside || records.len() <= limits::CHECKS_IN_PLACE;
+            drop(shared);
+            let verified = verify(records, in_place).await;
             let mut batch = others.into_iter().zip(verified.unwrap_or_default());
             loop {
                 let Some(shared) = weak.upgrade() else { return };
@@ -141,8 +144,8 @@ impl Shared {
     }
 }
 
-async fn verify(records: Vec<UnverifiedPacket>) -> Result<Vec<Verified>, JoinError> {
-    if records.len() <= limits::CHECKS_IN_PLACE {
+async fn verify(records: Vec<UnverifiedPacket>, in_place: bool) -> Result<Vec<Verified>, JoinError> {
+    if in_place {
         return Ok(records.into_iter().map(UnverifiedPacket::verify).collect());
     }
     spawn_blocking(|| verify_all(records)).await

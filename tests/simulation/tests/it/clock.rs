@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -45,9 +45,13 @@ impl Clock {
     }
 }
 
-/// The two clocks of one process, for what finds vats. The wall clock jumps with the other.
+/// The two clocks of one process, for what finds vats. The wall clock jumps with the other, and can be set.
+#[derive(Debug)]
 pub(crate) struct WallClock {
     clock: Arc<Clock>,
+    /// How far the wall clock was set ahead, in microseconds; less than zero: back. Of the machine, so it outlives
+    /// processes.
+    set_ahead: Arc<AtomicI64>,
     origin: tokio::time::Instant,
 }
 
@@ -56,16 +60,35 @@ const BEGINNING: u64 = 1_800_000_000;
 
 impl WallClock {
     pub(crate) fn new(clock: Arc<Clock>) -> Self {
-        Self { clock, origin: tokio::time::Instant::now() }
+        Self::of_machine(clock, Arc::default())
+    }
+
+    pub(crate) fn of_machine(clock: Arc<Clock>, set_ahead: Arc<AtomicI64>) -> Self {
+        Self { clock, set_ahead, origin: tokio::time::Instant::now() }
+    }
+
+    fn wall(&self) -> Timestamp {
+        // A process that is being taken down is on no host any more, and nothing comes of what it still does.
+        let since = turmoil::sim_elapsed().unwrap_or_default() + self.clock.ahead();
+        wall(since, self.set_ahead.load(Ordering::SeqCst))
+    }
+}
+
+/// What a wall clock shows so long after the beginning.
+pub(crate) fn wall(since: Duration, set_ahead_micros: i64) -> Timestamp {
+    let now = Timestamp::from_micros(BEGINNING * 1_000_000).saturating_add(since);
+    Timestamp::from_micros(now.as_micros().saturating_add_signed(set_ahead_micros))
+}
+
+impl vls_server::Clock for WallClock {
+    fn now(&self) -> vls_server::registry::Now {
+        vls_server::registry::Now { wall: self.wall(), monotonic: turmoil::sim_elapsed().unwrap_or_default() }
     }
 }
 
 impl vls_client::Clock for WallClock {
     fn now(&self) -> Moment {
-        let beginning = Timestamp::from_micros(BEGINNING * 1_000_000);
-        // A process that is being taken down is on no host any more, and nothing comes of what it still does.
-        let since = turmoil::sim_elapsed().unwrap_or_default() + self.clock.ahead();
-        Moment { wall: beginning.saturating_add(since), elapsed: self.origin.elapsed() }
+        Moment { wall: self.wall(), elapsed: self.origin.elapsed() }
     }
 }
 

@@ -7,6 +7,7 @@
 mod caller;
 mod clock;
 mod directed;
+mod finding;
 mod laws_in_action;
 mod live;
 mod radio;

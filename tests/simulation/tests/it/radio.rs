@@ -30,8 +30,18 @@ pub(crate) struct Air {
     pub(crate) duplication: AtomicU16,
 }
 
+/// Somebody between a socket and the network, who sees what passes.
+pub(crate) trait Tap: Send + Sync {
+    /// A datagram is about to leave; whether it does.
+    fn lets_out(&self, datagram: &[u8], to: SocketAddr) -> bool;
+
+    /// A datagram has come.
+    fn comes_in(&self, datagram: &[u8]);
+}
+
 pub(crate) struct Radio {
     air: Arc<Air>,
+    tap: Option<Box<dyn Tap>>,
     random: Mutex<fastrand::Rng>,
     state: Mutex<State>,
     address: SocketAddr,
@@ -51,23 +61,33 @@ struct Datagram {
 
 impl Radio {
     pub(crate) async fn bind(port: u16, air: Arc<Air>, seed: u64) -> io::Result<Self> {
+        Self::bind_tapped(port, air, seed, None).await
+    }
+
+    pub(crate) async fn bind_tapped(
+        port: u16,
+        air: Arc<Air>,
+        seed: u64,
+        tap: Option<Box<dyn Tap>>,
+    ) -> io::Result<Self> {
         let socket = UdpSocket::bind(("0.0.0.0", port)).await?;
         let address = socket.local_addr()?;
         let state = State { socket: Some(Arc::new(socket)), receiving: None, receiver: None };
-        Ok(Self { air, random: Mutex::new(fastrand::Rng::with_seed(seed)), state: Mutex::new(state), address })
+        Ok(Self { air, tap, random: Mutex::new(fastrand::Rng::with_seed(seed)), state: Mutex::new(state), address })
     }
 
     /// Sends and receives on another port from now on, and does not say so: what a router does that forgets a
-    /// mapping. What is still on its way to the old port is lost.
-    pub(crate) async fn rebind(&self) -> io::Result<()> {
+    /// mapping. What is still on its way to the old port is lost. Gives the new port.
+    pub(crate) async fn rebind(&self) -> io::Result<u16> {
         let socket = Arc::new(UdpSocket::bind("0.0.0.0:0").await?);
+        let port = socket.local_addr()?.port();
         let mut state = self.state.lock().unwrap();
         state.receiving = None;
         state.socket = Some(socket);
         if let Some(waker) = state.receiver.take() {
             waker.wake();
         }
-        Ok(())
+        Ok(port)
     }
 
     /// Gives the port back. A process that was killed cannot: what it held is kept alive by references that lead
@@ -76,6 +96,10 @@ impl Radio {
         let mut state = self.state.lock().unwrap();
         state.receiving = None;
         state.socket = None;
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     fn happens(&self, chance: &AtomicU16) -> bool {
@@ -92,6 +116,9 @@ impl AsyncUdpSocket for Radio {
         let Some(socket) = self.state.lock().unwrap().socket.clone() else { return Ok(()) };
         let length = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         for datagram in transmit.contents.chunks(length) {
+            if self.tap.as_ref().is_some_and(|tap| !tap.lets_out(datagram, transmit.destination)) {
+                continue;
+            }
             let copies = match (self.happens(&self.air.loss), self.happens(&self.air.duplication)) {
                 (true, _) => 0,
                 (false, true) => 2,
@@ -119,6 +146,9 @@ impl AsyncUdpSocket for Radio {
         let received = ready!(receive.as_mut().poll(context));
         *receiving = None;
         let Datagram { bytes, from } = received?;
+        if let Some(tap) = &self.tap {
+            tap.comes_in(&bytes);
+        }
         buffers[0][..bytes.len()].copy_from_slice(&bytes);
         metas[0] = RecvMeta { addr: from, len: bytes.len(), stride: bytes.len(), ecn: None, dst_ip: None };
         Poll::Ready(Ok(1))

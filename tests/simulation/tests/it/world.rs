@@ -285,7 +285,7 @@ impl World {
             pause(left).await;
             self.see(host, What::Struck(fault));
             match fault {
-                Fault::Rebind { .. } => radio.rebind().await.expect("a free port"),
+                Fault::Rebind { .. } => _ = radio.rebind().await.expect("a free port"),
                 Fault::Jump { by, .. } => clock.jump(by),
                 _ => {}
             }

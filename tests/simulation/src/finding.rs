@@ -1,0 +1,15 @@
+//! Finding vats on a simulated network: location servers, vats that publish, finders that look for them.
+//!
+//! The same shape as the simulation of sessions beside it: a [`Plan`] from a seed, a [`Trace`] of what an observer saw,
+//! and [`judge`], which says which laws the trace breaks. What the observer sees comes from outside of the programs:
+//! from the wire (cold lookups are readable there), from what the servers hold, and from what the finders' callers get.
+
+pub mod plan;
+
+mod laws;
+mod standing;
+mod trace;
+
+pub use laws::{Breach, GRACE, LONGEST_HEDGE, judge, lookups};
+pub use plan::{Machine, Plan};
+pub use trace::{Event, Found, Standing, Trace, Version, What};

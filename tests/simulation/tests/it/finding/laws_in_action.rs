@@ -1,0 +1,1 @@
+//! Programs that are made wrong on purpose: the laws notice.
