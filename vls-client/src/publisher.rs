@@ -6,7 +6,7 @@
 use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use schemas::{Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord, Timestamp};
+use schemas::{ErrorCode, Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord, Timestamp};
 use tokio::{
     sync::{Mutex, Notify},
     time::{sleep, timeout},
@@ -273,14 +273,38 @@ impl Inner {
         self.finish(index, result);
     }
 
-    /// Offers a fresh record to a server.
+    /// Offers a record of now to a server.
+    ///
+    /// One that is dated too far ahead of the server's clock is refused, with its time in the answer. Which of the two
+    /// clocks is wrong cannot be told here; but the vat can date what it signs for this server by this server's clock,
+    /// and does not vanish from it while its own is wrong. That is only ever an earlier date, so a server that lies gets a
+    /// record that is no higher than the vat's own clock would have made it.
     async fn offer(
         &self,
         server: &Server,
         condition: Condition,
         last: Option<Order>,
     ) -> Result<(Registered, SignedRecord), Offered> {
-        let record = match self.source.current(self.clock.now().wall) {
+        let now = self.clock.now().wall;
+        match self.offer_of(now, server, condition, last).await {
+            Err(Offered { error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time, .. }, .. })
+                if server_time < now =>
+            {
+                self.offer_of(server_time, server, condition, last).await
+            }
+            offered => offered,
+        }
+    }
+
+    /// Offers a record of a given time.
+    async fn offer_of(
+        &self,
+        now: Timestamp,
+        server: &Server,
+        condition: Condition,
+        last: Option<Order>,
+    ) -> Result<(Registered, SignedRecord), Offered> {
+        let record = match self.source.current(now) {
             Ok(record) => record,
             Err(error) => return Err(Offered { sent: None, error: error.into() }),
         };

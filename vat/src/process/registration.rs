@@ -145,11 +145,13 @@ impl RecordSource for OwnRecord {
 }
 
 /// Whether `signed` says the same as a record that would be signed now, its end aside, and for long enough: then a server
-/// that has it needs to be told nothing new, and has nothing to check.
+/// that has it needs to be told nothing new, and has nothing to check. One that is dated ahead of what servers take, by
+/// a clock that was wrong, says nothing to anybody.
 fn still_says(signed: &SignedRecord, record: &LocationRecord, now: Timestamp) -> bool {
     let said = signed.record();
     let is_same = *said == LocationRecord { expires: said.expires, ..record.clone() };
-    is_same && said.expires.saturating_since(now) >= RECORD_VALIDITY / 2
+    let is_ahead = signed.timestamp().saturating_since(now) > schemas::limits::MAX_CLOCK_AHEAD;
+    is_same && !is_ahead && said.expires.saturating_since(now) >= RECORD_VALIDITY / 2
 }
 
 /// What the search path knew of the vat when it woke.

@@ -19,6 +19,9 @@ pub const GRACE: Duration = Duration::from_millis(50);
 /// The longest hedge: likewise.
 pub const LONGEST_HEDGE: Duration = Duration::from_millis(500);
 
+/// What a handshake may wait for its first timers (RFC 9002 §6.2: one second, then two).
+const DIAL_TIMERS: Duration = Duration::from_secs(3);
+
 /// Timers have milliseconds.
 const TIMER: Duration = Duration::from_millis(2);
 
@@ -85,10 +88,11 @@ pub fn judge(plan: &Plan, trace: &Trace) -> Vec<Breach> {
     let mut breaches = Vec::new();
     let searches = Searched::all(trace);
     let mut memories: HashMap<(Machine, u8), Memory> = HashMap::new();
+    let signed = Signed::all(trace);
     for (number, search) in &searches {
         let memory = memories.entry((search.finder, search.vat)).or_default();
         search.judge_records(plan, *number, memory, &mut breaches);
-        search.judge_dials(*number, memory, &mut breaches);
+        search.judge_dials(*number, memory, &signed, &mut breaches);
         search.judge_times(plan, *number, memory, &mut breaches);
         search.judge_recovery(plan, *number, &mut breaches);
         memory.heard.extend(search.heard.iter().filter_map(|heard| Some((heard.at, heard.version?))));
@@ -108,6 +112,28 @@ pub fn judge(plan: &Plan, trace: &Trace) -> Vec<Breach> {
     breaches
 }
 
+/// What vats have signed: by vat and place, the highest record that names it.
+struct Signed(HashMap<(u8, SocketAddr), Version>);
+
+impl Signed {
+    fn all(trace: &Trace) -> Self {
+        let mut newest: HashMap<(u8, SocketAddr), Version> = HashMap::new();
+        for event in &trace.events {
+            if let (What::Signed { version }, Machine::Vat(vat)) = (&event.what, event.host)
+                && let Some(place) = version.place
+            {
+                let newest = newest.entry((vat, place)).or_insert(*version);
+                *newest = (*newest).max(*version);
+            }
+        }
+        Self(newest)
+    }
+
+    fn newest_at(&self, vat: u8, place: SocketAddr) -> Option<Version> {
+        self.0.get(&(vat, place)).copied()
+    }
+}
+
 /// An answer that came to a search.
 struct Heard {
     at: Duration,
@@ -122,6 +148,8 @@ pub(super) struct Searched {
     began: Duration,
     first_wave: usize,
     known: Vec<Option<Standing>>,
+    /// The finder has had sessions with servers before the end.
+    warm: bool,
     asked: Vec<(Duration, u8)>,
     heard: Vec<Heard>,
     dialled: Vec<(Duration, SocketAddr)>,
@@ -146,15 +174,23 @@ impl Memory {
 impl Searched {
     /// By number, which is in the order of time.
     fn all(trace: &Trace) -> BTreeMap<u32, Self> {
-        let mut all = BTreeMap::new();
+        let mut all: BTreeMap<u32, Self> = BTreeMap::new();
+        let mut warmed = HashSet::new();
         for Event { at, host, what } in &trace.events {
             let at = *at;
             if let What::Began { search, vat, first_wave, known } = what {
                 let (vat, first_wave, known) = (*vat, *first_wave, known.clone());
                 let (asked, heard, dialled) = (Vec::new(), Vec::new(), Vec::new());
+                let (finder, began, warm) = (*host, at, warmed.contains(host));
                 let (reached, ended) = (None, None);
-                let search_began = Self { finder: *host, vat, began: at, first_wave, known, asked, heard, dialled, reached, ended };
-                all.insert(*search, search_began);
+                all.insert(
+                    *search,
+                    Self { finder, vat, began, first_wave, known, warm, asked, heard, dialled, reached, ended },
+                );
+            }
+            if matches!(what, What::Warmed) {
+                warmed.insert(*host);
+                all.values_mut().filter(|search| search.finder == *host && search.ended.is_none()).for_each(|search| search.warm = true);
             }
             let number = match what {
                 What::Asked { search, .. }
@@ -186,7 +222,8 @@ impl Searched {
         }
     }
 
-    /// The highest record that came in an answer to it before a moment.
+    /// The highest record that came in an answer to it before a moment. Of answers that come at one moment it is not known
+    /// which was read first.
     fn highest(&self, before: Duration) -> Option<Version> {
         self.heard.iter().filter(|heard| heard.at < before).filter_map(|heard| heard.version).max()
     }
@@ -208,7 +245,8 @@ impl Searched {
             }
             Found::Nothing { .. } if self.dialled.is_empty() => {
                 let is_ignored = |shown: Version| shown.place.is_some() && remembered.is_none_or(|better| better <= shown);
-                if shown.is_some_and(is_ignored) {
+                let contradicted = self.highest(*at + TIMER).max(witnessed) > shown;
+                if shown.is_some_and(is_ignored) && !contradicted && !self.warm {
                     breaches.push(Breach::Ignored(number));
                 }
             }
@@ -228,12 +266,12 @@ impl Searched {
         (!plan.faults.iter().any(|(at, fault)| loses(*at, fault))).then(|| known.version()).flatten()
     }
 
-    /// Only the vat is talked to, and only where the best record has it.
-    fn judge_dials(&self, number: u32, memory: &Memory, breaches: &mut Vec<Breach>) {
+    /// Only the vat is talked to, and only where a record has it that is as high as any that the finder had seen then.
+    fn judge_dials(&self, number: u32, memory: &Memory, signed: &Signed, breaches: &mut Vec<Breach>) {
         let remembered = memory.highest(self.began);
         let is_left = |place: SocketAddr, at: Duration| {
             let best = self.highest(at).max(remembered);
-            best.is_some_and(|best| best.place != Some(place))
+            best.is_some_and(|best| signed.newest_at(self.vat, place).is_none_or(|newest| newest < best))
         };
         if self.dialled.iter().any(|(at, place)| is_left(*place, *at)) {
             breaches.push(Breach::DialledAfterBetter(number));
@@ -266,7 +304,8 @@ impl Searched {
         {
             breaches.push(Breach::SlowToSettle(number));
         }
-        for further in 0..usize::from(SERVERS).saturating_sub(self.first_wave) {
+        let cold = if self.warm { 0 } else { usize::from(SERVERS) };
+        for further in 0..cold.saturating_sub(self.first_wave) {
             let hedges = u32::try_from(further + 1).unwrap_or(u32::MAX);
             let due = self.began + LONGEST_HEDGE * hedges + TIMER;
             let asked = self.asked.iter().filter(|(at, _)| *at <= due).count();
@@ -290,9 +329,10 @@ impl Searched {
         if known.windows(2).any(|pair| pair[0] != pair[1]) {
             breaches.push(Breach::Disagree(number));
         }
-        // A question and its answer; to dial, as much again.
-        let round_trips = if self.dialled.is_empty() { 1 } else { 2 };
-        let due = self.began + 2 * round_trips * plan.longest_way() + GRACE + TIMER;
+        // A question and its answer; to dial, as much again, and what it takes when packets of the handshake overtake one
+        // another.
+        let dials = if self.dialled.is_empty() { Duration::ZERO } else { 2 * plan.longest_way() + DIAL_TIMERS };
+        let due = self.began + 2 * plan.longest_way() + dials + GRACE + TIMER;
         let in_time = self.ended.as_ref().is_some_and(|(at, found, _)| {
             let place = self.used().and_then(|used| used.place);
             let is_there = matches!(found, Found::Record(_)) && known.iter().all(|(_, known)| place == Some(*known));

@@ -66,6 +66,11 @@ pub enum What {
         /// Of a vat: its epoch. Of a server: how often it has begun.
         epoch: u64,
     },
+    /// A vat has signed a record, for whoever it may be.
+    Signed {
+        /// The record.
+        version: Version,
+    },
     /// Seen at a server: what it knows of a vat has changed.
     Knows {
         /// The vat.
@@ -84,13 +89,16 @@ pub enum What {
         /// What each server knew at that moment, in the order of their numbers; none for one that is down or lies.
         known: Vec<Option<Standing>>,
     },
-    /// Seen on the wire: a question left the finder for the first time.
+    /// Seen on the wire: the first packet of a search to a server.
     Asked {
         /// In which search.
         search: u32,
         /// The server.
         server: u8,
     },
+    /// Seen on the wire: a finder begins a session with a server. What it asks and is told from now on may ride on it, and
+    /// nobody else can read that.
+    Warmed,
     /// Seen on the wire: an answer came to the finder.
     Heard {
         /// To a question of which search.
@@ -102,7 +110,7 @@ pub enum What {
         /// Its lease there has ended.
         lapsed: bool,
     },
-    /// Seen on the wire: the first packet of a search to this place.
+    /// Seen on the wire: the first packet of an attempt to connect.
     Dialled {
         /// In which search.
         search: u32,

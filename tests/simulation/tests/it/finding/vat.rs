@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use schemas::{Address, IdentityKey, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State, Timestamp};
+use schemas::{
+    Address, IdentityKey, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State, Timestamp,
+    limits::MAX_CLOCK_AHEAD,
+};
 use simulation::finding::{
     Machine, What,
     plan::{Fault, REGISTER_DEADLINE, RETRY_CAP, SERVERS, VALIDITY},
@@ -129,6 +132,9 @@ async fn run(process: Process, number: u8, epoch: u64, mut told: mpsc::Unbounded
         source.state.set(state);
         publisher.renew(REGISTER_DEADLINE).await;
     }
+    for stranger in source.strangers.take() {
+        stranger.close().await;
+    }
     drop((publisher, source));
     process.endpoint.close().await;
 }
@@ -196,12 +202,8 @@ async fn settle_elsewhere(process: &Process, source: &OwnRecord, stranger: bool)
         let its_key = IdentityKey::from_seed(&[key(process.machine).id().as_bytes()[0]; 32]);
         let start = u64::from(port);
         let stranger = process.world.start_process(process.machine, &its_key, old.port(), start).await;
-        spawn_local(async move {
-            let closing = stranger.endpoint.clone();
-            spawn_local(accept_all(stranger.endpoint.clone()));
-            until(stranger.world.plan.ends_at).await;
-            closing.close().await;
-        });
+        spawn_local(accept_all(stranger.endpoint.clone()));
+        source.strangers.borrow_mut().push(stranger.endpoint);
     }
     place
 }
@@ -223,6 +225,7 @@ fn believe(process: &Process, publisher: &Publisher) {
 
 /// Signs what a vat says of itself, by the rules of the program `vat`.
 struct OwnRecord {
+    machine: Machine,
     key: IdentityKey,
     wire: std::sync::Arc<super::wire::Wire>,
     epoch: u64,
@@ -231,11 +234,14 @@ struct OwnRecord {
     newest: RefCell<Option<SignedRecord>>,
     signed: Cell<Timestamp>,
     accepted: Cell<Timestamp>,
+    /// Who has its former places.
+    strangers: RefCell<Vec<Endpoint>>,
 }
 
 impl OwnRecord {
     fn new(process: &Process, epoch: u64) -> Self {
         Self {
+            machine: process.machine,
             key: key(process.machine),
             wire: process.world.wire.clone(),
             epoch,
@@ -244,6 +250,7 @@ impl OwnRecord {
             newest: RefCell::default(),
             signed: Cell::default(),
             accepted: Cell::default(),
+            strangers: RefCell::default(),
         }
     }
 
@@ -252,7 +259,7 @@ impl OwnRecord {
         let after = |last: Timestamp| last.saturating_add(Duration::from_micros(1));
         let taken = now.max(after(self.accepted.get()));
         let next = taken.max(after(self.signed.get()));
-        if next.saturating_since(now) <= schemas::limits::MAX_CLOCK_AHEAD { next } else { taken }
+        if next.saturating_since(now) <= MAX_CLOCK_AHEAD { next } else { taken }
     }
 }
 
@@ -264,7 +271,8 @@ impl RecordSource for OwnRecord {
         let still_says = |newest: &&SignedRecord| {
             let said = newest.record();
             let is_same = said.state == state && said.addresses == addresses;
-            is_same && said.expires.saturating_since(now) >= VALIDITY / 2
+            let is_ahead = newest.timestamp().saturating_since(now) > MAX_CLOCK_AHEAD;
+            is_same && !is_ahead && said.expires.saturating_since(now) >= VALIDITY / 2
         };
         if let Some(newest) = self.newest.borrow().as_ref().filter(still_says) {
             return Ok(newest.clone());
@@ -282,7 +290,7 @@ impl RecordSource for OwnRecord {
             document: None,
         };
         let signed = SignedRecord::sign(&self.key, &record, timestamp)?;
-        self.wire.signed(&signed);
+        self.wire.signed(self.machine, &signed);
         self.newest.replace(Some(signed.clone()));
         Ok(signed)
     }

@@ -55,8 +55,12 @@ struct Searching {
     current: Option<(u32, VatId)>,
     /// Which search has asked which server with which number.
     questions: HashMap<Nonce, (u32, u8, VatId)>,
-    /// Where the current search has sent something.
+    /// Has had a session with a server.
+    warm: bool,
+    /// Which servers the current search has sent something.
     touched: HashSet<SocketAddr>,
+    /// What its attempts to connect are named by in their first packets.
+    dials: HashSet<Vec<u8>>,
 }
 
 pub(crate) fn version(record: &SignedRecord) -> Version {
@@ -125,7 +129,8 @@ impl Wire {
         self.clock(machine).fetch_add(if ahead { by } else { -by }, Ordering::SeqCst);
     }
 
-    pub(crate) fn signed(&self, record: &SignedRecord) {
+    pub(crate) fn signed(&self, vat: Machine, record: &SignedRecord) {
+        self.see(vat, What::Signed { version: version(record) });
         let signed = Signed { id: record.id(), version: version(record), expires: record.record().expires };
         self.lock().signed.insert(record.packet().to_vec(), signed);
     }
@@ -156,6 +161,7 @@ impl Wire {
     fn finder_sends(&self, finder: u8, datagram: &[u8], to: SocketAddr) {
         let mut state = self.lock();
         let occupant = state.occupants.get(&to).copied().flatten();
+        let state = &mut *state;
         let Some(searching) = state.searching.get_mut(&finder) else { return };
         let Some((search, id)) = searching.current else { return };
         let question = LookupQuestion::read(datagram, datagram.len());
@@ -166,15 +172,17 @@ impl Wire {
                 return;
             }
         }
-        // Of QUIC's packets to others than servers, the first one to a place is a dial.
-        let is_dial = datagram.first().is_some_and(|first| first & 0xf0 == 0xc0);
-        let what = match occupant {
-            Some((Machine::Server(server), _)) => What::Asked { search, server },
-            _ if is_dial => What::Dialled { search, place: to },
-            _ => return,
-        };
-        if searching.touched.insert(to) {
-            state.trace.push(now(), Machine::Finder(finder), what);
+        if let Some((Machine::Server(server), _)) = occupant {
+            if question.is_none() && !std::mem::replace(&mut searching.warm, true) {
+                state.trace.push(now(), Machine::Finder(finder), What::Warmed);
+            }
+            if searching.touched.insert(to) {
+                state.trace.push(now(), Machine::Finder(finder), What::Asked { search, server });
+            }
+        } else if let Some(name) = name_of_dial(datagram)
+            && searching.dials.insert(name.to_vec())
+        {
+            state.trace.push(now(), Machine::Finder(finder), What::Dialled { search, place: to });
         }
     }
 
@@ -203,6 +211,16 @@ impl Signed {
         let now = wall(now(), ahead);
         self.version.signed <= now.saturating_add(MAX_CLOCK_AHEAD).as_micros() && self.expires > now
     }
+}
+
+/// By what a client names its connection in its first packets (RFC 9000 §17.2: the source connection id of an Initial
+/// packet).
+fn name_of_dial(datagram: &[u8]) -> Option<&[u8]> {
+    let (first, rest) = datagram.split_first()?;
+    let destination = rest.get(4..)?;
+    let (length, destination) = destination.split_first()?;
+    let (length, source) = destination.get(usize::from(*length)..)?.split_first()?;
+    source.get(..usize::from(*length)).filter(|_| first & 0xf0 == 0xc0)
 }
 
 /// The wire at one machine.
