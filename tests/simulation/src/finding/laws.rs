@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     plan::{Fault, LAST_SEARCHES, Machine, Plan, SERVERS, Search},
-    standing::judge_standing,
+    standing::{excused_by_clocks, judge_standing},
     trace::{Event, Found, Standing, Trace, Version, What},
 };
 
@@ -321,6 +321,10 @@ impl Searched {
         if plan.last_searches_at().is_none_or(|last| self.began < last) {
             return;
         }
+        // A server whose clock is behind refuses what the vat has signed since, and keeps what it has.
+        if (0..SERVERS).any(|server| excused_by_clocks(plan, server, self.vat).is_some()) {
+            return;
+        }
         let live = |standing: &Option<Standing>| match standing {
             Some(Standing::Live(version)) => version.place.map(|place| (version.epoch, place)),
             _ => None,
@@ -382,3 +386,6 @@ pub fn lookups(plan: &Plan, trace: &Trace) -> (Vec<Duration>, usize) {
     let missed = expected.saturating_sub(found.len());
     (found, missed)
 }
+
+#[cfg(test)]
+mod tests;

@@ -249,9 +249,11 @@ impl Plan {
         plan.searches.clear();
         for finder in 0..plan.finders {
             let mut vat = random.u8(0..plan.vats);
-            for _ in 0..count {
+            let mut at_any_time = |_| between(&mut random, SETTLED_AT + millis(100), HEALED_AT - LAST_SEARCHES);
+            let mut times: Vec<Duration> = (0..count).map(&mut at_any_time).collect();
+            times.sort_unstable();
+            for at in times {
                 vat = another(&mut random, vat, plan.vats);
-                let at = between(&mut random, SETTLED_AT + millis(100), HEALED_AT - LAST_SEARCHES);
                 plan.searches.push((at, Search { finder, vat, connects: false }));
             }
         }

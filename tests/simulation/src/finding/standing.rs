@@ -49,7 +49,7 @@ fn excuses(plan: &Plan, server: u8, vat: u8) -> Vec<(Duration, Duration)> {
 /// it. A vat whose clock is ahead is told by the server, and dates what it signs for it by the server's clock; but never
 /// before what another server, whose clock is ahead as well, has taken already. A vat that is so far behind that its
 /// records have ended when they come has no way out.
-fn excused_by_clocks(plan: &Plan, server: u8, vat: u8) -> Option<Duration> {
+pub(super) fn excused_by_clocks(plan: &Plan, server: u8, vat: u8) -> Option<Duration> {
     let mut ahead: HashMap<Machine, i64> = HashMap::new();
     let hour = i64::try_from(JUMP.as_secs()).unwrap_or(i64::MAX);
     let allowed = i64::try_from(MAX_CLOCK_AHEAD.as_secs()).unwrap_or(i64::MAX);

@@ -1,0 +1,285 @@
+//! Traces that break a law, made by hand: the judge sees each.
+
+use super::*;
+
+const FINDER: Machine = Machine::Finder(0);
+const VAT: Machine = Machine::Vat(0);
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn version(epoch: u64, port: u16) -> Version {
+    Version { epoch, signed: epoch * 100, place: Some(place(port)) }
+}
+
+fn place(port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 168, 0, 4], port))
+}
+
+fn heard(server: u8, version: Version) -> What {
+    What::Heard { search: 1, server, version: Some(version), lapsed: false }
+}
+
+fn ended(version: Version) -> What {
+    What::Ended { search: 1, found: Found::Record(Some(version)), answered: vec![0] }
+}
+
+/// One vat that moved with its second epoch and one search for it, which is told both records and dials the better.
+fn lawful() -> Vec<(u64, Machine, What)> {
+    let (old, new) = (version(1, 1), version(2, 2));
+    let known = vec![Some(Standing::Live(new)); 3];
+    let mut events = vec![
+        (0, VAT, What::Woke { epoch: 1 }),
+        (0, VAT, What::Signed { version: old }),
+        (500, VAT, What::Woke { epoch: 2 }),
+        (500, VAT, What::Signed { version: new }),
+    ];
+    events.extend((0..SERVERS).map(|server| {
+        (600, Machine::Server(server), What::Knows { vat: 0, standing: Standing::Live(new) })
+    }));
+    events.push((1_000, FINDER, What::Began { search: 1, vat: 0, first_wave: 3, known }));
+    events.extend((0..SERVERS).map(|server| (1_000, FINDER, What::Asked { search: 1, server })));
+    events.extend([
+        (1_040, FINDER, heard(1, old)),
+        (1_060, FINDER, heard(0, new)),
+        (1_060, FINDER, What::Dialled { search: 1, place: place(2) }),
+        (1_100, FINDER, What::Reached { search: 1, place: place(2), occupant: Some((0, 2)) }),
+        (1_100, FINDER, ended(new)),
+        (50_000, VAT, What::Believes { server: 0, standing: Some(Standing::Live(new)) }),
+    ]);
+    events
+}
+
+/// What is said of the lawful run after `alter` has made it unlawful.
+fn breaches(alter: impl FnOnce(&mut Vec<(u64, Machine, What)>)) -> Vec<Breach> {
+    breaches_of(Plan { vats: 1, ..Plan::quiet(0, Vec::new()) }, alter)
+}
+
+fn breaches_of(plan: Plan, alter: impl FnOnce(&mut Vec<(u64, Machine, What)>)) -> Vec<Breach> {
+    let mut events = lawful();
+    alter(&mut events);
+    events.sort_by_key(|(at, ..)| *at);
+    let mut trace = Trace::default();
+    events.into_iter().for_each(|(at, machine, what)| trace.push(millis(at), machine, what));
+    judge(&plan, &trace)
+}
+
+fn position(events: &[(u64, Machine, What)], is: impl Fn(&What) -> bool) -> usize {
+    events.iter().position(|(.., what)| is(what)).unwrap()
+}
+
+fn is_end(what: &What) -> bool {
+    matches!(what, What::Ended { .. })
+}
+
+fn is_reached(what: &What) -> bool {
+    matches!(what, What::Reached { .. })
+}
+
+/// Makes the search one that does not dial.
+fn only_look_up(events: &mut Vec<(u64, Machine, What)>) {
+    events.retain(|(.., what)| !matches!(what, What::Dialled { .. } | What::Reached { .. }));
+    let end = position(events, is_end);
+    events[end].0 = 1_080;
+}
+
+#[test]
+fn a_lawful_run_passes() {
+    assert_eq!(breaches(|_| {}), []);
+    assert_eq!(breaches(only_look_up), []);
+}
+
+#[test]
+fn a_record_is_seen_that_is_older_than_what_an_answer_showed() {
+    let found = breaches(|events| {
+        only_look_up(events);
+        let end = position(events, is_end);
+        events[end].2 = ended(version(1, 1));
+    });
+    assert_eq!(found, [Breach::UsedOlder(1)]);
+}
+
+#[test]
+fn a_record_is_seen_that_is_older_than_what_a_server_knew_that_is_said_to_have_answered() {
+    let found = breaches(|events| {
+        only_look_up(events);
+        events.retain(|(at, _, what)| *at != 1_060 || !matches!(what, What::Heard { .. }));
+        let end = position(events, is_end);
+        events[end].2 = ended(version(1, 1));
+    });
+    assert_eq!(found, [Breach::UsedOlder(1)]);
+}
+
+#[test]
+fn a_record_is_seen_that_is_older_than_one_of_an_earlier_search() {
+    let found = breaches(|events| {
+        let old = version(1, 1);
+        let known = vec![None; 3];
+        events.push((2_000, FINDER, What::Began { search: 2, vat: 0, first_wave: 3, known }));
+        let found = Found::Record(Some(old));
+        events.push((2_010, FINDER, What::Ended { search: 2, found, answered: vec![] }));
+    });
+    assert_eq!(found, [Breach::WentBack(2)]);
+}
+
+#[test]
+fn an_answer_that_is_ignored_is_seen() {
+    let found = breaches(|events| {
+        only_look_up(events);
+        let end = position(events, is_end);
+        let found = Found::Nothing { code: "vls.unknown-vat".to_owned() };
+        events[end].2 = What::Ended { search: 1, found, answered: vec![0] };
+    });
+    assert_eq!(found, [Breach::Ignored(1)]);
+}
+
+#[test]
+fn another_peer_than_the_vat_is_seen() {
+    for occupant in [None, Some((1, 2))] {
+        let found = breaches(|events| {
+            let reached = position(events, is_reached);
+            events[reached].2 = What::Reached { search: 1, place: place(2), occupant };
+        });
+        assert_eq!(found, [Breach::WrongPeer(1)]);
+    }
+}
+
+#[test]
+fn a_place_that_the_vat_has_left_is_seen_when_it_is_dialled_and_when_it_answers() {
+    let dialled = breaches(|events| events.push((1_070, FINDER, What::Dialled { search: 1, place: place(1) })));
+    assert_eq!(dialled, [Breach::DialledAfterBetter(1)]);
+    let reached = breaches(|events| {
+        let reached = position(events, is_reached);
+        events[reached].2 = What::Reached { search: 1, place: place(1), occupant: Some((0, 1)) };
+    });
+    assert_eq!(reached, [Breach::StalePeer(1)]);
+    let before = breaches(|events| events.push((1_050, FINDER, What::Dialled { search: 1, place: place(1) })));
+    assert_eq!(before, [], "nothing better was known then");
+}
+
+#[test]
+fn a_search_that_waits_after_a_good_answer_is_seen() {
+    let found = breaches(|events| {
+        only_look_up(events);
+        let end = position(events, is_end);
+        events[end].0 = 1_120;
+    });
+    assert_eq!(found, [Breach::SlowToSettle(1)]);
+}
+
+#[test]
+fn a_search_that_does_not_ask_the_next_server_within_a_hedge_is_seen() {
+    let alter = |asked_at: u64| {
+        breaches(|events| {
+            only_look_up(events);
+            events.retain(|(.., what)| !matches!(what, What::Heard { .. } | What::Asked { .. }));
+            let began = position(events, |what| matches!(what, What::Began { .. }));
+            let known = vec![None; 3];
+            events[began].2 = What::Began { search: 1, vat: 0, first_wave: 1, known };
+            events.push((1_000, FINDER, What::Asked { search: 1, server: 0 }));
+            events.push((asked_at, FINDER, What::Asked { search: 1, server: 1 }));
+            events.push((1_990, FINDER, What::Asked { search: 1, server: 2 }));
+            let end = position(events, is_end);
+            events[end].0 = 1_995;
+        })
+    };
+    assert_eq!(alter(1_500), []);
+    assert_eq!(alter(1_600), [Breach::SlowToAsk(1)]);
+}
+
+/// The search of the lawful run, after the network is whole.
+fn at_the_end(events: &mut [(u64, Machine, What)]) {
+    events.iter_mut().filter(|(_, machine, _)| *machine == FINDER).for_each(|(at, ..)| *at += 44_000);
+}
+
+#[test]
+fn a_search_on_a_whole_network_that_finds_nothing_or_late_or_not_at_all_is_seen() {
+    assert_eq!(breaches(|events| at_the_end(events)), []);
+    let nothing = breaches(|events| {
+        only_look_up(events);
+        at_the_end(events);
+        events.retain(|(.., what)| !matches!(what, What::Heard { .. }));
+        let end = position(events, is_end);
+        let found = Found::Nothing { code: "vls.unknown-vat".to_owned() };
+        events[end].2 = What::Ended { search: 1, found, answered: vec![] };
+    });
+    assert_eq!(nothing, [Breach::NotFound(1)]);
+    let late = breaches(|events| {
+        only_look_up(events);
+        at_the_end(events);
+        events.retain(|(.., what)| !matches!(what, What::Heard { .. }));
+        let end = position(events, is_end);
+        events[end].0 = 45_400;
+    });
+    assert_eq!(late, [Breach::NotFound(1)]);
+    let never = breaches(|events| {
+        only_look_up(events);
+        let end = position(events, is_end);
+        events.remove(end);
+    });
+    assert_eq!(never, [Breach::NeverEnded(1), Breach::SlowToSettle(1)]);
+}
+
+#[test]
+fn servers_that_say_different_things_on_a_whole_network_are_seen() {
+    let found = breaches(|events| {
+        at_the_end(events);
+        let began = position(events, |what| matches!(what, What::Began { .. }));
+        let mut known = vec![Some(Standing::Live(version(2, 2))); 3];
+        known[2] = Some(Standing::Live(version(1, 1)));
+        events[began].2 = What::Began { search: 1, vat: 0, first_wave: 3, known };
+    });
+    assert_eq!(found, [Breach::Disagree(1), Breach::NotFound(1)]);
+}
+
+#[test]
+fn a_registration_that_ends_is_seen_unless_its_server_or_the_way_to_it_was_struck() {
+    let lapse = |events: &mut Vec<(u64, Machine, What)>| {
+        let standing = Standing::Lapsed(version(2, 2));
+        events.push((31_000, Machine::Server(1), What::Knows { vat: 0, standing }));
+    };
+    let at = millis(31_000);
+    assert_eq!(breaches(lapse), [Breach::Lost { vat: 0, server: 1, at }]);
+    let lasts = millis(1_000);
+    let struck = |fault| Plan { vats: 1, ..Plan::quiet(0, vec![(millis(6_000), fault)]) };
+    let crash = struck(Fault::Crash { server: 1, empty: true, lasts });
+    // It has half a lease and some tries to be back.
+    assert_eq!(breaches_of(crash.clone(), lapse), [Breach::Lost { vat: 0, server: 1, at }]);
+    let back = |events: &mut Vec<_>| {
+        lapse(events);
+        let standing = Standing::Live(version(2, 2));
+        events.push((37_000, Machine::Server(1), What::Knows { vat: 0, standing }));
+    };
+    assert_eq!(breaches_of(crash, back), []);
+    let elsewhere = struck(Fault::Crash { server: 0, empty: true, lasts });
+    assert_eq!(breaches_of(elsewhere, back), [Breach::Lost { vat: 0, server: 1, at }]);
+    let vat_ahead = struck(Fault::Jump { machine: VAT, ahead: true });
+    assert_eq!(breaches_of(vat_ahead, back), [Breach::Lost { vat: 0, server: 1, at }], "no clock of the vat's excuses it");
+}
+
+#[test]
+fn a_publisher_that_believes_what_is_not_so_is_seen() {
+    let found = breaches(|events| {
+        events.push((50_000, VAT, What::Believes { server: 2, standing: Some(Standing::Missing) }));
+    });
+    assert_eq!(found, [Breach::FalseBelief { vat: 0, server: 2 }]);
+}
+
+#[test]
+fn a_vat_that_stops_without_proof_and_a_copy_that_does_not_stop_are_seen() {
+    for by in [2, 3] {
+        let found = breaches(|events| events.push((2_000, VAT, What::Superseded { epoch: 2, by })));
+        assert_eq!(found, [Breach::StoppedByALie(0)]);
+    }
+    let forked = || Plan { vats: 1, ..Plan::quiet(0, vec![(millis(500), Fault::Forks { vat: 0 })]) };
+    assert_eq!(breaches_of(forked(), |_| {}), [Breach::TwoCopies(0)]);
+    let stopped = breaches_of(forked(), |events| events.push((2_000, VAT, What::Superseded { epoch: 1, by: 2 })));
+    assert_eq!(stopped, []);
+}
+
+#[test]
+fn what_is_left_of_a_program_is_seen() {
+    let found = breaches(|events| events.push((60_000, FINDER, What::Leaked)));
+    assert_eq!(found, [Breach::Leaked(FINDER)]);
+}
