@@ -235,7 +235,7 @@ impl Plan {
             healed_at: Some(HEALED_AT),
             ends_at: HEALED_AT + RECOVERY + LAST_SEARCHES,
         };
-        plan.with_searches(&mut fastrand::Rng::with_seed(!seed), 0)
+        plan.with_searches_from_seed(0)
     }
 
     /// One of the servers is dead, one datagram in twenty is lost, and every finder searches `count` times.
@@ -282,6 +282,13 @@ impl Plan {
         let tick = millis(20);
         let quiet = Self::quiet(seed, faults);
         Self { tick, vats, finders, weather, searches: Vec::new(), healed_at: None, ends_at, ..quiet }
+    }
+
+    /// The same plan with `count` searches of each finder on the way.
+    #[must_use]
+    pub fn with_searches_from_seed(self, count: usize) -> Self {
+        let mut random = fastrand::Rng::with_seed(!self.seed);
+        self.with_searches(&mut random, count)
     }
 
     /// When each live vat has to be found by everybody.

@@ -3,6 +3,7 @@
 mod finder;
 mod laws_in_action;
 mod liar;
+mod numbers;
 mod seeds;
 mod server;
 mod vat;

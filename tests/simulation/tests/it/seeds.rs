@@ -15,19 +15,19 @@ const SEEDS: Range<u64> = 0..60;
 /// What is run when asked for.
 const MANY_SEEDS: Range<u64> = 0..1_000;
 
-/// Runs seeds side by side and returns those whose trace breaks a law.
-fn run_all(seeds: Range<u64>) -> Vec<String> {
+/// Runs seeds side by side, and gives what comes of them.
+pub(crate) fn each<T: Send>(seeds: Range<u64>, run: impl Fn(u64) -> Option<T> + Sync) -> Vec<T> {
     let next = AtomicU64::new(seeds.start);
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         let work = || {
-            let mut failed = Vec::new();
+            let mut results = Vec::new();
             loop {
                 let seed = next.fetch_add(1, Ordering::SeqCst);
                 if seed >= seeds.end {
-                    return failed;
+                    return results;
                 }
-                failed.extend(failure(&run(Plan::from_seed(seed), Mutation::None)));
+                results.extend(run(seed));
             }
         };
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
@@ -35,23 +35,36 @@ fn run_all(seeds: Range<u64>) -> Vec<String> {
     })
 }
 
+/// The seeds that the environment names, `first..end`.
+pub(crate) fn chosen_seeds() -> Option<Range<u64>> {
+    let range = std::env::var("SIMULATION_SEEDS").ok()?;
+    let (first, end) = range.split_once("..").expect("first..end");
+    Some(first.parse().unwrap()..end.parse().unwrap())
+}
+
+/// The seed that the environment names.
+pub(crate) fn chosen_seed() -> Option<u64> {
+    std::env::var("SIMULATION_SEED").ok().map(|seed| seed.parse().expect("a number"))
+}
+
+/// Those of them whose trace breaks a law.
+fn run_all(seeds: Range<u64>) -> Vec<String> {
+    each(seeds, |seed| failure(&run(Plan::from_seed(seed), Mutation::None)))
+}
+
 fn failure(report: &Report) -> Option<String> {
     let breaches = report.breaches();
     (!breaches.is_empty()).then(|| {
         let (seed, plan) = (report.plan.seed, &report.plan);
         format!(
-            "{breaches:?}\n{plan}\nreplay: SIMULATION_SEED={seed} cargo test -p simulation one_network -- --nocapture"
+            "{breaches:?}\n{plan}\nreplay: SIMULATION_SEED={seed} cargo test -p simulation seeds::one_network -- --nocapture"
         )
     })
 }
 
 #[test]
 fn many_networks_and_no_breach() {
-    let seeds = std::env::var("SIMULATION_SEEDS").ok().map(|range| {
-        let (first, end) = range.split_once("..").expect("first..end");
-        first.parse().unwrap()..end.parse().unwrap()
-    });
-    let failed = run_all(seeds.unwrap_or(SEEDS));
+    let failed = run_all(chosen_seeds().unwrap_or(SEEDS));
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
 
@@ -65,7 +78,7 @@ fn a_thousand_networks_and_no_breach() {
 /// With `SIMULATION_SEED`, the run of that seed with everything that was seen.
 #[test]
 fn one_network_and_no_breach() {
-    let chosen = std::env::var("SIMULATION_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let chosen = chosen_seed();
     let report = run(Plan::from_seed(chosen.unwrap_or(1)), Mutation::None);
     if chosen.is_some() {
         println!("{}", report.plan);

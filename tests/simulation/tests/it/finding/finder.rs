@@ -1,8 +1,11 @@
 //! Finders that search with the real resolver.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc, time::Duration};
 
-use schemas::{Coded, Hints, SearchPathEntry, SignedRecord};
+use schemas::{
+    Coded, Hints, SearchPathEntry, SignedRecord, VatId,
+    datagram::{ANSWER_KIND, LookupAnswer, LookupQuestion, MAX_ANSWER_BYTES},
+};
 use simulation::finding::{
     Found, Machine, What,
     plan::{SERVERS, Search},
@@ -11,11 +14,12 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::timeout,
 };
+use transport::beside::Bunch;
 use vls_client::{Attempt, Candidate, Resolver, ResolverConfig};
 
 use super::{
     wire::version,
-    world::{DRAIN, Process, World, key, until},
+    world::{DRAIN, Mutation, Process, World, key, until},
 };
 
 pub(crate) async fn search_all(world: Rc<World>) -> turmoil::Result {
@@ -62,6 +66,8 @@ async fn search(process: Process, number: u8, searches: Vec<(Duration, Search)>)
         process.see(What::Began { search: number, vat: search.vat, first_wave, known });
         let (found, attempts) = if search.connects {
             connect(&process, &resolver, number, search.vat).await
+        } else if process.world.mutation == Mutation::Trusting {
+            trust(&process, id).await
         } else {
             match resolver.resolve(id, &Hints::default()).await {
                 Ok(found) => (record(&found.record), found.attempts),
@@ -89,6 +95,26 @@ async fn connect(process: &Process, resolver: &Resolver, number: u32, vat: u8) -
         }
         Err(error) => (nothing(error.code()), error.attempts().to_vec()),
     }
+}
+
+/// What a finder does that is made wrong: it asks all servers, listens to all, and uses what came first.
+async fn trust(process: &Process, id: VatId) -> (Found, Vec<Attempt>) {
+    let answers = process.endpoint.datagrams_beside(ANSWER_KIND, MAX_ANSWER_BYTES);
+    let mut question = Bunch::default();
+    for entry in process.world.path(0) {
+        let SearchPathEntry::Vls { host, port, .. } = entry else { continue };
+        let place = (host.parse::<IpAddr>().unwrap(), port).into();
+        let nonce = process.number().to_be_bytes();
+        question.push(place, None, |bytes| LookupQuestion::new(id, nonce).write(bytes));
+    }
+    answers.send(&question);
+    let (mut first, mut bunch) = (None, Bunch::default());
+    while timeout(Duration::from_millis(500), answers.receive(&mut bunch)).await.is_ok() {
+        let packets = bunch.iter().filter_map(|datagram| LookupAnswer::read(datagram.bytes)?.known);
+        first = first.or(packets.filter_map(|known| SignedRecord::verify(id, known.packet).ok()).next());
+    }
+    let found = first.map_or_else(|| nothing(schemas::ErrorCode::VlsUnknownVat), |first| record(&first));
+    (found, Vec::new())
 }
 
 fn record(record: &SignedRecord) -> Found {

@@ -1,37 +1,20 @@
 //! Many networks, each from one number.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
-};
+use std::ops::Range;
 
-use simulation::finding::Plan;
+use simulation::finding::{GRACE, LONGEST_HEDGE, Plan};
 
 use super::world::{Mutation, Report, run};
+use crate::seeds::{chosen_seed, chosen_seeds, each};
 
 /// What is run each time.
 const SEEDS: Range<u64> = 0..12;
 /// What is run when asked for.
 const MANY_SEEDS: Range<u64> = 0..10_000;
 
+/// Those of them whose trace breaks a law.
 fn run_all(seeds: Range<u64>) -> Vec<String> {
-    let next = AtomicU64::new(seeds.start);
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        let work = || {
-            let mut failed = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::SeqCst);
-                if seed >= seeds.end {
-                    return failed;
-                }
-                failed.extend(failure(&run(Plan::from_seed(seed), Mutation::None)));
-            }
-        };
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
-    })
+    each(seeds, |seed| failure(&run(Plan::from_seed(seed), Mutation::None)))
 }
 
 fn failure(report: &Report) -> Option<String> {
@@ -46,29 +29,43 @@ fn failure(report: &Report) -> Option<String> {
 
 #[test]
 fn many_networks_and_no_breach() {
-    let seeds = std::env::var("SIMULATION_SEEDS").ok().map(|range| {
-        let (first, end) = range.split_once("..").expect("first..end");
-        first.parse().unwrap()..end.parse().unwrap()
-    });
-    let failed = run_all(seeds.unwrap_or(SEEDS));
+    let failed = run_all(chosen_seeds().unwrap_or(SEEDS));
     assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed.join("\n\n"));
 }
 
 #[test]
 #[ignore = "ten thousand runs take an hour"]
 fn ten_thousand_networks_and_no_breach() {
-    let failed = run_all(MANY_SEEDS);
+    let failed = run_all(chosen_seeds().unwrap_or(MANY_SEEDS));
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n\n"));
 }
 
 /// With `SIMULATION_SEED`, the run of that seed with everything that was seen.
 #[test]
 fn one_network_and_no_breach() {
-    let chosen = std::env::var("SIMULATION_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let chosen = chosen_seed();
     let report = run(Plan::from_seed(chosen.unwrap_or(1)), Mutation::None);
     if chosen.is_some() {
         println!("{}", report.plan);
         report.trace.events.iter().for_each(|event| println!("{event}"));
     }
     assert_eq!(failure(&report), None);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    let mut first = None;
+    for seed in 100..102 {
+        let [one, again] = [(); 2].map(|()| run(Plan::from_seed(seed), Mutation::None).trace);
+        assert!(one.events.len() > 1_000, "something happens");
+        let differs = one.events.iter().zip(&again.events).find(|(one, again)| one != again);
+        assert!(differs.is_none(), "seed {seed}: {differs:?}");
+        assert_eq!(one.events.len(), again.events.len());
+        assert_ne!(first.replace(one.clone()), Some(one));
+    }
+}
+
+#[test]
+fn the_times_of_the_laws_are_those_of_the_resolver() {
+    assert_eq!((GRACE, LONGEST_HEDGE), (vls_client::limits::LIVE_GRACE, vls_client::limits::HEDGE_BOUNDS.1));
 }

@@ -15,7 +15,7 @@ use vls_server::{Committer, Journaling, Server, ServerConfig};
 
 use super::{
     liar,
-    world::{DRAIN, PORT, Process, World, key, until},
+    world::{DRAIN, Mutation, PORT, Process, World, key, until},
 };
 use crate::world::pause;
 
@@ -65,6 +65,9 @@ async fn serve_honestly(process: Process, number: u8) -> turmoil::Result {
     (journaling.committer, journaling.segment_bytes) = (Committer::InPlace { after }, SEGMENT_BYTES);
     config.journaling = journaling;
     config.policy.lease = LEASE;
+    if world.mutation == Mutation::Crowded {
+        config.policy.max_records = 3;
+    }
     let clock = process.wall_clock();
     let server = Server::start_on(process.endpoint.clone(), config, clock).await.map_err(|error| error.to_string())?;
     world.servers.borrow_mut()[usize::from(number)].running = Some(Rc::new(server));

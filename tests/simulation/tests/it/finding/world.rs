@@ -48,12 +48,12 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutation {
     None,
-    /// Finders use the first record that comes, whoever has signed it and whatever else is known.
+    /// Finders use the first record that comes, whatever comes behind it.
     Trusting,
     /// Publishers register once and never renew.
     NoRenewal,
-    /// Servers say that a registration is stored, and forget it.
-    Forgetful,
+    /// Servers have room for a few records only, and make it by giving up others.
+    Crowded,
 }
 
 /// What came of a run.
