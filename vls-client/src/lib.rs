@@ -35,6 +35,7 @@ mod live;
 mod lookup;
 mod pool;
 mod publisher;
+mod record_dates;
 mod register;
 mod report;
 mod resolver;
@@ -54,6 +55,7 @@ pub use live::{Attempted, Finder, Held, LiveConfig, LiveError, LiveEvent, LiveEv
 pub use publish_schedule::PublishTiming;
 pub use publisher::{Publisher, PublisherConfig, RecordSource, Superseded};
 pub use reconnect::ReconnectTiming;
+pub use record_dates::{Reading, RecordDates};
 pub use register::{Claim, Disproof, Expected, RegisterError, Registered};
 pub use report::EntryReport;
 pub use resolver::{Newest, Resolution, Resolver, ResolverConfig};

@@ -6,7 +6,7 @@
 use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use schemas::{ErrorCode, Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord, Timestamp};
+use schemas::{ErrorCode, Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord};
 use tokio::{
     sync::{Mutex, Notify},
     time::{sleep, timeout},
@@ -20,6 +20,7 @@ use crate::{
     lookup::server,
     pool::{Pool, Server},
     publish_schedule::{PublishEvent, PublishSchedule, PublishTiming},
+    record_dates::Reading,
     register::{Expected, RegisterError, Registered, Reply, interpret},
     report::EntryReport,
     resolver::{Resolver, finder_greeting},
@@ -28,12 +29,12 @@ use crate::{
 
 /// Signs what the vat says of itself.
 pub trait RecordSource {
-    /// A record of now, signed at max(`now`, last + 1), that says nothing which is not durable (R3): its epoch
-    /// and its turn are those of the durable checkpoint.
+    /// A record of now, signed at max(now, last + 1) ([`RecordDates`](crate::RecordDates)), that says nothing which is
+    /// not durable (R3): its epoch and its turn are those of the durable checkpoint.
     ///
     /// # Errors
     /// When no record can be signed; the publisher tries again later.
-    fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError>;
+    fn current(&self, now: Reading) -> Result<SignedRecord, RecordError>;
 
     /// Whether this very start of the vat has signed `record`. An epoch belongs to one start, so a record of
     /// our epoch that we did not sign is another copy's; but servers may show us our own at any time.
@@ -278,33 +279,35 @@ impl Inner {
     /// One that is dated too far ahead of the server's clock is refused, with its time in the answer. Which of the two
     /// clocks is wrong cannot be told here; but the vat can date what it signs for this server by this server's clock,
     /// and does not vanish from it while its own is wrong. That is only ever an earlier date, so a server that lies gets a
-    /// record that is no higher than the vat's own clock would have made it.
+    /// record that is no higher than the one that it refused.
     async fn offer(
         &self,
         server: &Server,
         condition: Condition,
         last: Option<Order>,
     ) -> Result<(Registered, SignedRecord), Offered> {
-        let now = self.clock.now().wall;
-        match self.offer_of(now, server, condition, last).await {
-            Err(Offered { error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time, .. }, .. })
-                if server_time < now =>
-            {
-                self.offer_of(server_time, server, condition, last).await
+        let offered =
+            self.offer_record(self.source.current(Reading::Own(self.clock.now().wall)), server, condition, last).await;
+        match &offered {
+            Err(Offered {
+                sent: Some(sent),
+                error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time, .. },
+            }) if *server_time < sent.timestamp() => {
+                self.offer_record(self.source.current(Reading::Server(*server_time)), server, condition, last).await
             }
-            offered => offered,
+            _ => offered,
         }
     }
 
-    /// Offers a record of a given time.
-    async fn offer_of(
+    /// Offers a record to a server.
+    async fn offer_record(
         &self,
-        now: Timestamp,
+        record: Result<SignedRecord, RecordError>,
         server: &Server,
         condition: Condition,
         last: Option<Order>,
     ) -> Result<(Registered, SignedRecord), Offered> {
-        let record = match self.source.current(now) {
+        let record = match record {
             Ok(record) => record,
             Err(error) => return Err(Offered { sent: None, error: error.into() }),
         };

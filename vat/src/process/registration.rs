@@ -11,7 +11,7 @@ use schemas::{
     Address, Coded, ErrorCode, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State, Timestamp, VatId,
     vat_capnp,
 };
-use vls_client::{EntryReport, Expected, Newest, Outcome, RecordSource, RegisterError, Resolver};
+use vls_client::{EntryReport, Expected, Newest, Outcome, Reading, RecordDates, RecordSource, RegisterError, Resolver};
 
 use super::RunError;
 use crate::{
@@ -44,10 +44,7 @@ pub(super) struct OwnRecord {
     state: Cell<State>,
     /// The newest record that was signed.
     newest: RefCell<Option<SignedRecord>>,
-    /// Its timestamp, and that of one that could not be signed.
-    signed: Cell<Timestamp>,
-    /// The timestamp of the newest record that a server has taken.
-    accepted: Cell<Timestamp>,
+    dates: RecordDates,
 }
 
 impl OwnRecord {
@@ -66,8 +63,7 @@ impl OwnRecord {
             addresses: RefCell::new(addresses),
             state: Cell::new(State::Live),
             newest: RefCell::default(),
-            signed: Cell::default(),
-            accepted: Cell::default(),
+            dates: RecordDates::default(),
         }
     }
 
@@ -85,19 +81,8 @@ impl OwnRecord {
     }
 }
 
-impl OwnRecord {
-    /// max(now, last + 1) (rule 4). A record that is dated more than the servers allow ahead of the clock was
-    /// taken by none of them, so a clock that was set back does not keep the vat unfindable.
-    fn next_timestamp(&self, now: Timestamp) -> Timestamp {
-        let after = |last: Timestamp| last.saturating_add(Duration::from_micros(1));
-        let taken = now.max(after(self.accepted.get()));
-        let next = taken.max(after(self.signed.get()));
-        if next.saturating_since(now) <= schemas::limits::MAX_CLOCK_AHEAD { next } else { taken }
-    }
-}
-
 impl RecordSource for OwnRecord {
-    fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError> {
+    fn current(&self, now: Reading) -> Result<SignedRecord, RecordError> {
         let durable = self.vat.engine().durable();
         let awake = self.state.get() == State::Live;
         let mut record = LocationRecord {
@@ -112,11 +97,13 @@ impl RecordSource for OwnRecord {
         };
         record.addresses.truncate(schemas::limits::MAX_ADDRESSES);
         record.search_path.truncate(schemas::limits::MAX_SEARCH_PATH);
-        if let Some(newest) = self.newest.borrow().as_ref().filter(|newest| still_says(newest, &record, now)) {
+        let is_of_use = |newest: &&SignedRecord| {
+            still_says(newest, &record, now.time()) && self.dates.may_offer(newest.timestamp(), now)
+        };
+        if let Some(newest) = self.newest.borrow().as_ref().filter(is_of_use) {
             return Ok(newest.clone());
         }
-        let timestamp = self.next_timestamp(now);
-        self.signed.set(timestamp);
+        let timestamp = self.dates.next(now);
         record.expires = timestamp.saturating_add(if awake { RECORD_VALIDITY } else { DORMANT_VALIDITY });
         // The first addresses and entries are the most useful ones; what does not fit stays out.
         loop {
@@ -140,18 +127,16 @@ impl RecordSource for OwnRecord {
     }
 
     fn accepted(&self, record: &SignedRecord) {
-        self.accepted.set(self.accepted.get().max(record.timestamp()));
+        self.dates.accepted(record.timestamp());
     }
 }
 
 /// Whether `signed` says the same as a record that would be signed now, its end aside, and for long enough: then a server
-/// that has it needs to be told nothing new, and has nothing to check. One that is dated ahead of what servers take, by
-/// a clock that was wrong, says nothing to anybody.
+/// that has it needs to be told nothing new, and has nothing to check.
 fn still_says(signed: &SignedRecord, record: &LocationRecord, now: Timestamp) -> bool {
     let said = signed.record();
     let is_same = *said == LocationRecord { expires: said.expires, ..record.clone() };
-    let is_ahead = signed.timestamp().saturating_since(now) > schemas::limits::MAX_CLOCK_AHEAD;
-    is_same && !is_ahead && said.expires.saturating_since(now) >= RECORD_VALIDITY / 2
+    is_same && said.expires.saturating_since(now) >= RECORD_VALIDITY / 2
 }
 
 /// What the search path knew of the vat when it woke.

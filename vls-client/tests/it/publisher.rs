@@ -10,7 +10,8 @@ use schemas::{Coded, ErrorCode, RecordError, SearchPathEntry, SignedRecord, Stat
 use tokio::task::spawn_local;
 use transport::Endpoint;
 use vls_client::{
-    Disproof, Expected, Publisher, PublisherConfig, RecordSource, RegisterError, Registered, Resolver, ResolverConfig,
+    Disproof, Expected, Publisher, PublisherConfig, Reading, RecordSource, RegisterError, Registered, Resolver,
+    ResolverConfig,
 };
 
 use crate::support::{
@@ -36,11 +37,14 @@ fn vat_of_epoch(epoch: u64) -> Rc<Vat> {
 }
 
 impl RecordSource for Vat {
-    fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError> {
+    fn current(&self, now: Reading) -> Result<SignedRecord, RecordError> {
         if self.broken.get() {
             return Err(RecordError::Timestamp);
         }
-        let timestamp = now.max(self.last.get() + Duration::from_micros(1));
+        let timestamp = match now {
+            Reading::Own(now) => now.max(self.last.get() + Duration::from_micros(1)),
+            Reading::Server(now) => now,
+        };
         self.last.set(timestamp);
         let record = draft(self.epoch, timestamp).state(self.state.get()).at(&["quic:127.0.0.1:9"]).sign();
         self.signed.borrow_mut().push(record.clone());
@@ -136,7 +140,7 @@ fn a_record_that_has_not_changed_is_renewed_by_its_order_over_the_vats_own_sessi
     /// Signs once.
     struct Settled(SignedRecord);
     impl RecordSource for Settled {
-        fn current(&self, _now: Timestamp) -> Result<SignedRecord, RecordError> {
+        fn current(&self, _now: Reading) -> Result<SignedRecord, RecordError> {
             Ok(self.0.clone())
         }
         fn is_own(&self, record: &SignedRecord) -> bool {

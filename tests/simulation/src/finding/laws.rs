@@ -190,7 +190,9 @@ impl Searched {
             }
             if matches!(what, What::Warmed) {
                 warmed.insert(*host);
-                all.values_mut().filter(|search| search.finder == *host && search.ended.is_none()).for_each(|search| search.warm = true);
+                all.values_mut()
+                    .filter(|search| search.finder == *host && search.ended.is_none())
+                    .for_each(|search| search.warm = true);
             }
             let number = match what {
                 What::Asked { search, .. }
@@ -244,7 +246,8 @@ impl Searched {
                 }
             }
             Found::Nothing { .. } if self.dialled.is_empty() => {
-                let is_ignored = |shown: Version| shown.place.is_some() && remembered.is_none_or(|better| better <= shown);
+                let is_ignored =
+                    |shown: Version| shown.place.is_some() && remembered.is_none_or(|better| better <= shown);
                 let contradicted = self.highest(*at + TIMER).max(witnessed) > shown;
                 if shown.is_some_and(is_ignored) && !contradicted && !self.warm {
                     breaches.push(Breach::Ignored(number));
@@ -294,7 +297,7 @@ impl Searched {
         let until = ended.unwrap_or(plan.ends_at);
         let remembered = memory.highest(self.began);
         let is_good = |heard: &&Heard| {
-            let is_best = heard.version >= self.highest(heard.at).max(remembered);
+            let is_best = heard.version >= self.highest(heard.at + TIMER).max(remembered);
             is_best && !heard.lapsed && heard.version.is_some_and(|version| version.place.is_some())
         };
         // A search that dials ends when somebody is reached.

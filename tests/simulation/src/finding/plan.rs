@@ -269,11 +269,8 @@ impl Plan {
         let mut faults = Vec::new();
         let (vats, finders) = (6, 4);
         for _ in 0..leases / 2 {
-            let machine = if random.bool() {
-                Machine::Server(random.u8(0..SERVERS))
-            } else {
-                Machine::Vat(random.u8(0..vats))
-            };
+            let machine =
+                if random.bool() { Machine::Server(random.u8(0..SERVERS)) } else { Machine::Vat(random.u8(0..vats)) };
             let at = between(&mut random, SETTLED_AT, ends_at - millis(500));
             faults.push((at, Fault::Jump { machine, ahead: random.bool() }));
         }

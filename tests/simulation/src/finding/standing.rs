@@ -1,6 +1,6 @@
 //! Refreshed for ever, a registration never ends: what servers know of vats that can reach them.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use schemas::limits::MAX_CLOCK_AHEAD;
 
@@ -18,9 +18,9 @@ const BACK_WITHIN: Duration = Duration::from_secs(LEASE.as_secs() * 55 / 100 + R
 fn excuses(plan: &Plan, server: u8, vat: u8) -> Vec<(Duration, Duration)> {
     let is_concerned = |fault: &Fault| match *fault {
         Fault::Cut { server: cut, other, .. } => cut == server && other == Machine::Vat(vat),
-        Fault::Isolate { server: struck, .. } | Fault::Crash { server: struck, .. } | Fault::Lies { server: struck, .. } => {
-            struck == server
-        }
+        Fault::Isolate { server: struck, .. }
+        | Fault::Crash { server: struck, .. }
+        | Fault::Lies { server: struck, .. } => struck == server,
         Fault::Restarts { vat: struck, .. } | Fault::Forks { vat: struck } => struck == vat,
         _ => false,
     };
@@ -45,24 +45,28 @@ fn excuses(plan: &Plan, server: u8, vat: u8) -> Vec<(Duration, Duration)> {
 
 /// From when on the clocks excuse a server that does not know a vat.
 ///
-/// A record is refused that is dated more than five minutes ahead of the server's clock, or whose validity has ended by
-/// it. A vat whose clock is ahead is told by the server, and dates what it signs for it by the server's clock; but never
-/// before what another server, whose clock is ahead as well, has taken already. A vat that is so far behind that its
-/// records have ended when they come has no way out.
+/// A vat whose clock is ahead of a server's is told so, and dates what it signs for that server by that server's clock. But
+/// a server whose clock was set back to before the date of what it has takes nothing that is dated by this clock,
+/// because it is older, and nothing that is newer, because it is ahead. And a vat that is so far behind that its records
+/// have ended when they come has no way out.
 pub(super) fn excused_by_clocks(plan: &Plan, server: u8, vat: u8) -> Option<Duration> {
-    let mut ahead: HashMap<Machine, i64> = HashMap::new();
-    let hour = i64::try_from(JUMP.as_secs()).unwrap_or(i64::MAX);
-    let allowed = i64::try_from(MAX_CLOCK_AHEAD.as_secs()).unwrap_or(i64::MAX);
-    let validity = i64::try_from((VALIDITY - LEASE).as_secs() / 2).unwrap_or(i64::MAX);
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let (hour, allowed, validity) = (seconds(JUMP), seconds(MAX_CLOCK_AHEAD), seconds(VALIDITY - LEASE));
+    // How far they are ahead of the true time, and so what the server has.
+    let (mut own, mut here, mut dated) = (0, 0, 0);
     for (at, fault) in &plan.faults {
-        let Fault::Jump { machine, ahead: forwards } = fault else { continue };
-        *ahead.entry(*machine).or_default() += if *forwards { hour } else { -hour };
-        let of = |machine| ahead.get(&machine).copied().unwrap_or_default();
-        let (own, here) = (of(Machine::Vat(vat)), of(Machine::Server(server)));
-        let taken_elsewhere = (0..SERVERS).any(|other| of(Machine::Server(other)).min(own) > here + allowed);
-        if taken_elsewhere || here - own > validity {
+        let Fault::Jump { machine, ahead } = fault else { continue };
+        let by = if *ahead { hour } else { -hour };
+        match *machine {
+            Machine::Vat(struck) if struck == vat => own += by,
+            Machine::Server(struck) if struck == server => here += by,
+            _ => continue,
+        }
+        // A record is signed anew when half of its validity is over.
+        if dated > here + allowed || here - own > validity / 2 {
             return Some(*at);
         }
+        dated = dated.max(own.min(here));
     }
     None
 }

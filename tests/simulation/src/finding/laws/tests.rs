@@ -35,9 +35,10 @@ fn lawful() -> Vec<(u64, Machine, What)> {
         (500, VAT, What::Woke { epoch: 2 }),
         (500, VAT, What::Signed { version: new }),
     ];
-    events.extend((0..SERVERS).map(|server| {
-        (600, Machine::Server(server), What::Knows { vat: 0, standing: Standing::Live(new) })
-    }));
+    events.extend(
+        (0..SERVERS)
+            .map(|server| (600, Machine::Server(server), What::Knows { vat: 0, standing: Standing::Live(new) })),
+    );
     events.push((1_000, FINDER, What::Began { search: 1, vat: 0, first_wave: 3, known }));
     events.extend((0..SERVERS).map(|server| (1_000, FINDER, What::Asked { search: 1, server })));
     events.extend([
@@ -255,7 +256,11 @@ fn a_registration_that_ends_is_seen_unless_its_server_or_the_way_to_it_was_struc
     let elsewhere = struck(Fault::Crash { server: 0, empty: true, lasts });
     assert_eq!(breaches_of(elsewhere, back), [Breach::Lost { vat: 0, server: 1, at }]);
     let vat_ahead = struck(Fault::Jump { machine: VAT, ahead: true });
-    assert_eq!(breaches_of(vat_ahead, back), [Breach::Lost { vat: 0, server: 1, at }], "no clock of the vat's excuses it");
+    assert_eq!(
+        breaches_of(vat_ahead, back),
+        [Breach::Lost { vat: 0, server: 1, at }],
+        "no clock of the vat's excuses it"
+    );
 }
 
 #[test]

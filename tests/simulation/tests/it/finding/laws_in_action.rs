@@ -16,7 +16,7 @@ fn plan(seed: u64) -> Plan {
     let frozen = Fault::Lies { server: 0, lie: Lie::Frozen, lasts: 20 * SECOND };
     let mut faults = vec![(7 * SECOND, frozen)];
     faults.extend((0..20).step_by(2).map(|vat| (8 * SECOND, Fault::Moves { vat, stranger: true })));
-    Plan { healed_at: None, ends_at: 40 * SECOND, ..Plan::quiet(seed, faults) }.with_searches_from_seed(4)
+    Plan::quiet(seed, faults).with_searches_from_seed(4)
 }
 
 /// Whether one of a few seeds shows a breach of this kind.

@@ -3,10 +3,7 @@
 use std::{path::PathBuf, rc::Rc, time::Duration};
 
 use schemas::Coded;
-use simulation::finding::{
-    Machine, What,
-    plan::LEASE,
-};
+use simulation::finding::{Machine, What, plan::LEASE};
 use tokio::{
     task::{LocalSet, spawn_local},
     time::timeout,

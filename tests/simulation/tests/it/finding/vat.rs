@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use schemas::{
-    Address, IdentityKey, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State, Timestamp,
-    limits::MAX_CLOCK_AHEAD,
-};
+use schemas::{Address, IdentityKey, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State};
 use simulation::finding::{
     Machine, What,
     plan::{Fault, REGISTER_DEADLINE, RETRY_CAP, SERVERS, VALIDITY},
@@ -21,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 use transport::Endpoint;
-use vls_client::{Expected, Publisher, PublisherConfig, RecordSource};
+use vls_client::{Expected, Publisher, PublisherConfig, Reading, RecordDates, RecordSource};
 
 use super::world::{DRAIN, Mutation, Process, World, key, until};
 
@@ -30,7 +27,9 @@ const STARTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a running copy of a vat is told.
 enum Command {
-    Move { stranger: bool },
+    Move {
+        stranger: bool,
+    },
     /// Register everywhere now.
     Nudge,
     /// Say so, and end.
@@ -232,8 +231,7 @@ struct OwnRecord {
     place: Cell<SocketAddr>,
     state: Cell<State>,
     newest: RefCell<Option<SignedRecord>>,
-    signed: Cell<Timestamp>,
-    accepted: Cell<Timestamp>,
+    dates: RecordDates,
     /// Who has its former places.
     strangers: RefCell<Vec<Endpoint>>,
 }
@@ -248,37 +246,27 @@ impl OwnRecord {
             place: Cell::new(process.place),
             state: Cell::new(State::Live),
             newest: RefCell::default(),
-            signed: Cell::default(),
-            accepted: Cell::default(),
+            dates: RecordDates::default(),
             strangers: RefCell::default(),
         }
-    }
-
-    /// max(now, last + 1), but never for the sake of a record that no server has taken.
-    fn next_timestamp(&self, now: Timestamp) -> Timestamp {
-        let after = |last: Timestamp| last.saturating_add(Duration::from_micros(1));
-        let taken = now.max(after(self.accepted.get()));
-        let next = taken.max(after(self.signed.get()));
-        if next.saturating_since(now) <= MAX_CLOCK_AHEAD { next } else { taken }
     }
 }
 
 impl RecordSource for OwnRecord {
-    fn current(&self, now: Timestamp) -> Result<SignedRecord, RecordError> {
+    fn current(&self, now: Reading) -> Result<SignedRecord, RecordError> {
         let (place, state) = (self.place.get(), self.state.get());
         let address = Address::Quic { host: place.ip().to_string(), port: place.port() };
         let addresses = if state == State::Live { vec![address] } else { Vec::new() };
         let still_says = |newest: &&SignedRecord| {
             let said = newest.record();
             let is_same = said.state == state && said.addresses == addresses;
-            let is_ahead = newest.timestamp().saturating_since(now) > MAX_CLOCK_AHEAD;
-            is_same && !is_ahead && said.expires.saturating_since(now) >= VALIDITY / 2
+            let lasts = said.expires.saturating_since(now.time()) >= VALIDITY / 2;
+            is_same && lasts && self.dates.may_offer(newest.timestamp(), now)
         };
         if let Some(newest) = self.newest.borrow().as_ref().filter(still_says) {
             return Ok(newest.clone());
         }
-        let timestamp = self.next_timestamp(now);
-        self.signed.set(timestamp);
+        let timestamp = self.dates.next(now);
         let record = LocationRecord {
             epoch: self.epoch,
             turn: 1,
@@ -301,6 +289,6 @@ impl RecordSource for OwnRecord {
     }
 
     fn accepted(&self, record: &SignedRecord) {
-        self.accepted.set(self.accepted.get().max(record.timestamp()));
+        self.dates.accepted(record.timestamp());
     }
 }
