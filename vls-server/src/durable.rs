@@ -227,8 +227,7 @@ impl DurableRegistry {
         let watches = Rc::new(Watches::new(limits::WATCHES));
         let (registry, store) = (RefCell::new(registry), RefCell::new(Some(store)));
         let (failure, committing) = (RefCell::new(None), Cell::new(false));
-        let core =
-            Rc::new(Core { registry, clock, store, gate, watches, failure, last_sync, committer, committing });
+        let core = Rc::new(Core { registry, clock, store, gate, watches, failure, last_sync, committer, committing });
         Ok(Self { checks: Checks::new(Rc::clone(&core)), core, reports })
     }
 

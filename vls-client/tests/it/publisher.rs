@@ -366,6 +366,29 @@ fn a_refusal_keeps_its_code_and_clock_and_its_text_cannot_touch_the_terminal() {
     });
 }
 
+/// An hour: a vat whose clock is that far ahead, and waits for the servers' to come after it, is lost with its lease.
+#[test]
+fn what_a_server_refuses_as_ahead_of_its_clock_is_dated_by_its_clock_and_taken() {
+    run(async {
+        let server = server(51);
+        let its_time = now().saturating_sub(LONG);
+        server.reply(Replies::Behind(its_time));
+        let vat = vat_of_epoch(3);
+        let publisher = publisher(&[&server.entry], &vat);
+        let report = publisher.announce(Expected::Anything, LONG).await.remove(0);
+        assert!(report.is_registered(), "{report}");
+        let dates: Vec<Timestamp> = server.arrived().iter().map(|arrived| arrived.record.timestamp()).collect();
+        assert_eq!(dates.len(), 2);
+        assert!(dates[0] > its_time && dates[1] == its_time, "{dates:?}");
+
+        // One that refuses that as well is not offered a third one.
+        server.reply(Replies::Refused { code: "record.future", retry_after: 0 });
+        let report = publisher.announce(Expected::Anything, LONG).await.remove(0);
+        assert_eq!(report.error().map(Coded::code), Some(ErrorCode::RecordFuture));
+        assert_eq!(server.arrived().len(), 4);
+    });
+}
+
 #[test]
 fn a_lost_session_is_replaced_by_the_next_registration() {
     run(async {
@@ -502,7 +525,7 @@ fn a_server_that_shows_us_our_own_record_or_has_lost_it_stops_nothing() {
         let publisher = publisher(&[&server.entry], &vat);
         assert!(publisher.announce(Expected::Absent, LONG).await[0].is_registered());
         // Somebody else forwards a record of ours that we believed to be lost.
-        server.put(&vat.current(now()).unwrap());
+        server.put(&vat.current(Reading::Own(now())).unwrap());
         assert!(publisher.renew(LONG).await[0].is_registered());
         server.forget();
         assert!(publisher.renew(LONG).await[0].is_registered());

@@ -297,8 +297,9 @@ impl Searched {
         let until = ended.unwrap_or(plan.ends_at);
         let remembered = memory.highest(self.began);
         let is_good = |heard: &&Heard| {
-            let is_best = heard.version >= self.highest(heard.at + TIMER).max(remembered);
-            is_best && !heard.lapsed && heard.version.is_some_and(|version| version.place.is_some())
+            // Nor is it contradicted while it may be.
+            let best = self.highest(heard.at + GRACE + TIMER).max(remembered);
+            heard.version >= best && !heard.lapsed && heard.version.is_some_and(|version| version.place.is_some())
         };
         // A search that dials ends when somebody is reached.
         if let Some(good) = self.heard.iter().find(is_good)

@@ -11,7 +11,8 @@ use std::{
 
 use capnp::Error;
 use schemas::{
-    ErrorCode, IdentityKey, SearchPathEntry, SignedPacket, SignedRecord, VatId,
+    ErrorCode, IdentityKey, SearchPathEntry, SignedPacket, SignedRecord, Timestamp, VatId,
+    limits::MAX_CLOCK_AHEAD,
     location_capnp::{self, answer, expected, location_service, outcome, watcher},
 };
 use tokio::{
@@ -127,6 +128,8 @@ pub(crate) enum Replies {
         code: &'static str,
         retry_after: u32,
     },
+    /// Honestly, with a clock that shows this.
+    Behind(Timestamp),
     /// Never.
     Never,
 }
@@ -436,6 +439,12 @@ impl location_service::Server for Service {
                 refused.set_server_time(12_000_000);
                 refused.set_retry_after(retry_after);
             }
+            Replies::Behind(time) if record.timestamp() > time.saturating_add(MAX_CLOCK_AHEAD) => {
+                let mut refused = outcome.init_refused();
+                refused.set_code(ErrorCode::RecordFuture.as_str());
+                refused.set_server_time(time.as_micros());
+            }
+            Replies::Behind(_) => self.state.register(record, expected, 3600, outcome)?,
             Replies::Never => std::future::pending().await,
         }
         Ok(())

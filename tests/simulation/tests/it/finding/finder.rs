@@ -19,7 +19,7 @@ use vls_client::{Attempt, Candidate, Resolver, ResolverConfig};
 
 use super::{
     wire::version,
-    world::{DRAIN, Mutation, Process, World, key, until},
+    world::{DRAIN, Mutation, Process, World, id, key, until},
 };
 
 pub(crate) async fn search_all(world: Rc<World>) -> turmoil::Result {
@@ -56,7 +56,7 @@ async fn search(process: Process, number: u8, searches: Vec<(Duration, Search)>)
     let resolver = Resolver::new(process.endpoint.clone(), path, None, config);
     for (at, search) in searches {
         until(at).await;
-        let id = key(Machine::Vat(search.vat)).id();
+        let id = id(Machine::Vat(search.vat));
         let known = (0..SERVERS).map(|server| {
             let (standing, packet) = process.world.knows(server, search.vat)?;
             Some(process.world.wire.as_usable(process.machine, standing, packet.as_deref()))
@@ -81,7 +81,7 @@ async fn search(process: Process, number: u8, searches: Vec<(Duration, Search)>)
 }
 
 async fn connect(process: &Process, resolver: &Resolver, number: u32, vat: u8) -> (Found, Vec<Attempt>) {
-    let id = key(Machine::Vat(vat)).id();
+    let id = id(Machine::Vat(vat));
     match resolver.connect(id, &Hints::default()).await {
         Ok(connected) => {
             let occupant = process.world.wire.occupant(connected.address).and_then(|(machine, epoch)| match machine {
@@ -129,7 +129,7 @@ fn nothing(code: schemas::ErrorCode) -> Found {
 fn answered(attempts: &[Attempt]) -> Vec<u8> {
     let server = |attempt: &Attempt| match &attempt.candidate {
         Candidate::Entry(SearchPathEntry::Vls { id, .. }) if attempt.outcome.is_answer() => {
-            (0..SERVERS).find(|server| key(Machine::Server(*server)).id() == *id)
+            (0..SERVERS).find(|server| super::world::id(Machine::Server(*server)) == *id)
         }
         _ => None,
     };

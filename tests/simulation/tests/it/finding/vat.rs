@@ -20,7 +20,7 @@ use tokio::{
 use transport::Endpoint;
 use vls_client::{Expected, Publisher, PublisherConfig, Reading, RecordDates, RecordSource};
 
-use super::world::{DRAIN, Mutation, Process, World, key, until};
+use super::world::{DRAIN, Mutation, Process, World, id, key, until};
 
 /// Within what time all vats start.
 const STARTS_WITHIN: Duration = Duration::from_secs(1);
@@ -198,7 +198,7 @@ async fn settle_elsewhere(process: &Process, source: &OwnRecord, stranger: bool)
     process.world.wire.occupy(place, Some((process.machine, source.epoch)));
     process.world.wire.occupy(old, None);
     if stranger {
-        let its_key = IdentityKey::from_seed(&[key(process.machine).id().as_bytes()[0]; 32]);
+        let its_key = IdentityKey::from_seed(&[id(process.machine).as_bytes()[0]; 32]);
         let start = u64::from(port);
         let stranger = process.world.start_process(process.machine, &its_key, old.port(), start).await;
         spawn_local(accept_all(stranger.endpoint.clone()));
@@ -213,8 +213,8 @@ fn believe(process: &Process, publisher: &Publisher) {
     let now = vls_client::Clock::now(&*process.wall_clock()).wall;
     for report in publisher.reports() {
         let is_leased = report.leased_until.is_some_and(|until| until > now);
-        let SearchPathEntry::Vls { id, .. } = report.entry else { continue };
-        let server = (0..SERVERS).find(|server| key(Machine::Server(*server)).id() == id);
+        let SearchPathEntry::Vls { id: its, .. } = report.entry else { continue };
+        let server = (0..SERVERS).find(|server| id(Machine::Server(*server)) == its);
         if let Some(server) = server.filter(|_| report.is_registered() && is_leased) {
             let standing = process.world.knows(server, number).map(|(standing, _)| standing);
             process.see(What::Believes { server, standing });

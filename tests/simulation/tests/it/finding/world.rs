@@ -9,18 +9,18 @@ use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
 use checkpoint::simulated::SimulatedDisk;
-use schemas::{IdentityKey, SearchPathEntry};
+use schemas::{IdentityKey, SearchPathEntry, VatId};
 use simulation::{
     finding::{
         Breach, Machine, Plan, Standing, Trace, What, judge,
-        plan::{Fault, Lie, SERVERS},
+        plan::{FINDERS, Fault, Lie, SERVERS, VATS},
     },
     plan::Way,
 };
@@ -230,14 +230,14 @@ impl World {
 
     /// All packets that a server has.
     fn packets(&self, server: u8) -> HashMap<[u8; 32], Vec<u8>> {
-        let packet = |vat| Some((*key(Machine::Vat(vat)).id().as_bytes(), self.knows(server, vat)?.1?));
+        let packet = |vat| Some((*id(Machine::Vat(vat)).as_bytes(), self.knows(server, vat)?.1?));
         (0..self.plan.vats).filter_map(packet).collect()
     }
 
     /// What a server knows of a vat, and the packet; none if it is down or lies, or does not say so now.
     pub(crate) fn knows(&self, server: u8, vat: u8) -> Option<(Standing, Option<Vec<u8>>)> {
         let running = self.servers.borrow()[usize::from(server)].running.clone()?;
-        let (registry, id) = (running.registry(), key(Machine::Vat(vat)).id());
+        let (registry, id) = (running.registry(), id(Machine::Vat(vat)));
         registry.see(id.as_bytes(), registry.clock().now(), |seen| match seen {
             Seen::Early => None,
             Seen::Nothing => Some((Standing::Missing, None)),
@@ -254,7 +254,7 @@ impl World {
         let entry = |number: u8| {
             let number = (first + number) % SERVERS;
             let host = turmoil::lookup(server_name(number)).to_string();
-            SearchPathEntry::Vls { id: key(Machine::Server(number)).id(), host, port: PORT }
+            SearchPathEntry::Vls { id: id(Machine::Server(number)), host, port: PORT }
         };
         (0..SERVERS).map(entry).collect()
     }
@@ -359,6 +359,17 @@ pub(crate) fn key(machine: Machine) -> IdentityKey {
         Machine::Vat(number) => [40 + number; 32],
         Machine::Finder(number) => [100 + number; 32],
     })
+}
+
+/// The id of a machine's key. Computed once: it is asked for so often that it would take most of the time of a run.
+pub(crate) fn id(machine: Machine) -> VatId {
+    static IDS: LazyLock<HashMap<Machine, VatId>> = LazyLock::new(|| {
+        let servers = (0..SERVERS).map(Machine::Server);
+        let vats = (0..VATS).map(Machine::Vat);
+        let finders = (0..FINDERS).map(Machine::Finder);
+        servers.chain(vats).chain(finders).map(|machine| (machine, key(machine).id())).collect()
+    });
+    IDS[&machine]
 }
 
 /// Waits until a moment of the run.
