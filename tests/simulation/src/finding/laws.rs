@@ -141,6 +141,9 @@ struct Heard {
     lapsed: bool,
 }
 
+/// A vat and its epoch; none: a stranger.
+type Occupant = Option<(u8, u64)>;
+
 /// One search, as far as it was seen.
 pub(super) struct Searched {
     pub(super) finder: Machine,
@@ -153,7 +156,8 @@ pub(super) struct Searched {
     asked: Vec<(Duration, u8)>,
     heard: Vec<Heard>,
     dialled: Vec<(Duration, SocketAddr)>,
-    reached: Option<(Duration, SocketAddr, Option<(u8, u64)>)>,
+    /// When, where, and whose program was there.
+    reached: Option<(Duration, SocketAddr, Occupant)>,
     pub(super) ended: Option<(Duration, Found, Vec<u8>)>,
 }
 

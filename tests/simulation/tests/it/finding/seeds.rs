@@ -8,7 +8,7 @@ use super::world::{Mutation, Report, run};
 use crate::seeds::{chosen_seed, chosen_seeds, each};
 
 /// What is run each time.
-const SEEDS: Range<u64> = 0..12;
+const SEEDS: Range<u64> = 0..16;
 /// What is run when asked for.
 const MANY_SEEDS: Range<u64> = 0..10_000;
 
