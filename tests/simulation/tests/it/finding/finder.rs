@@ -14,7 +14,7 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::timeout,
 };
-use transport::beside::Bunch;
+use transport::datagrams::Bunch;
 use vls_client::{Attempt, Candidate, Resolver, ResolverConfig};
 
 use super::{

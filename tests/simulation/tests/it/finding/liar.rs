@@ -8,7 +8,7 @@ use schemas::{
 };
 use simulation::finding::plan::{LEASE, Lie};
 use tokio::task::spawn_local;
-use transport::{Greeting, OutputGate, Session, SessionLimits, SessionOptions, beside::Bunch};
+use transport::{Greeting, OutputGate, Session, SessionLimits, SessionOptions, datagrams::Bunch};
 
 use super::world::Process;
 use crate::world::pause;
