@@ -305,9 +305,13 @@ impl Searched {
             let best = self.highest(heard.at + GRACE + TIMER).max(remembered);
             heard.version >= best && !heard.lapsed && heard.version.is_some_and(|version| version.place.is_some())
         };
+        // What a finder is told over a session may contradict it, too, and nobody can read that.
+        let found_nothing = matches!(&self.ended, Some((_, Found::Nothing { .. }, _)));
+        let contradicted_unseen = self.warm && found_nothing;
         // A search that dials ends when somebody is reached.
         if let Some(good) = self.heard.iter().find(is_good)
             && self.dialled.is_empty()
+            && !contradicted_unseen
             && until > good.at + GRACE + TIMER
         {
             breaches.push(Breach::SlowToSettle(number));
