@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    time::Duration,
 };
 
 use checkpoint::{Position, Store};
@@ -301,6 +300,8 @@ pub(super) fn describe(report: &EntryReport, mut out: vat_capnp::registration::B
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use schemas::IdentityKey;
 
     use super::*;

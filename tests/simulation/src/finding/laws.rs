@@ -306,12 +306,14 @@ impl Searched {
             heard.version >= best && !heard.lapsed && heard.version.is_some_and(|version| version.place.is_some())
         };
         // What a finder is told over a session may contradict it, too, and nobody can read that.
-        let found_nothing = matches!(&self.ended, Some((_, Found::Nothing { .. }, _)));
-        let contradicted_unseen = self.warm && found_nothing;
+        let contradicted_unseen = |good: &Heard| match &self.ended {
+            Some((_, Found::Record(_), _)) => self.warm && self.used() > good.version,
+            _ => self.warm,
+        };
         // A search that dials ends when somebody is reached.
         if let Some(good) = self.heard.iter().find(is_good)
             && self.dialled.is_empty()
-            && !contradicted_unseen
+            && !contradicted_unseen(good)
             && until > good.at + GRACE + TIMER
         {
             breaches.push(Breach::SlowToSettle(number));
