@@ -59,7 +59,10 @@ pub(super) fn init(arguments: &InitArguments, output: Output) -> Result<Exit, Fa
         (None, None) => PathBuf::from(DEFAULT_FILE),
     };
     let key = identity_file::prepare(&FileDisk, &data, &data.join(server::STORE))?;
-    let made = write_new(&file, &text(arguments, &data))?;
+    // In the server's own folder it is private as everything there is. Elsewhere the user that the server runs as may be
+    // another one than who makes it.
+    let mode = if file.starts_with(&data) { 0o600 } else { 0o644 };
+    let made = write_new(&file, &text(arguments, &data), mode)?;
     // Read as the server will: a file that was there already may say something else.
     let configuration = Configuration::load(&Flags::of(Some(file.clone()), None))?;
     let listen = configuration.listen.value;
@@ -79,12 +82,12 @@ pub(super) fn init(arguments: &InitArguments, output: Output) -> Result<Exit, Fa
 }
 
 /// Writes a file with its folder, unless it is there; tells which.
-fn write_new(path: &Path, text: &str) -> Result<bool, Failure> {
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<bool, Failure> {
     let failed = |error: std::io::Error| system(&format!("write {}", path.display()), &error);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    let mut file = match fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
+    let mut file = match fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
         file => file.map_err(failed)?,
     };
