@@ -36,6 +36,9 @@ const WINDOWS: u32 = 10;
 /// How often datagrams are sent: so many at once as come meanwhile.
 const TICK: Duration = Duration::from_micros(250);
 
+/// How long after the last question answers are taken.
+const AFTERWARDS: Duration = Duration::from_millis(50);
+
 /// The time within which 99 of 100 honest questions are answered, of those that are; beside it the same with a quarter
 /// of what the server can answer, and nobody hostile.
 pub(super) fn measure(
@@ -86,34 +89,32 @@ fn load(effort: Effort, server: SocketAddr, ids: &[[u8; 32]], honest: f64, hosti
     let attacks = attacks();
     let (begun, duration) = (Instant::now(), effort.window * WINDOWS);
     let (mut asked, mut attacked, mut times) = (0_usize, 0_usize, Vec::new());
+    let mut questions = Vec::new();
     // Nothing is waited for after the end but what is on its way.
-    while begun.elapsed() < duration + Duration::from_millis(50) {
+    while begun.elapsed() < duration + AFTERWARDS {
         let elapsed = begun.elapsed();
         if elapsed < duration {
             // Proof: below the number of datagrams that a second has room for.
             #[allow(clippy::cast_possible_truncation)]
             let due = |rate: f64| (rate * (elapsed + TICK).as_secs_f64()) as usize;
-            let fresh: Vec<Vec<u8>> = (asked..due(honest))
-                .map(|number| {
-                    let mut question = Vec::with_capacity(QUESTION_BYTES);
-                    let nonce = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
-                    LookupQuestion { nonce, id: ids[number % ids.len()] }.write(&mut question);
-                    question
-                })
-                .collect();
-            asked += fresh.len();
-            asking.send(fresh.iter().map(Vec::as_slice))?;
-            let attack = (attacked..due(hostile)).map(|number| attacks[number % attacks.len()].as_slice());
-            attacked = attacked.max(due(hostile));
-            attacking.send(attack)?;
+            questions.clear();
+            for number in asked..due(honest) {
+                let nonce = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
+                LookupQuestion { nonce, id: ids[number % ids.len()] }.write(&mut questions);
+            }
+            asking.send(questions.chunks_exact(QUESTION_BYTES))?;
+            attacking.send((attacked..due(hostile)).map(|number| attacks[number % attacks.len()].as_slice()))?;
+            (asked, attacked) = (due(honest), due(hostile));
         }
-        let tick = elapsed + TICK;
-        while begun.elapsed() < tick {
+        loop {
             asking.receive(|answer| {
                 let nonce = LookupAnswer::read(answer).map(|answer| u64::from_be_bytes(answer.nonce));
                 let time = nonce.map(|nonce| begun.elapsed().saturating_sub(Duration::from_nanos(nonce)));
                 times.extend(time.map(microseconds));
             })?;
+            if begun.elapsed() >= elapsed + TICK {
+                break;
+            }
         }
     }
     times.sort_by(f64::total_cmp);
@@ -171,17 +172,23 @@ impl Sender {
         Ok(())
     }
 
+    /// All that has come.
     fn receive(&self, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
+        while self.receive_some(&mut each)? {}
+        Ok(())
+    }
+
+    fn receive_some(&self, mut each: impl FnMut(&[u8])) -> Result<bool, Failure> {
         let mut space = [[0; 1_500]; Self::TOGETHER];
         let mut slices: Vec<_> = space.iter_mut().map(|part| [IoSliceMut::new(part)]).collect();
         let mut headers = MultiHeaders::<()>::preallocate(Self::TOGETHER, None);
         let flags = MsgFlags::MSG_DONTWAIT;
         let lengths: Vec<usize> = match recvmmsg(self.0.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
             Ok(received) => received.map(|message| message.bytes).collect(),
-            Err(Errno::EAGAIN) => return Ok(()),
+            Err(Errno::EAGAIN) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         };
         lengths.iter().zip(&space).for_each(|(length, part)| each(&part[..*length]));
-        Ok(())
+        Ok(lengths.len() == Self::TOGETHER)
     }
 }
