@@ -301,6 +301,9 @@ error_codes! {
     NetName "net.name" Unreachable:
         "The host name does not resolve.";
         "Check the spelling and the DNS of this machine.";
+    NetTls "net.tls" Unreachable:
+        "An HTTPS server has not proved its name to this machine, or speaks no TLS 1.3.";
+        "Check the entry's host name and the server's certificate; SSL_CERT_FILE names further authorities to trust.";
     // ---- finding
     VlsNoAnswer "vls.no_answer" Unreachable:
         "No entry of the search path gave an answer.";
@@ -376,7 +379,10 @@ error_codes! {
         "Ask again in a moment, or another entry of the search path.";
     VlsNoCarrier "vls.no_carrier" Unreachable:
         "The search path entry or the address is of a form whose carrier this build does not have.";
-        "Add an entry of the form vls://<id>@<host>:<port>.";
+        "Add an entry of the form vls://<id>@<host>:<port> or https://<host>.";
+    VlsLeftOut "vls.left_out" Denied:
+        "Local-only mode: this is not on this machine or in its own network, so it is neither asked nor dialled.";
+        "Leave --local-only away, or take `local_only` out of the configuration.";
     // ---- location records
     RecordMalformed "record.malformed" Integrity:
         "The bytes are not a location record.";

@@ -100,15 +100,15 @@ pub enum Outcome {
     Record {
         /// What it says.
         summary: Summary,
-        /// How long ago the vat registered or renewed it there; unknown for the cache.
+        /// How long ago the vat registered or renewed it there, if that is known.
         age: Option<Duration>,
     },
     /// A verified record whose lease at that server has ended: says where the vat was.
     Lapsed {
         /// What it says.
         summary: Summary,
-        /// How long ago the vat registered or renewed it there.
-        age: Duration,
+        /// How long ago the vat registered or renewed it there, if that is known.
+        age: Option<Duration>,
     },
     /// It knows nothing of this vat.
     Unknown,
@@ -184,8 +184,7 @@ impl Outcome {
 
     fn age(&self) -> Option<Duration> {
         match self {
-            Self::Record { age, .. } => *age,
-            Self::Lapsed { age, .. } => Some(*age),
+            Self::Record { age, .. } | Self::Lapsed { age, .. } => *age,
             _ => None,
         }
     }
@@ -197,16 +196,26 @@ impl fmt::Display for Outcome {
             Self::Waiting => f.write_str("no answer so far"),
             Self::NotTried => f.write_str("not tried: the search ended before its turn"),
             Self::TooMany => f.write_str("not tried: too many candidates"),
-            Self::Record { summary, age: Some(age) } => write!(f, "{summary}, renewed {} ago", Seconds(*age)),
-            Self::Record { summary, age: None } => summary.fmt(f),
-            Self::Lapsed { summary, age } => {
-                write!(f, "its lease there has ended: {summary}, renewed {} ago", Seconds(*age))
-            }
+            Self::Record { summary, age } => write!(f, "{summary}{}", Renewed(*age)),
+            Self::Lapsed { summary, age } => write!(f, "its lease there has ended: {summary}{}", Renewed(*age)),
             Self::Unknown => f.write_str("knows no record of this vat"),
             Self::Refused(refusal) => write!(f, "refused ({}): {refusal}", refusal.code()),
             Self::Failed(failure) => write!(f, "{failure} ({})", failure.code()),
             Self::Connected { address } => write!(f, "connected at {address}"),
             Self::Withdrawn => f.write_str("given up: a higher record no longer names it"),
+        }
+    }
+}
+
+/// How long ago a vat has registered, in whole seconds, as servers count.
+struct Renewed(Option<Duration>);
+
+impl fmt::Display for Renewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.map(|age| age.as_secs()) {
+            None => Ok(()),
+            Some(0) => f.write_str(", renewed just now"),
+            Some(seconds) => write!(f, ", renewed {seconds} s ago"),
         }
     }
 }

@@ -109,7 +109,7 @@ async fn receive(inner: Rc<Inner>) {
             let Some(waiting) = inner.waiting.borrow_mut().remove(&answer.nonce) else { continue };
             let known = answer.known.map_or(Answer::Unknown, |known| Answer::Packet {
                 packet: known.packet.to_vec(),
-                age: Duration::from_secs(known.age.into()),
+                age: Some(Duration::from_secs(known.age.into())),
                 lapsed: known.expired,
             });
             // Whoever asked may have lost interest.

@@ -59,7 +59,12 @@ pub(crate) struct Reach {
 impl Reach {
     pub(crate) fn begin(resolver: Rc<Inner>, id: VatId, hints: &Hints) -> Self {
         let (lookup, signals) = Lookup::begin(resolver.clone(), id, hints, Goal::Reach);
-        let race = DialSchedule::new(&hints.addresses, resolver.dial_timing, resolver.clock.now().elapsed);
+        let race = DialSchedule::new(
+            &hints.addresses,
+            resolver.dial_timing,
+            resolver.carriers.local_only,
+            resolver.clock.now().elapsed,
+        );
         let (dials, aborts) = (FuturesUnordered::new(), Vec::new());
         Self { id, resolver, lookup, race, dials, aborts, signals, give_up_lookup_at: None }
     }
@@ -129,8 +134,9 @@ impl Reach {
         let (resolver, id, target) = (self.resolver.clone(), self.id, self.race.target(slot).clone());
         let deadline = resolver.dial_timing.dial_deadline;
         let (abort, registration) = AbortHandle::new_pair();
-        let dialled =
-            async move { DialResult { slot, result: dial(resolver.pool.endpoint(), id, &target, deadline).await } };
+        let dialled = async move {
+            DialResult { slot, result: dial(resolver.carriers.pool.endpoint(), id, &target, deadline).await }
+        };
         self.dials.push(Abortable::new(dialled, registration).boxed_local());
         self.aborts.retain(|(dial, _)| *dial != slot);
         self.aborts.push((slot, abort));

@@ -15,7 +15,7 @@ use schemas::{Address, SignedRecord, State};
 use crate::{
     attempt::{Attempt, Candidate, Outcome},
     failure::{Carrier, Failure},
-    limits,
+    limits, locality,
     wave::Wave,
 };
 
@@ -112,16 +112,19 @@ pub struct DialSchedule {
     slots: Vec<Slot>,
     lookup_finished: bool,
     finished: bool,
+    local_only: bool,
 }
 
 /// Behind every place in a record.
 const UNNAMED: usize = usize::MAX;
 
 impl DialSchedule {
-    /// A race that begins at `now` (monotonic) with the hinted places, `<host>:<port>`.
-    pub fn new(hints: &[String], timing: DialTiming, now: Duration) -> Self {
-        let wave = Wave::new(now, timing.first_wave);
-        let mut schedule = Self { timing, started: now, wave, slots: vec![], lookup_finished: false, finished: false };
+    /// A race that begins at `now` (monotonic) with the hinted places, `<host>:<port>`. With `local_only` nothing is
+    /// dialled that is not on this machine or in its own network.
+    pub fn new(hints: &[String], timing: DialTiming, local_only: bool, now: Duration) -> Self {
+        let (wave, slots) = (Wave::new(now, timing.first_wave), vec![]);
+        let mut schedule =
+            Self { timing, started: now, wave, slots, lookup_finished: false, finished: false, local_only };
         for place in hints {
             let candidate = Candidate::HintAddress(place.clone());
             match format!("quic:{place}").parse() {
@@ -232,10 +235,11 @@ impl DialSchedule {
     }
 
     fn add(&mut self, candidate: Candidate, target: Target, hinted: bool, rank: usize, now: Duration) {
-        let (done, outcome) = if self.slots.len() < limits::MAX_DIALS {
-            (None, Outcome::NotTried)
-        } else {
-            (Some(now), Outcome::TooMany)
+        let why_not = if self.local_only { locality::why_not_host(&target.host) } else { None };
+        let (done, outcome) = match why_not {
+            Some(why) => (Some(now), Outcome::Failed(Failure::LeftOut(why))),
+            None if self.slots.len() < limits::MAX_DIALS => (None, Outcome::NotTried),
+            None => (Some(now), Outcome::TooMany),
         };
         self.slots.push(Slot { candidate, target, hinted, rank, asked: false, done, outcome });
     }

@@ -5,15 +5,13 @@ use std::{fmt, io, sync::Arc, time::Duration};
 use schemas::{Address, Coded, ErrorCode, RemoteError, SearchPathEntry};
 use transport::{DialError, SessionError};
 
-use crate::limits::MAX_REMOTE_TEXT;
+use crate::{limits::MAX_REMOTE_TEXT, locality::LeftOut};
 
 /// A form of entry or address whose carrier is not part of this build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Carrier {
-    /// Records over HTTPS.
-    Http,
-    /// Records in DNS.
+    /// Records in DNS, which can be asked for and not registered there, and which tell no time.
     Dns,
     /// Records on the Mainline DHT.
     Dht,
@@ -27,10 +25,16 @@ impl Carrier {
     /// The carrier that an entry needs, unless it is one that this build has.
     pub(crate) fn missing_for_entry(entry: &SearchPathEntry) -> Option<Self> {
         match entry {
-            SearchPathEntry::Vls { .. } => None,
-            SearchPathEntry::Http { .. } => Some(Self::Http),
-            SearchPathEntry::Dns { .. } => Some(Self::Dns),
+            SearchPathEntry::Vls { .. } | SearchPathEntry::Http { .. } | SearchPathEntry::Dns { .. } => None,
             SearchPathEntry::Dht => Some(Self::Dht),
+        }
+    }
+
+    /// The carrier that registering with an entry needs, unless it is one that this build has.
+    pub(crate) fn missing_for_registration(entry: &SearchPathEntry) -> Option<Self> {
+        match entry {
+            SearchPathEntry::Dns { .. } => Some(Self::Dns),
+            other => Self::missing_for_entry(other),
         }
     }
 
@@ -47,9 +51,8 @@ impl Carrier {
 impl fmt::Display for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Http => "the HTTP form",
-            Self::Dns => "the DNS form",
-            Self::Dht => "the DHT form",
+            Self::Dns => "more than questions in DNS",
+            Self::Dht => "the Mainline DHT",
             Self::Gateway => "the gateway form",
             Self::Relay => "relaying through a location server",
         })
@@ -65,6 +68,47 @@ pub enum Failure {
     NoCarrier {
         /// What it needs.
         carrier: Carrier,
+    },
+    /// It is not asked or dialled in local-only mode.
+    #[error("left out: {0}")]
+    LeftOut(LeftOut),
+    /// Nothing that it says of there being no record proves anything.
+    #[error("it knows no record, but anybody on the way could say that by DNS, so it counts for nothing here")]
+    NoWitness,
+    /// No TCP connection, or a datagram was refused.
+    #[error("no connection: {source}")]
+    Connect {
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// No TLS session: mostly for its certificate.
+    #[error("no TLS session: {source}")]
+    Tls {
+        /// What rustls said.
+        source: Arc<io::Error>,
+    },
+    /// This machine trusts nobody.
+    #[error("this machine has no list of certificate authorities, so no HTTPS server can be trusted")]
+    NoTrust,
+    /// The exchange over HTTP broke off or is not HTTP.
+    #[error("not HTTP: {reason}")]
+    Http {
+        /// What was wrong.
+        reason: Arc<str>,
+    },
+    /// A server of the HTTP form answered with another status than those of a lookup.
+    #[error("it answered with HTTP status {status}{}", Said(.said.as_ref()))]
+    Status {
+        /// The status.
+        status: u16,
+        /// What it said, if it is a server of ours.
+        said: Option<RemoteError>,
+    },
+    /// A name server has not answered the question.
+    #[error("the name server cannot or will not answer (DNS response code {code})")]
+    NameServer {
+        /// The response code of DNS.
+        code: u8,
     },
     /// A hint that is no `<host>:<port>`.
     #[error("not of the form <host>:<port>")]
@@ -119,6 +163,14 @@ impl Coded for Failure {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NoCarrier { .. } => ErrorCode::VlsNoCarrier,
+            Self::LeftOut(_) => ErrorCode::VlsLeftOut,
+            Self::NoWitness => ErrorCode::VlsNoAnswer,
+            Self::Connect { source } if source.kind() == io::ErrorKind::TimedOut => ErrorCode::NetTimeout,
+            Self::Connect { .. } => ErrorCode::NetUnreachable,
+            Self::Tls { .. } | Self::NoTrust => ErrorCode::NetTls,
+            Self::Http { .. } => ErrorCode::SessionProtocol,
+            Self::Status { said, .. } => said.as_ref().map_or(ErrorCode::VlsRefused, |said| said.code),
+            Self::NameServer { .. } => ErrorCode::NetName,
             Self::Place => ErrorCode::VlsEntryMalformed,
             Self::Name { .. } | Self::NoAddress { .. } => ErrorCode::NetName,
             // Somebody who answers with a wrong key says more than silence elsewhere.
@@ -164,6 +216,14 @@ pub(crate) fn remote_text(text: &str) -> String {
 fn printable(character: char) -> char {
     let misleading = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if character.is_control() || misleading { '\u{fffd}' } else { character }
+}
+
+struct Said<'a>(Option<&'a RemoteError>);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |said| write!(f, ": {}", said.message))
+    }
 }
 
 struct OneLine<'a>(&'a [Arc<DialError>]);

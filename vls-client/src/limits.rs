@@ -156,3 +156,70 @@ pub const RECONNECT_DEADLINE: Duration = Duration::from_secs(7);
 /// Who begins an attempt just before the network is whole again, and waits for its end in vain, begins the next one
 /// within this time.
 const _: () = assert!(RECONNECT_CAP.as_secs() + RECONNECT_DEADLINE.as_secs() < transport::limits::KEEP_ALIVE.as_secs());
+
+/// The end of one exchange over HTTPS: name, connection, TLS and answer together. As long as a dial may take.
+pub const HTTP_DEADLINE: Duration = DIAL_DEADLINE;
+
+/// Bytes of the body of an answer over HTTP that are read: a record has 1,072 at most, and the reason of a refusal is a
+/// line of text.
+pub const MAX_HTTP_BODY: usize = 4096;
+
+/// Bytes of the head of an answer over HTTP. Ours have some 600; caches and proxies add their own.
+pub const MAX_HTTP_HEAD: usize = 16 * 1024;
+
+/// Header fields of an answer over HTTP.
+pub const MAX_HTTP_FIELDS: usize = 64;
+
+/// Open connections to servers of the HTTP form that are kept for the next request.
+pub const MAX_IDLE_CONNECTIONS: usize = 8;
+
+/// For how long a server of the HTTP form is taken to answer with a record when it does not say. Relays put records into
+/// the DHT, where they stay for about two hours (BEP 44 has them published again every hour).
+pub const PLAIN_LEASE: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// The end of one lookup in DNS.
+pub const DNS_DEADLINE: Duration = DIAL_DEADLINE;
+
+/// A question in DNS that is not answered is asked again after this time, then after ever longer ones. A resolver that
+/// has no answer in its cache asks up to three others first.
+pub const DNS_REPEAT: Duration = Duration::from_secs(1);
+
+/// How long a name server may stay silent before the next one is asked as well.
+pub const DNS_HEDGE: Duration = Duration::from_millis(500);
+
+/// Name servers that are asked; the system's own resolver takes as many (resolv.conf(5)).
+pub const MAX_NAME_SERVERS: usize = 3;
+
+/// Bytes of an answer from DNS that are read. With a packet, its longest name and what DNSSEC adds there are some 1,700.
+pub const MAX_DNS_MESSAGE: usize = 4096;
+
+/// Questions to an entry that count for its score: when there are more, the counts are halved.
+pub const SCORE_MEMORY: u32 = 64;
+
+/// Entries of which scores are kept: those of a search path and of the hints of some references.
+pub const MAX_SCORED: usize = 128;
+
+/// How often scores are written while a program runs; the last time is when it ends.
+pub const SCORE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of the file of scores that are read: 128 entries with 32 answer times each need some 60 kB.
+pub const MAX_SCORE_FILE: u64 = 256 * 1024;
+
+/// How long a vat that nobody knew is not asked for again. A vat that is just being started is found this much later at
+/// most; a program that asks in a loop costs the servers this much less.
+pub const ABSENT_MEMORY: Duration = Duration::from_secs(3);
+
+/// Vats that are remembered as unknown.
+pub const MAX_ABSENT: usize = 1024;
+
+/// A difference between this clock and those of location servers that is told. Five minutes ahead, records are refused.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Clocks of servers agree when they differ by no more than this: two of them may each be half as wrong.
+pub const CLOCK_AGREEMENT: Duration = Duration::from_secs(10);
+
+/// Servers whose clocks have to agree before this machine's is called wrong.
+pub const CLOCK_WITNESSES: usize = 2;
+
+/// How long servers are asked for their time.
+pub const CLOCK_DEADLINE: Duration = Duration::from_secs(2);

@@ -8,13 +8,12 @@ use tokio::time::sleep;
 
 use crate::{
     attempt::{Attempt, Candidate},
+    carriers::server,
     clock::Moment,
     failure::Failure,
-    limits,
-    pool::Server,
+    limits, locality,
     resolver::Inner,
     schedule::{Action, Answer, Entry, Event, Found, Goal, Schedule},
-    service,
 };
 
 /// What a lookup has to tell.
@@ -106,27 +105,11 @@ impl Lookup {
     }
 
     fn ask(&self, slot: usize) {
-        // The schedule asks only entries whose carrier this build has.
-        let Some(server) = server(self.schedule.entry(slot)) else { return };
-        let (pool, id, goal) = (self.resolver.pool.clone(), self.id, self.schedule.goal());
+        let (carriers, entry) = (self.resolver.carriers.clone(), self.schedule.entry(slot).clone());
+        let (id, goal) = (self.id, self.schedule.goal());
         let patience = self.resolver.lookup_timing.cold_patience;
-        let asked = async move {
-            let answer = match goal {
-                Goal::Reach => pool.lookup(&server, id, patience).await,
-                // What a server says that no vat has signed counts here, so it has to be that server.
-                Goal::Witness => pool.call(&server, |client| service::lookup(client, id)).await,
-            };
-            (slot, answer)
-        };
+        let asked = async move { (slot, carriers.lookup(&entry, id, goal, patience).await) };
         self.asked.push(asked.boxed_local());
-    }
-}
-
-/// The location server behind an entry, if it is of that form.
-pub(crate) fn server(entry: &SearchPathEntry) -> Option<Server> {
-    match entry {
-        SearchPathEntry::Vls { id, host, port } => Some(Server { id: *id, host: host.clone(), port: *port }),
-        _ => None,
     }
 }
 
@@ -140,11 +123,13 @@ pub(crate) fn entries(resolver: &Inner, hints: &Hints) -> Vec<Entry> {
         if entries.iter().any(|known| known.entry == entry) {
             continue;
         }
-        let server = server(&entry);
+        let (server, pool) = (server(&entry), &resolver.carriers.pool);
         entries.push(Entry {
             candidate: candidate(entry.clone()),
-            expected: server.as_ref().and_then(|server| resolver.pool.expected(server)),
-            suspect: server.is_some_and(|server| resolver.pool.is_suspect(&server)),
+            expected: server.as_ref().and_then(|server| pool.expected(server)),
+            suspect: server.is_some_and(|server| pool.is_suspect(&server)),
+            rank: 0,
+            left_out: if resolver.carriers.local_only { locality::why_not_entry(&entry) } else { None },
             entry,
         });
     }

@@ -14,11 +14,11 @@ use tokio::{
 use transport::{Endpoint, Greeting};
 
 use crate::{
+    carriers::{CarrierConfig, Carriers, server},
     clock::{Clock, Randomness, SystemClock, SystemRandomness},
     failure::{Carrier, Failure},
-    limits,
-    lookup::server,
-    pool::{Pool, Server},
+    limits, locality,
+    pool::Pool,
     publish_schedule::{PublishEvent, PublishSchedule, PublishTiming},
     record_dates::Reading,
     register::{Expected, RegisterError, Registered, Reply, interpret},
@@ -51,6 +51,8 @@ pub trait RecordSource {
 pub struct PublisherConfig {
     /// The pace of registrations.
     pub timing: PublishTiming,
+    /// How entries are spoken with.
+    pub carriers: CarrierConfig,
     /// What location servers are told about this program.
     pub greeting: Greeting,
     /// Where the time comes from.
@@ -63,6 +65,7 @@ impl Default for PublisherConfig {
     fn default() -> Self {
         Self {
             timing: PublishTiming::default(),
+            carriers: CarrierConfig::default(),
             greeting: finder_greeting(),
             clock: Rc::new(SystemClock::default()),
             random: Box::new(SystemRandomness),
@@ -74,6 +77,7 @@ impl fmt::Debug for PublisherConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PublisherConfig")
             .field("timing", &self.timing)
+            .field("carriers", &self.carriers)
             .field("greeting", &self.greeting)
             .finish_non_exhaustive()
     }
@@ -107,7 +111,7 @@ pub struct Publisher {
 }
 
 struct Inner {
-    pool: Pool,
+    carriers: Carriers,
     entries: Vec<Entry>,
     source: Rc<dyn RecordSource>,
     clock: Rc<dyn Clock>,
@@ -119,7 +123,8 @@ struct Inner {
 
 struct Entry {
     place: SearchPathEntry,
-    server: Option<Server>,
+    /// Registering there can succeed.
+    possible: bool,
     /// One registration at a time: records must arrive in the order in which they were signed. Holds the order
     /// of the record that the server last took.
     last: Mutex<Option<Order>>,
@@ -142,30 +147,38 @@ impl Publisher {
         config: PublisherConfig,
     ) -> Self {
         let pool = Pool::new(endpoint, config.greeting.clone(), limits::DIAL_DEADLINE);
-        Self::start(pool, path, source, config)
+        let carriers = Carriers::new(pool, config.carriers.clone());
+        Self::start(carriers, path, source, config)
     }
 
-    /// The same over the sessions and the path of a resolver, so that both need only one session per server.
+    /// The same over the carriers and the path of a resolver, so that both need only one session per server.
     #[must_use]
     pub fn sharing(resolver: &Resolver, source: Rc<dyn RecordSource>, config: PublisherConfig) -> Self {
-        Self::start(resolver.inner().pool.clone(), resolver.path().to_vec(), source, config)
+        Self::start(resolver.inner().carriers.clone(), resolver.path().to_vec(), source, config)
     }
 
-    fn start(pool: Pool, path: Vec<SearchPathEntry>, source: Rc<dyn RecordSource>, config: PublisherConfig) -> Self {
-        let PublisherConfig { timing, greeting: _, clock, mut random } = config;
+    fn start(
+        carriers: Carriers,
+        path: Vec<SearchPathEntry>,
+        source: Rc<dyn RecordSource>,
+        config: PublisherConfig,
+    ) -> Self {
+        let PublisherConfig { timing, clock, mut random, .. } = config;
         let now = clock.now();
         let mut schedule = PublishSchedule::new(path.len(), timing, now.elapsed);
         let mut reports: Vec<EntryReport> = path.iter().cloned().map(EntryReport::new).collect();
         for (entry, report) in reports.iter_mut().enumerate() {
-            if let Some(carrier) = Carrier::missing_for_entry(&report.entry) {
+            if let Some(failure) = why_never(&report.entry, carriers.local_only) {
                 schedule.handle(now.elapsed, PublishEvent::Impossible { entry }, random.as_mut());
-                report.outcome = Some(Err(Failure::NoCarrier { carrier }.into()));
+                report.outcome = Some(Err(failure.into()));
             }
         }
-        let entry = |place: SearchPathEntry| Entry { server: server(&place), place, last: Mutex::new(None) };
+        let possible = |place: &SearchPathEntry| why_never(place, carriers.local_only).is_none();
+        let entry = |place: SearchPathEntry| Entry { possible: possible(&place), place, last: Mutex::new(None) };
+        let entries = path.into_iter().map(entry).collect();
         let inner = Inner {
-            pool,
-            entries: path.into_iter().map(entry).collect(),
+            carriers,
+            entries,
             source,
             clock,
             register_deadline: timing.register_deadline,
@@ -254,12 +267,14 @@ impl Inner {
     /// One registration, from begin to report.
     async fn register(&self, index: usize, condition: Condition, deadline: Duration) {
         let entry = &self.entries[index];
-        let Some(server) = &entry.server else { return };
+        if !entry.possible {
+            return;
+        }
         self.handle(PublishEvent::Begun { entry: index });
         let mut underway = Underway { publisher: self, entry: index, ended: false };
         let registered = async {
             let mut last = entry.last.lock().await;
-            let result = self.offer(server, condition, *last).await;
+            let result = self.offer(&entry.place, condition, *last).await;
             if let Ok((_, record)) = &result {
                 *last = Some(record.order());
                 self.source.accepted(record);
@@ -282,7 +297,7 @@ impl Inner {
     /// record that is no higher than the one that it refused.
     async fn offer(
         &self,
-        server: &Server,
+        place: &SearchPathEntry,
         condition: Condition,
         last: Option<Order>,
     ) -> Result<(Registered, SignedRecord), Offered> {
@@ -313,7 +328,7 @@ impl Inner {
         };
         if matches!(condition, Condition::Unchanged)
             && last == Some(record.order())
-            && let Some(registered) = self.renew(server, &record).await
+            && let Some(registered) = self.renew(place, &record).await
         {
             return Ok((registered, record));
         }
@@ -321,12 +336,12 @@ impl Inner {
             Condition::Given(expected) => expected,
             Condition::Unchanged => last.map_or(Expected::Anything, Expected::Order),
         };
-        let mut result = self.send(server, &record, expected).await;
+        let mut result = self.carriers.register(place, &record, expected).await;
         if let Ok(Reply::Unexpected(shown)) = &result
             && let Some(instead) = self.expected_instead(&record, shown, condition)
         {
             expected = instead;
-            result = self.send(server, &record, expected).await;
+            result = self.carriers.register(place, &record, expected).await;
         }
         match result.map_err(RegisterError::from).and_then(|reply| interpret(&record, &expected, reply)) {
             Ok(registered) => Ok((registered, record)),
@@ -353,18 +368,15 @@ impl Inner {
 
     /// Renews a record that the server has, in a few bytes and without a signature to check, where the session proves whose
     /// it is. `None` if it has to be offered: the server has another one, or does not know how.
-    async fn renew(&self, server: &Server, record: &SignedRecord) -> Option<Registered> {
-        if self.pool.endpoint().id() != record.id() {
+    async fn renew(&self, place: &SearchPathEntry, record: &SignedRecord) -> Option<Registered> {
+        let (pool, server) = (&self.carriers.pool, server(place)?);
+        if pool.endpoint().id() != record.id() {
             return None;
         }
-        match self.pool.call(server, |client| service::renew(client, record.order())).await {
+        match pool.call(&server, |client| service::renew(client, record.order())).await {
             Ok(Reply::Refreshed { lease }) => Some(Registered::Refreshed { lease }),
             _ => None,
         }
-    }
-
-    async fn send(&self, server: &Server, record: &SignedRecord, expected: Expected) -> Result<Reply, Failure> {
-        self.pool.call(server, |client| service::register(client, record.clone(), expected)).await
     }
 
     fn finish(&self, entry: usize, result: Result<(Registered, SignedRecord), Offered>) {
@@ -412,6 +424,13 @@ impl Inner {
         schedule.handle(now, event, random.as_mut());
         self.changed.notify_one();
     }
+}
+
+/// Why no registration with an entry can ever succeed, if none can.
+fn why_never(entry: &SearchPathEntry, local_only: bool) -> Option<Failure> {
+    let left_out = if local_only { locality::why_not_entry(entry) } else { None };
+    let carrier = || Carrier::missing_for_registration(entry).map(|carrier| Failure::NoCarrier { carrier });
+    left_out.map(Failure::LeftOut).or_else(carrier)
 }
 
 /// A registration that was not carried out, and the record that was offered, if it came so far.

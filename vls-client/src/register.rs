@@ -30,7 +30,7 @@ pub(crate) enum Reply {
     Stale(Vec<u8>),
     Conflict(Vec<u8>),
     Unexpected(Vec<u8>),
-    Refused { code: ErrorCode, message: String, server_time: Timestamp, retry_after: Option<Duration> },
+    Refused { code: ErrorCode, message: String, server_time: Option<Timestamp>, retry_after: Option<Duration> },
 }
 
 /// A successful registration.
@@ -81,14 +81,14 @@ pub enum RegisterError {
         current: Option<SignedPacket>,
     },
     /// The server refused for what the record is, or for how many came.
-    #[error("refused: {message}; its clock says {server_time}")]
+    #[error("refused: {message}{}", ServerClock(*.server_time))]
     Refused {
         /// Its code; [`ErrorCode::VlsRefused`] if it is none that this version knows.
         code: ErrorCode,
         /// What it said.
         message: String,
-        /// Its clock.
-        server_time: Timestamp,
+        /// Its clock, if it told.
+        server_time: Option<Timestamp>,
         /// After how long another attempt is worth while; none: not with this record.
         retry_after: Option<Duration>,
     },
@@ -234,6 +234,14 @@ fn evidence(
         Err(error) => error.into(),
     };
     Err(RegisterError::FalseEvidence { claim, reason })
+}
+
+struct ServerClock(Option<Timestamp>);
+
+impl fmt::Display for ServerClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |time| write!(f, "; its clock says {time}"))
+    }
 }
 
 struct Shown<'a>(Option<&'a SignedPacket>);

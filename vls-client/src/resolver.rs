@@ -13,6 +13,7 @@ use transport::{Endpoint, Greeting};
 use crate::{
     attempt::{Attempt, Lines, Summary},
     cache::RecordCache,
+    carriers::{CarrierConfig, Carriers},
     clock::{Clock, Randomness, SystemClock, SystemRandomness},
     connect::{Connected, Reach},
     dial_schedule::DialTiming,
@@ -32,6 +33,8 @@ pub struct ResolverConfig {
     pub lookup: LookupTiming,
     /// The pace of dialling.
     pub dial: DialTiming,
+    /// How entries are spoken with.
+    pub carriers: CarrierConfig,
     /// What location servers are told about this program.
     pub greeting: Greeting,
     /// Where the time comes from.
@@ -45,6 +48,7 @@ impl Default for ResolverConfig {
         Self {
             lookup: LookupTiming::default(),
             dial: DialTiming::default(),
+            carriers: CarrierConfig::default(),
             greeting: finder_greeting(),
             clock: Rc::new(SystemClock::default()),
             randomness: Rc::new(RefCell::new(SystemRandomness)),
@@ -54,10 +58,11 @@ impl Default for ResolverConfig {
 
 impl fmt::Debug for ResolverConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lookup, dial, greeting, .. } = self;
+        let Self { lookup, dial, carriers, greeting, .. } = self;
         f.debug_struct("ResolverConfig")
             .field("lookup", lookup)
             .field("dial", dial)
+            .field("carriers", carriers)
             .field("greeting", greeting)
             .finish_non_exhaustive()
     }
@@ -80,7 +85,7 @@ pub struct Resolver {
 }
 
 pub(crate) struct Inner {
-    pub(crate) pool: Pool,
+    pub(crate) carriers: Carriers,
     pub(crate) path: Vec<SearchPathEntry>,
     pub(crate) known: KnownRecords,
     pub(crate) lookup_timing: LookupTiming,
@@ -128,12 +133,12 @@ impl Resolver {
         cache: Option<RecordCache>,
         config: ResolverConfig,
     ) -> Self {
-        let ResolverConfig { lookup, dial, greeting, clock, randomness } = config;
-        let pool = Pool::new(endpoint, greeting, dial.dial_deadline);
+        let ResolverConfig { lookup, dial, carriers, greeting, clock, randomness } = config;
+        let carriers = Carriers::new(Pool::new(endpoint, greeting, dial.dial_deadline), carriers);
         let known = KnownRecords::new(cache);
         let lingering = Cell::new(0);
         let (lookup_timing, dial_timing) = (lookup, dial);
-        let inner = Inner { pool, path, known, lookup_timing, clock, randomness, lingering, dial_timing };
+        let inner = Inner { carriers, path, known, lookup_timing, clock, randomness, lingering, dial_timing };
         Self { inner: Rc::new(inner) }
     }
 

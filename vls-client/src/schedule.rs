@@ -27,6 +27,7 @@ use crate::{
     failure::{Carrier, Failure},
     judge::{Verdict, judge},
     limits,
+    locality::LeftOut,
     wave::Wave,
 };
 
@@ -84,6 +85,10 @@ pub struct Entry {
     pub expected: Option<Duration>,
     /// Its last attempt failed or stayed without an answer.
     pub suspect: bool,
+    /// Whose turn comes first among those that are not suspect: the lower, and of equals in the order of the path.
+    pub rank: u32,
+    /// Why it is not asked at all, in local-only mode.
+    pub left_out: Option<LeftOut>,
 }
 
 /// What an entry says.
@@ -95,8 +100,8 @@ pub enum Answer {
     Packet {
         /// Signature, timestamp and DNS packet.
         packet: Vec<u8>,
-        /// Since the vat last registered or renewed it.
-        age: Duration,
+        /// Since the vat last registered or renewed it, if that is known.
+        age: Option<Duration>,
         /// The lease has ended.
         lapsed: bool,
     },
@@ -341,6 +346,8 @@ impl Schedule {
         for slot in 0..self.slots.len() {
             if slot >= limits::MAX_CANDIDATES {
                 self.end(slot, Outcome::TooMany, now);
+            } else if let Some(why) = self.slots[slot].entry.left_out {
+                self.end(slot, Outcome::Failed(Failure::LeftOut(why)), now);
             } else if let Some(carrier) = Carrier::missing_for_entry(self.entry(slot)) {
                 self.end(slot, Outcome::Failed(Failure::NoCarrier { carrier }), now);
             }
@@ -364,7 +371,7 @@ impl Schedule {
     fn packet(
         &mut self,
         packet: &[u8],
-        age: Duration,
+        age: Option<Duration>,
         lapsed: bool,
         now: Moment,
         actions: &mut Vec<Action>,
@@ -381,7 +388,7 @@ impl Schedule {
                 self.learn(&record, actions);
                 self.offer(&record, freshness, actions);
                 let summary = (&record).into();
-                if lapsed { Outcome::Lapsed { summary, age } } else { Outcome::Record { summary, age: Some(age) } }
+                if lapsed { Outcome::Lapsed { summary, age } } else { Outcome::Record { summary, age } }
             }
             Verdict::Expired(record, error) => {
                 self.learn(&record, actions);
@@ -446,14 +453,10 @@ impl Schedule {
         }
     }
 
-    /// Entries that failed the last time come last; otherwise the order of the path.
+    /// Entries that failed the last time come last, never not at all; otherwise the best come first.
     fn next_waiting(&self) -> Option<usize> {
-        let waiting = |suspect: bool| {
-            self.slots
-                .iter()
-                .position(move |slot| slot.asked.is_none() && slot.done.is_none() && slot.entry.suspect == suspect)
-        };
-        waiting(false).or_else(|| waiting(true))
+        let waiting = self.slots.iter().enumerate().filter(|(_, slot)| slot.asked.is_none() && slot.done.is_none());
+        waiting.min_by_key(|(index, slot)| (slot.entry.suspect, slot.entry.rank, *index)).map(|(index, _)| index)
     }
 
     /// How long to wait after asking `slot`: the largest measured p95 among it and those being waited for. An

@@ -34,8 +34,15 @@ pub(crate) fn read_answer(answer: answer::Reader<'_>) -> Result<Answer, Failure>
     if packet.is_empty() {
         return Ok(Answer::Unknown);
     }
-    let age = Duration::from_secs(answer.get_age().into());
+    let age = Some(Duration::from_secs(answer.get_age().into()));
     Ok(Answer::Packet { packet: packet.to_vec(), age, lapsed: answer.get_expired() })
+}
+
+/// Asks for the time. Has no deadline of its own.
+pub(crate) async fn time(client: location_service::Client) -> Result<Timestamp, Failure> {
+    let response = client.now_request().send().promise.await.map_err(|error| Failure::of_call(&error))?;
+    let malformed = |_| Failure::Protocol { what: "the answer to what time it is" };
+    Ok(Timestamp::from_micros(response.get().map_err(malformed)?.get_time()))
 }
 
 /// Offers a record. Has no deadline of its own.
@@ -97,7 +104,7 @@ fn reply(outcome: outcome::Reader<'_>) -> capnp::Result<Result<Reply, Failure>> 
                     .and_then(|code| code.parse().ok())
                     .unwrap_or(ErrorCode::VlsRefused),
                 message: remote_text(message),
-                server_time: Timestamp::from_micros(refusal.get_server_time()),
+                server_time: Some(Timestamp::from_micros(refusal.get_server_time())),
                 retry_after: match refusal.get_retry_after() {
                     0 => None,
                     seconds => Some(lease(seconds)),
@@ -107,7 +114,7 @@ fn reply(outcome: outcome::Reader<'_>) -> capnp::Result<Result<Reply, Failure>> 
     }))
 }
 
-fn bounded(packet: &[u8]) -> Result<&[u8], Failure> {
+pub(crate) fn bounded(packet: &[u8]) -> Result<&[u8], Failure> {
     if packet.len() > MAX_PACKET {
         Err(Failure::Protocol { what: "a packet longer than any record" })
     } else {

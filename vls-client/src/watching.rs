@@ -2,7 +2,7 @@
 //!
 //! Every entry of the search path is asked to tell what it knows, now and whenever it changes; what they tell is judged
 //! like any other answer. A session that ends is opened again, ever more slowly as long as that fails; meanwhile what was
-//! seen last stands. An entry that cannot watch is asked from time to time.
+//! seen last stands, until the first attempt fails. An entry that cannot watch is asked from time to time.
 
 use std::{
     cell::RefCell,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use schemas::{
-    Hints, SignedRecord, VatId,
+    Hints, SearchPathEntry, SignedRecord, VatId,
     location_capnp::{watch, watcher},
 };
 use tokio::{
@@ -21,13 +21,14 @@ use tokio::{
 };
 
 use crate::{
-    failure::Failure,
+    carriers::server,
+    failure::{Carrier, Failure},
     judge::{Verdict, judge},
     limits,
-    lookup::{entries, server},
+    lookup::entries,
     pool::Server,
     resolver::Inner,
-    schedule::Answer,
+    schedule::{Answer, Goal},
     service,
 };
 
@@ -39,6 +40,8 @@ pub enum Sighting {
     Registered(SignedRecord),
     /// No entry that can be reached has a lease of it: it has never come, or has not renewed.
     Gone,
+    /// No entry can be reached: where the vat is now, nobody tells.
+    Unreachable,
 }
 
 /// Watches one vat until it is dropped.
@@ -58,7 +61,9 @@ struct Shared {
 /// What one entry has told last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
-    /// Nothing yet, or it is not to be reached.
+    /// Nothing yet.
+    Unasked,
+    /// It is not to be reached.
     Silent,
     /// It has no lease of the vat, or of a record that is of no use.
     Nothing,
@@ -67,16 +72,17 @@ enum Seen {
 
 impl Watching {
     pub(crate) fn begin(resolver: &Rc<Inner>, id: VatId, hints: &Hints) -> Self {
-        let servers: Vec<Server> = entries(resolver, hints)
-            .iter()
-            .filter_map(|entry| server(&entry.entry))
+        let asked: Vec<SearchPathEntry> = entries(resolver, hints)
+            .into_iter()
+            .filter(|entry| entry.left_out.is_none() && Carrier::missing_for_entry(&entry.entry).is_none())
+            .map(|entry| entry.entry)
             .take(limits::MAX_WATCHED)
             .collect();
-        let seen = RefCell::new(vec![Seen::Silent; servers.len()]);
+        let seen = RefCell::new(vec![Seen::Unasked; asked.len()]);
         let shared = Rc::new(Shared { id, resolver: resolver.clone(), seen, changed: Notify::new() });
         let tasks = (0..)
-            .zip(servers)
-            .map(|(slot, server)| spawn_local(keep_watching(shared.clone(), slot, server)).abort_handle())
+            .zip(asked)
+            .map(|(slot, entry)| spawn_local(keep_watching(shared.clone(), slot, entry)).abort_handle())
             .collect();
         Self { shared, told: None, tasks }
     }
@@ -117,7 +123,9 @@ impl Shared {
         let highest = live.max_by(|one, other| one.compare(other)).cloned();
         match highest {
             Some(record) => Some(Sighting::Registered(record)),
-            None => seen.contains(&Seen::Nothing).then_some(Sighting::Gone),
+            None if seen.contains(&Seen::Nothing) => Some(Sighting::Gone),
+            None if seen.is_empty() || seen.contains(&Seen::Unasked) => None,
+            None => Some(Sighting::Unreachable),
         }
     }
 
@@ -162,16 +170,20 @@ impl Shared {
 }
 
 /// Keeps one entry telling.
-async fn keep_watching(shared: Rc<Shared>, slot: usize, server: Server) {
+async fn keep_watching(shared: Rc<Shared>, slot: usize, entry: SearchPathEntry) {
+    let server = server(&entry);
     let mut wait = limits::RETRY_BASE;
     loop {
-        match watch_once(&shared, slot, &server).await {
-            Ok(()) => wait = limits::RETRY_BASE,
+        let watched = match &server {
+            Some(server) => watch_once(&shared, slot, server).await.map(|()| true),
+            None => Ok(false),
+        };
+        match watched {
+            Ok(true) => wait = limits::RETRY_BASE,
             // It does not know how to watch.
-            Err(Failure::Remote(_)) => {
-                let asked =
-                    shared.resolver.pool.lookup(&server, shared.id, shared.resolver.lookup_timing.cold_patience);
-                match asked.await {
+            Ok(false) | Err(Failure::Remote(_)) => {
+                let patience = shared.resolver.lookup_timing.cold_patience;
+                match shared.resolver.carriers.lookup(&entry, shared.id, Goal::Reach, patience).await {
                     Ok(answer) => shared.hear(slot, &answer),
                     Err(_) => shared.see(slot, Seen::Silent),
                 }
@@ -191,7 +203,7 @@ async fn keep_watching(shared: Rc<Shared>, slot: usize, server: Server) {
 
 /// Watches over one session, until that ends.
 async fn watch_once(shared: &Rc<Shared>, slot: usize, server: &Server) -> Result<(), Failure> {
-    let (session, client) = shared.resolver.pool.session(server).await?;
+    let (session, client) = shared.resolver.carriers.pool.session(server).await?;
     let mut request = client.watch_request();
     request.get().set_id(shared.id.as_bytes());
     request.get().set_watcher(capnp_rpc::new_client(Watcher { shared: Rc::downgrade(shared), slot }));

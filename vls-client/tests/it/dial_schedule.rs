@@ -18,7 +18,7 @@ fn record(epoch: u64, addresses: &[&str]) -> SignedRecord {
 
 fn race(hints: &[&str]) -> DialSchedule {
     let hints: Vec<String> = hints.iter().map(ToString::to_string).collect();
-    DialSchedule::new(&hints, DialTiming::default(), START)
+    DialSchedule::new(&hints, DialTiming::default(), false, START)
 }
 
 fn best(record: &SignedRecord) -> DialEvent {
@@ -151,7 +151,7 @@ proptest! {
         ], 0..40),
     ) {
         let hints: Vec<String> = (0..hints).map(|number| format!("10.0.0.{number}:1")).collect();
-        let mut race = DialSchedule::new(&hints, DialTiming::default(), START);
+        let mut race = DialSchedule::new(&hints, DialTiming::default(), false, START);
         let mut now = START;
         let mut running: BTreeMap<usize, String> = BTreeMap::new();
         let mut ended = false;

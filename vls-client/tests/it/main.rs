@@ -6,6 +6,7 @@ mod cache;
 mod cold;
 mod connect;
 mod dial_schedule;
+mod entries;
 mod live;
 mod publish_schedule;
 mod publisher;

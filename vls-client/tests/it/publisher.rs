@@ -353,7 +353,7 @@ fn a_refusal_keeps_its_code_and_clock_and_its_text_cannot_touch_the_terminal() {
             Some(RegisterError::Refused { code, message, server_time, retry_after }) => {
                 assert_eq!(*code, ErrorCode::RecordFuture);
                 assert_eq!(message, "not today\u{fffd}[2J");
-                assert_eq!(*server_time, Timestamp::from_seconds(12));
+                assert_eq!(*server_time, Some(Timestamp::from_seconds(12)));
                 assert_eq!(*retry_after, Some(SECOND * 7200));
             }
             other => panic!("{other:?}"),

@@ -5,7 +5,7 @@ use crate::support::records::{HOUR, altered, draft, foreign, key, noon, vat};
 use proptest::prelude::*;
 use schemas::{ErrorCode, SearchPathEntry, SignedRecord, State};
 use vls_client::{
-    Candidate, Failure, Freshness, LookupTiming, Moment, Outcome,
+    Candidate, Failure, Freshness, LeftOut, LookupTiming, Moment, Outcome,
     schedule::{Action, Answer, Entry, Event, Found, Goal, Schedule},
 };
 
@@ -60,14 +60,21 @@ fn entry(number: u16) -> SearchPathEntry {
 fn entries(count: usize) -> Vec<Entry> {
     let entry = |number| {
         let entry = entry(u16::try_from(number).unwrap());
-        Entry { candidate: Candidate::Entry(entry.clone()), entry, expected: None, suspect: false }
+        Entry {
+            candidate: Candidate::Entry(entry.clone()),
+            entry,
+            expected: None,
+            suspect: false,
+            rank: 0,
+            left_out: None,
+        }
     };
     (0..count).map(entry).collect()
 }
 
 impl Server {
     fn event(&self, slot: usize) -> Option<Event> {
-        let packet = |packet: &[u8], lapsed| Answer::Packet { packet: packet.to_vec(), age: MILLISECOND, lapsed };
+        let packet = |packet: &[u8], lapsed| Answer::Packet { packet: packet.to_vec(), age: Some(MILLISECOND), lapsed };
         let answer = match self {
             Self::Shows { record, lapsed } => packet(SIGNED[*record].packet(), *lapsed),
             Self::Forges { record } => packet(&altered(&SIGNED[*record]), false),
@@ -344,18 +351,31 @@ fn an_expired_record_of_a_later_epoch_makes_an_earlier_one_unusable() {
 }
 
 #[test]
-fn entries_of_other_carriers_are_reported_and_not_asked() {
-    let texts = ["https://example.org/vls", "dns:example.org", "dht:"];
-    let entry = |text: &str| {
+fn what_is_left_out_or_has_no_carrier_is_reported_and_not_asked() {
+    let entry = |text: &str, left_out| {
         let entry: SearchPathEntry = text.parse().unwrap();
-        Entry { candidate: Candidate::Entry(entry.clone()), entry, expected: None, suspect: false }
+        Entry { candidate: Candidate::Entry(entry.clone()), entry, expected: None, suspect: false, rank: 0, left_out }
     };
-    let run = run(reach(texts.map(entry).to_vec(), None), &vec![(MILLISECOND, Server::Silent); 3]);
-    assert_eq!(run.asked, [None; 3]);
+    let path = vec![entry("https://example.org/vls", Some(LeftOut::Name)), entry("dht:", None)];
+    let run = run(reach(path, None), &vec![(MILLISECOND, Server::Silent); 2]);
+    assert_eq!(run.asked, [None; 2]);
     assert_eq!(run.finished[0], (Duration::ZERO, Found::NoAnswer));
     let lines: Vec<String> = run.outcomes.iter().map(ToString::to_string).collect();
-    assert_eq!(lines[0], "needs the HTTP form, which this build does not have (vls.no_carrier)");
-    assert!(lines[1].contains("the DNS form") && lines[2].contains("the DHT form"));
+    assert!(lines[0].contains("local-only") && lines[0].ends_with("(vls.left_out)"), "{}", lines[0]);
+    assert_eq!(lines[1], "needs the Mainline DHT, which this build does not have (vls.no_carrier)");
+}
+
+#[test]
+fn the_best_entry_is_asked_first_and_a_bad_one_last_but_not_never() {
+    let mut path = entries(4);
+    (path[0].suspect, path[1].rank, path[2].rank, path[3].rank) = (true, 3, 0, 1);
+    let mut timing = LookupTiming::default();
+    timing.first_wave = 1;
+    let schedule = Schedule::new(vat(), Goal::Reach, path, None, None, timing, at(Duration::ZERO));
+    let run = run(schedule, &vec![(HOUR, Server::Silent); 4]);
+    let mut order: Vec<usize> = (0..4).collect();
+    order.sort_by_key(|slot| run.asked[*slot].expect("asked"));
+    assert_eq!(order, [2, 3, 1, 0]);
 }
 
 #[test]

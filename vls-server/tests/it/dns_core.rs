@@ -92,6 +92,42 @@ fn what_the_packet_holds_is_served_below_the_origin() {
 }
 
 #[test]
+fn the_whole_signed_packet_is_served_in_pieces_as_long_as_the_lease_runs() {
+    let (id, known) = known();
+    let Known::Record { packet, .. } = &known else { panic!() };
+    let name = format!("_SIGNED.{id}.{ORIGIN}");
+    let message = reply(&query(&name, TYPE::TXT), &known);
+    let read = Packet::parse(&message).unwrap();
+    let [ResourceRecord { rdata: RData::TXT(text), ttl: 30, .. }] = read.answers.as_slice() else { panic!("{read:?}") };
+    // The data of the record ends the message, but for the eleven bytes of EDNS.
+    let data = &message[..message.len() - 11];
+    let strings: Vec<&[u8]> = packet.chunks(255).collect();
+    let written: Vec<u8> =
+        strings.iter().flat_map(|string| [&[u8::try_from(string.len()).unwrap()], *string].concat()).collect();
+    assert!(data.ends_with(&written) && strings.len() == 2, "{text:?}");
+
+    let nothing = reply(&query(&name, TYPE::A), &known);
+    assert_eq!(Packet::parse(&nothing).unwrap().rcode(), RCODE::NoError, "it is there, and is no address");
+    let below = reply(&query(&format!("a.{name}"), TYPE::TXT), &known);
+    assert_eq!(Packet::parse(&below).unwrap().rcode(), RCODE::NameError);
+    let unknown = reply(&query(&name, TYPE::TXT), &Known::Nothing);
+    assert_eq!(Packet::parse(&unknown).unwrap().rcode(), RCODE::NameError);
+
+    // The longest that is published fits into a datagram; the longest that is accepted need not.
+    for (bytes, whole) in [(995, true), (1000, true), (1100, false)] {
+        let mut packet = packet.clone();
+        packet.resize(72 + bytes, 0);
+        let known = Known::Record { packet, left: Duration::from_secs(9) };
+        let Answer::Reply { message, time_to_live } = ask(&query(&name, TYPE::TXT), Transport::Datagram, &known) else {
+            panic!()
+        };
+        let read = Packet::parse(&message).unwrap();
+        assert_eq!((read.has_flags(PacketFlag::TRUNCATION), read.answers.len()), (!whole, usize::from(whole)));
+        assert!(message.len() <= 1232 && time_to_live <= 9);
+    }
+}
+
+#[test]
 fn nodata_is_not_nxdomain_and_both_say_for_how_long() {
     let (id, known) = known();
     let nothing = Known::Nothing;

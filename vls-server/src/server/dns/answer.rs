@@ -4,6 +4,10 @@
 //! origin behind their names. So `_vat.<id>.<origin>` has the strings of the record, `_iroh.<id>.<origin>` those that
 //! iroh reads if the owner put them there, and whatever else is in the packet is served too.
 //!
+//! Those strings are not signed any more, so whoever forges DNS can change them. At `_signed.<id>.<origin>` therefore
+//! stands the whole signed packet, in one TXT record of strings of 255 bytes (RFC 1035 allows any byte in them): it
+//! proves itself, whatever caches it has come through.
+//!
 //! * a vat that is known exists, and what it has not said about itself is NODATA;
 //! * an unknown one, one whose lease has ended, and a name that leads to no id: NXDOMAIN;
 //! * outside of the origin, for a transfer of the zone, which would enumerate it, and for ANY, whose answers are what
@@ -13,8 +17,8 @@
 
 use schemas::VatId;
 use simple_dns::{
-    CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, ResourceRecord, TYPE,
-    rdata::{OPT, RData},
+    CLASS, CharacterString, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, ResourceRecord, TYPE,
+    rdata::{OPT, RData, TXT},
 };
 
 use super::{
@@ -66,6 +70,12 @@ pub enum Answer {
     /// Say nothing.
     None,
 }
+
+/// The label above an id under which the whole signed packet stands.
+const SIGNED: &[u8] = b"_signed";
+
+/// The longest string of a TXT record.
+const STRING_BYTES: usize = 255;
 
 const ANY: u16 = 255;
 /// Both transfers of a zone, IXFR and AXFR.
@@ -161,6 +171,17 @@ fn content(zone: &Zone, query: &Query<'_>, look: impl FnOnce(&Id) -> Known) -> O
         Known::Record { packet, left } => (packet, left),
     };
     let message = packet.get(schemas::limits::PACKET_HEADER..).unwrap_or_default();
+    if let [label] = prefix
+        && label.eq_ignore_ascii_case(SIGNED)
+    {
+        if query.kind != u16::from(TYPE::TXT) {
+            return Some(Content::nothing(zone, RCODE::NoError));
+        }
+        let ttl = wire::time_to_live(message).unwrap_or(DNS_ZONE_TTL);
+        let ttl = ttl.min(u32::try_from(left.as_secs()).unwrap_or(u32::MAX)).min(DNS_ZONE_TTL);
+        let Some(whole) = strings_of(&packet) else { return Some(Content::empty(RCODE::ServerFailure, false)) };
+        return Some(Content::of(vec![ResourceRecord::new(owner(), CLASS::IN, ttl, RData::TXT(whole))]));
+    }
     // It was read when it was registered, so it can be read.
     let Ok(record) = Packet::parse(message) else { return Some(Content::empty(RCODE::ServerFailure, false)) };
     let left = u32::try_from(left.as_secs()).unwrap_or(u32::MAX);
@@ -176,6 +197,16 @@ fn content(zone: &Zone, query: &Query<'_>, look: impl FnOnce(&Id) -> Known) -> O
         Found::NoData => Content::nothing(zone, RCODE::NoError),
         Found::NoName => Content::nothing(zone, RCODE::NameError),
     })
+}
+
+/// Any bytes as the strings of one text record.
+fn strings_of(bytes: &[u8]) -> Option<TXT<'static>> {
+    let mut text = TXT::new();
+    for string in bytes.chunks(STRING_BYTES) {
+        // No string is longer than one may be.
+        text.add_char_string(CharacterString::new(string).ok()?.into_owned());
+    }
+    Some(text)
 }
 
 /// Whose record a query is about, if it is about any: for who looks many up at once.

@@ -1,0 +1,150 @@
+//! By what an entry of the search path is asked, and by what it is registered with: one thin carrier for each form.
+//!
+//! | entry | lookups | registrations |
+//! |---|---|---|
+//! | `vls://` | one datagram, or the open session (`cold`, `pool`) | the session |
+//! | `https://` | GET (`http`) | PUT |
+//! | `dns:` | TXT at `_signed.<id>.<origin>` (`dns`) | — |
+//! | `dht:` | — | — |
+//!
+//! What any of them brings is judged by the same rules; none of them decides anything.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::RootCertStore;
+use schemas::{SearchPathEntry, SignedRecord, Timestamp, VatId};
+
+use crate::{
+    dns::DnsRecords,
+    failure::{Carrier, Failure},
+    http::HttpRecords,
+    pool::{Pool, Server},
+    register::{Expected, Reply},
+    schedule::{Answer, Goal},
+    service,
+};
+
+/// Whose certificates are trusted for entries of the form `https://`.
+#[derive(Clone, Default)]
+pub enum TrustRoots {
+    /// Those that this machine trusts: its own list, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Read when the first
+    /// of these entries is asked.
+    #[default]
+    System,
+    /// These.
+    Given(Arc<RootCertStore>),
+}
+
+impl fmt::Debug for TrustRoots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::System => "System",
+            Self::Given(_) => "Given",
+        })
+    }
+}
+
+/// Who is asked for entries of the form `dns:`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NameServers {
+    /// Those of this machine: `/etc/resolv.conf`, read for every question, as it changes with the network.
+    #[default]
+    System,
+    /// These, in this order.
+    Given(Vec<SocketAddr>),
+}
+
+/// How the entries of a search path are spoken with. The default is right for usual machines.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CarrierConfig {
+    /// Whose certificates are trusted.
+    pub trust: TrustRoots,
+    /// Who is asked for names.
+    pub name_servers: NameServers,
+    /// Nothing is asked or dialled that is not on this machine or in its own network.
+    pub local_only: bool,
+}
+
+/// The carriers. Clones share sessions and connections.
+#[derive(Clone)]
+pub(crate) struct Carriers {
+    pub(crate) pool: Pool,
+    http: HttpRecords,
+    dns: DnsRecords,
+    pub(crate) local_only: bool,
+}
+
+impl Carriers {
+    pub(crate) fn new(pool: Pool, config: CarrierConfig) -> Self {
+        let CarrierConfig { trust, name_servers, local_only } = config;
+        Self { pool, http: HttpRecords::new(trust), dns: DnsRecords::new(name_servers), local_only }
+    }
+
+    /// Looks up the record of `id`. Has no deadline of its own beyond that of the carrier.
+    ///
+    /// A witness (R7) is asked by ways alone on which nobody else can answer: there, also that there is no record counts.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn lookup(
+        &self,
+        entry: &SearchPathEntry,
+        id: VatId,
+        goal: Goal,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        match (entry, server(entry)) {
+            (_, Some(server)) if goal == Goal::Reach => self.pool.lookup(&server, id, patience).await,
+            (_, Some(server)) => self.pool.call(&server, |client| service::lookup(client, id)).await,
+            (SearchPathEntry::Http { url }, _) => self.http.lookup(url, id).await,
+            (SearchPathEntry::Dns { origin }, _) => match self.dns.lookup(origin, id).await {
+                Ok(Answer::Unknown) if goal == Goal::Witness => Err(Failure::NoWitness),
+                answer => answer,
+            },
+            (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
+        }
+    }
+
+    /// Offers a record. Has no deadline of its own beyond that of the carrier.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn register(
+        &self,
+        entry: &SearchPathEntry,
+        record: &SignedRecord,
+        expected: Expected,
+    ) -> Result<Reply, Failure> {
+        if let Some(carrier) = Carrier::missing_for_registration(entry) {
+            return Err(Failure::NoCarrier { carrier });
+        }
+        match (entry, server(entry)) {
+            (_, Some(server)) => {
+                self.pool.call(&server, |client| service::register(client, record.clone(), expected)).await
+            }
+            (SearchPathEntry::Http { url }, _) => self.http.register(url, record, expected).await,
+            (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
+        }
+    }
+
+    /// What time it is there.
+    ///
+    /// # Errors
+    /// [`Failure`]; [`Failure::NoCarrier`] for an entry that has no clock.
+    pub(crate) async fn time(&self, entry: &SearchPathEntry) -> Result<Timestamp, Failure> {
+        match (entry, server(entry)) {
+            (_, Some(server)) => self.pool.call(&server, service::time).await,
+            (SearchPathEntry::Http { url }, _) => self.http.time(url).await,
+            (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dns }),
+        }
+    }
+}
+
+/// The location server behind an entry, if it is of that form.
+pub(crate) fn server(entry: &SearchPathEntry) -> Option<Server> {
+    match entry {
+        SearchPathEntry::Vls { id, host, port } => Some(Server { id: *id, host: host.clone(), port: *port }),
+        _ => None,
+    }
+}

@@ -1,0 +1,271 @@
+//! Records over HTTPS: search path entries of the form `https://<host>[:<port>][/<path>]` (DESIGN §5).
+//!
+//! The record of a vat is a resource at `<entry>/pkarr/<id>`: GET gives the signed packet, PUT offers one. Location
+//! servers answer that, and so do the relays of pkarr, iroh's DNS servers, and files on any web server. What one
+//! of ours says beyond the packet stands in header fields that others lack, and nothing here depends on them:
+//!
+//! | field | means |
+//! |---|---|
+//! | `Vls-Age` | seconds since the vat last registered there; without it nobody knows |
+//! | `Vls-Expired` | the lease has ended for so many seconds. The packet is then asked for with `?policy=CacheOnly` |
+//! | `Vls-Lease` | for how many seconds a registration holds |
+//! | `Vls-Time` | the server's clock, in microseconds |
+//! | `ETag` | names the packet. A swap demands it with `If-Match`; of a server that has none, by its timestamp |
+//!
+//! The packet proves itself, so the certificate of the server adds only that nobody on the way sees who is looked for.
+//! Redirects are not followed: who else may be asked is decided by the search path.
+
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use data_encoding::HEXLOWER;
+use hyper::{
+    Method, StatusCode,
+    body::Bytes,
+    header::{DATE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER},
+};
+use schemas::{ErrorCode, Order, RemoteError, SignedRecord, Timestamp, VatId};
+
+use crate::{
+    carriers::TrustRoots,
+    failure::{Failure, remote_text},
+    limits,
+    register::{Expected, Reply},
+    schedule::Answer,
+    service::bounded,
+};
+
+mod connection;
+
+use connection::{Open, Place, Tls};
+
+const AGE: HeaderName = HeaderName::from_static("vls-age");
+const EXPIRED: HeaderName = HeaderName::from_static("vls-expired");
+const LEASE: HeaderName = HeaderName::from_static("vls-lease");
+const TIME: HeaderName = HeaderName::from_static("vls-time");
+
+/// Asks servers of the HTTP form. Clones share connections.
+#[derive(Clone)]
+pub(crate) struct HttpRecords {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    trust: TrustRoots,
+    /// Made for the first of them: it reads the certificates of the machine.
+    tls: OnceCell<Result<Tls, Failure>>,
+    idle: RefCell<HashMap<Place, Open>>,
+    /// Servers known to be of ours, or known not to be.
+    names_packets: RefCell<HashMap<Place, bool>>,
+}
+
+/// A request, of which a server may see any number.
+struct Request {
+    method: Method,
+    path: String,
+    field: Option<(HeaderName, String)>,
+    body: Bytes,
+}
+
+struct Answered {
+    status: StatusCode,
+    fields: HeaderMap,
+    body: Bytes,
+}
+
+impl HttpRecords {
+    pub(crate) fn new(trust: TrustRoots) -> Self {
+        let (tls, idle, names_packets) = (OnceCell::new(), RefCell::default(), RefCell::default());
+        Self { inner: Rc::new(Inner { trust, tls, idle, names_packets }) }
+    }
+
+    /// Looks up the record of `id`.
+    ///
+    /// # Errors
+    /// [`Failure`], after [`limits::HTTP_DEADLINE`] at the latest.
+    pub(crate) async fn lookup(&self, url: &str, id: VatId) -> Result<Answer, Failure> {
+        let place = Place::of(url)?;
+        let answered = self.ask(&place, Request::get(&place, id, "")).await?;
+        let (answered, lapsed) = match answered.seconds(&EXPIRED) {
+            Some(_) if answered.status == StatusCode::NOT_FOUND => {
+                (self.ask(&place, Request::get(&place, id, "?policy=CacheOnly")).await?, true)
+            }
+            lapsed => (answered, lapsed.is_some()),
+        };
+        match answered.status {
+            StatusCode::OK => {
+                let age = answered.seconds(&AGE).or_else(|| answered.seconds(&EXPIRED));
+                Ok(Answer::Packet { packet: bounded(&answered.body)?.to_vec(), age, lapsed })
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Unknown),
+            _ => Err(answered.failure()),
+        }
+    }
+
+    /// Offers a record. Has no deadline of its own beyond that of each exchange.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn register(
+        &self,
+        url: &str,
+        record: &SignedRecord,
+        expected: Expected,
+    ) -> Result<Reply, Failure> {
+        let place = Place::of(url)?;
+        let field = match expected {
+            Expected::Anything => None,
+            Expected::Absent => Some((IF_NONE_MATCH, "*".to_owned())),
+            Expected::Order(order) if self.names_packets(&place, record.id()).await? => Some((IF_MATCH, tag(&order))),
+            Expected::Order(order) => Some((IF_MATCH, order.timestamp.as_micros().to_string())),
+        };
+        let body = Bytes::copy_from_slice(record.packet());
+        let put = Request { method: Method::PUT, path: place.path_of(record.id(), ""), field, body };
+        let answered = self.ask(&place, put).await?;
+        let code = answered.remote().map(|remote| remote.code);
+        Ok(match answered.status {
+            status if status.is_success() => {
+                Reply::Stored { lease: answered.seconds(&LEASE).unwrap_or(limits::PLAIN_LEASE) }
+            }
+            StatusCode::CONFLICT if code == Some(ErrorCode::VlsConflict) => {
+                Reply::Conflict(self.shown(&place, record.id()).await)
+            }
+            StatusCode::CONFLICT => Reply::Stale(self.shown(&place, record.id()).await),
+            StatusCode::PRECONDITION_FAILED => Reply::Unexpected(self.shown(&place, record.id()).await),
+            _ => answered.refusal(),
+        })
+    }
+
+    /// What time it is there: by its own field, or by the one of every server, which counts seconds.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn time(&self, url: &str) -> Result<Timestamp, Failure> {
+        let place = Place::of(url)?;
+        let head = Request { method: Method::HEAD, path: place.root().to_owned(), field: None, body: Bytes::new() };
+        let answered = self.ask(&place, head).await?;
+        answered.time().ok_or(Failure::Protocol { what: "an answer without a date" })
+    }
+
+    /// The evidence for a refusal, as pkarr's relays and our servers give it: the packet that is current. Nothing, if
+    /// it cannot be had: then the refusal stands without evidence, and counts for no more than that.
+    async fn shown(&self, place: &Place, id: VatId) -> Vec<u8> {
+        let current = self.ask(place, Request::get(place, id, "?policy=CacheOnly")).await;
+        let packet = current.ok().filter(|answered| answered.status == StatusCode::OK).map(|answered| answered.body);
+        packet.filter(|packet| bounded(packet).is_ok()).map(|packet| packet.to_vec()).unwrap_or_default()
+    }
+
+    /// Whether a server names packets with entity tags like ours. Relays of pkarr take a timestamp, which tells less:
+    /// not apart two packets of one moment, of which a relay takes neither for the other all the same.
+    async fn names_packets(&self, place: &Place, id: VatId) -> Result<bool, Failure> {
+        let known = self.inner.names_packets.borrow().get(place).copied();
+        match known {
+            Some(known) => Ok(known),
+            None => Ok(self.ask(place, Request::get(place, id, "")).await?.is_ours()),
+        }
+    }
+
+    /// One exchange: over the connection that is open, and if that has ended meanwhile, over a new one. GET and PUT may
+    /// be repeated without harm.
+    async fn ask(&self, place: &Place, request: Request) -> Result<Answered, Failure> {
+        let deadline = limits::HTTP_DEADLINE;
+        let exchange = async {
+            let idle = self.inner.idle.borrow_mut().remove(place);
+            if let Some(mut open) = idle
+                && let Ok(answered) = open.ask(place, &request).await
+            {
+                return Ok((open, answered));
+            }
+            let tls = self.inner.tls.get_or_init(|| Tls::new(&self.inner.trust)).clone()?;
+            let mut open = tls.connect(place).await?;
+            let answered = open.ask(place, &request).await?;
+            Ok((open, answered))
+        };
+        let (open, answered) =
+            tokio::time::timeout(deadline, exchange).await.map_err(|_| Failure::Timeout { after: deadline })??;
+        if open.can_be_kept() {
+            let mut idle = self.inner.idle.borrow_mut();
+            // Which of them makes room does not matter: a new one is a round trip or two away.
+            if idle.len() >= limits::MAX_IDLE_CONNECTIONS
+                && let Some(any) = idle.keys().next().cloned()
+            {
+                idle.remove(&any);
+            }
+            idle.insert(place.clone(), open);
+        }
+        let mut names_packets = self.inner.names_packets.borrow_mut();
+        if names_packets.len() >= limits::MAX_CANDIDATES {
+            names_packets.clear();
+        }
+        names_packets.insert(place.clone(), answered.is_ours());
+        Ok(answered)
+    }
+}
+
+impl Request {
+    fn get(place: &Place, id: VatId, query: &str) -> Self {
+        Self { method: Method::GET, path: place.path_of(id, query), field: None, body: Bytes::new() }
+    }
+}
+
+/// The entity tag of a packet, as location servers make it.
+fn tag(order: &Order) -> String {
+    format!("\"{}-{}\"", order.timestamp.as_micros(), HEXLOWER.encode(&order.digest))
+}
+
+impl Answered {
+    fn is_ours(&self) -> bool {
+        self.fields.contains_key(&TIME)
+    }
+
+    fn text(&self, name: &HeaderName) -> Option<&str> {
+        self.fields.get(name)?.to_str().ok()
+    }
+
+    fn seconds(&self, name: &HeaderName) -> Option<Duration> {
+        self.text(name)?.parse().ok().map(Duration::from_secs)
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        if let Some(micros) = self.text(&TIME).and_then(|text| text.parse().ok()) {
+            return Some(Timestamp::from_micros(micros));
+        }
+        self.text(&DATE).and_then(date)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        // Seconds, or a date (RFC 9110, section 10.2.3); counted from the server's own time.
+        let until = || Some(self.text(&RETRY_AFTER).and_then(date)?.saturating_since(self.time()?));
+        self.seconds(&RETRY_AFTER).or_else(until)
+    }
+
+    /// What a server of ours says in the body of an error.
+    fn remote(&self) -> Option<RemoteError> {
+        let remote = RemoteError::parse(std::str::from_utf8(&self.body).ok()?.trim_end())?;
+        Some(RemoteError { code: remote.code, message: remote_text(&remote.message) })
+    }
+
+    fn failure(&self) -> Failure {
+        Failure::Status { status: self.status.as_u16(), said: self.remote() }
+    }
+
+    fn refusal(&self) -> Reply {
+        let (code, message) = match self.remote() {
+            Some(remote) => (remote.code, remote.message),
+            None => (ErrorCode::VlsRefused, format!("HTTP status {}", self.status.as_u16())),
+        };
+        // pkarr's relays ask for a retry while another write of the same key is under way.
+        let busy = self.status == StatusCode::PRECONDITION_REQUIRED || self.status.is_server_error();
+        let retry_after = self.retry_after().or(busy.then_some(limits::RETRY_BASE));
+        Reply::Refused { code, message, server_time: self.time(), retry_after }
+    }
+}
+
+fn date(text: &str) -> Option<Timestamp> {
+    let since_1970 = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_seconds(since_1970.as_secs()))
+}

@@ -1,0 +1,458 @@
+//! Entries of every form against a real location server, and against servers that lie, stall or never end.
+
+use std::{net::SocketAddr, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+
+use checkpoint::simulated::SimulatedDisk;
+use rustls::{RootCertStore, ServerConfig as TlsConfig, crypto::ring};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use schemas::{Coded, ErrorCode, Hints, RecordError, SearchPathEntry, SignedRecord, Timestamp};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+    task::spawn_local,
+};
+use tokio_rustls::TlsAcceptor;
+use vls_client::{
+    Attempt, CarrierConfig, Expected, LeftOut, LookupTiming, NameServers, Outcome, Publisher, PublisherConfig,
+    RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
+};
+use vls_server::{CertificateFiles, Server, ServerConfig, SystemClock};
+
+use crate::support::{
+    net::{dead_entry, finder, run},
+    records::{HOUR, draft, now, vat},
+};
+
+const ORIGIN: &str = "vls.example.org";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn certificate() -> CertificateFiles {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../vls-server/tests/certificates");
+    CertificateFiles { certificate: folder.join("localhost.pem"), key: folder.join("localhost.key") }
+}
+
+async fn server() -> Server {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = ServerConfig::new(any, "/data".into());
+    config.disk = SimulatedDisk::new();
+    config.http = Some(any);
+    config.certificate = Some(certificate());
+    config.dns = Some(any);
+    config.dns_origin = Some(ORIGIN.parse().unwrap());
+    Server::start(config, Rc::new(SystemClock::default())).await.unwrap()
+}
+
+fn https(address: SocketAddr) -> SearchPathEntry {
+    format!("https://localhost:{}", address.port()).parse().unwrap()
+}
+
+fn dns() -> SearchPathEntry {
+    format!("dns:{ORIGIN}").parse().unwrap()
+}
+
+fn carriers(name_server: Option<SocketAddr>) -> CarrierConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate().certificate).unwrap()).unwrap();
+    let mut carriers = CarrierConfig::default();
+    carriers.trust = TrustRoots::Given(Arc::new(roots));
+    carriers.name_servers = NameServers::Given(name_server.into_iter().collect());
+    carriers
+}
+
+/// Nothing but an answer, or a carrier's own deadline, ends a lookup.
+fn resolver(path: &[SearchPathEntry], carriers: CarrierConfig) -> Resolver {
+    let mut config = ResolverConfig::default();
+    config.lookup = LookupTiming { negative_grace: HOUR, deadline: HOUR, ..LookupTiming::default() };
+    config.carriers = carriers;
+    Resolver::new(finder(), path.to_vec(), None, config)
+}
+
+fn publisher(entry: &SearchPathEntry, source: Rc<dyn RecordSource>) -> Publisher {
+    let mut config = PublisherConfig::default();
+    config.carriers = carriers(None);
+    Publisher::new(finder(), vec![entry.clone()], source, config)
+}
+
+/// Shows one record.
+struct Shows(SignedRecord);
+
+impl RecordSource for Shows {
+    fn current(&self, _: Timestamp) -> Result<SignedRecord, RecordError> {
+        Ok(self.0.clone())
+    }
+
+    fn is_own(&self, record: &SignedRecord) -> bool {
+        *record == self.0
+    }
+}
+
+fn live(epoch: u64) -> SignedRecord {
+    draft(epoch, now()).at(&["quic:127.0.0.1:9"]).sign()
+}
+
+/// As long as a record can be that a vat publishes.
+fn long() -> SignedRecord {
+    let addresses: Vec<String> = (0..10).map(|n| format!("quic:{}.example.org:{}", "x".repeat(40), 1000 + n)).collect();
+    let record = draft(5, now()).at(&addresses.iter().map(String::as_str).collect::<Vec<_>>()).sign();
+    assert!(record.packet().len() > 900, "{}", record.packet().len());
+    record
+}
+
+async fn register(server: &Server, record: &SignedRecord) {
+    let publisher = publisher(&https(server.http_address().unwrap()), Rc::new(Shows(record.clone())));
+    let reports = publisher.announce(Expected::Anything, DEADLINE).await;
+    assert!(reports[0].is_registered(), "{}", reports[0]);
+}
+
+/// What came of the only entry of `path`.
+async fn failed(path: &[SearchPathEntry], carriers: CarrierConfig) -> Attempt {
+    let error = resolver(path, carriers).resolve(vat(), &Hints::default()).await.unwrap_err();
+    error.attempts()[0].clone()
+}
+
+#[test]
+fn what_is_registered_over_https_is_found_over_https() {
+    run(async {
+        let server = server().await;
+        let entry = https(server.http_address().unwrap());
+        let resolver = resolver(std::slice::from_ref(&entry), carriers(None));
+        let unknown = resolver.newest(vat()).await;
+        assert_eq!((unknown.witnesses(), unknown.record), (1, None));
+
+        let record = live(5);
+        let publisher = publisher(&entry, Rc::new(Shows(record.clone())));
+        let reports = publisher.announce(Expected::Absent, DEADLINE).await;
+        assert!(reports[0].is_registered(), "{}", reports[0]);
+        let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.record, record);
+        assert!(
+            matches!(found.attempts[0].outcome, Outcome::Record { age: Some(age), .. } if age < DEADLINE),
+            "{}",
+            found.attempts[0]
+        );
+        assert_eq!(resolver.newest(vat()).await.record, Some(record));
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_swap_over_https_demands_exactly_the_record_that_was_there() {
+    run(async {
+        let server = server().await;
+        let entry = https(server.http_address().unwrap());
+        let announce = async |record: &SignedRecord, expected| {
+            let publisher = publisher(&entry, Rc::new(Shows(record.clone())));
+            publisher.announce(expected, DEADLINE).await.remove(0)
+        };
+        let (first, second, third) = (live(5), live(6), live(7));
+        assert!(announce(&first, Expected::Absent).await.is_registered());
+        let swapped = announce(&second, Expected::Order(first.order())).await;
+        assert!(swapped.is_registered(), "{swapped}");
+        for (expected, shown) in [(Expected::Absent, &second), (Expected::Order(first.order()), &second)] {
+            match announce(&third, expected).await.error() {
+                Some(RegisterError::Unexpected { current: Some(current) }) => assert_eq!(current.record(), Some(shown)),
+                other => panic!("{other:?}"),
+            }
+        }
+        match announce(&first, Expected::Anything).await.error() {
+            Some(RegisterError::Stale { newer: Some(newer) }) => assert_eq!(newer.record(), Some(&second)),
+            other => panic!("{other:?}"),
+        }
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn two_copies_that_renew_over_https_do_not_overwrite_each_other_unnoticed() {
+    run(async {
+        let server = server().await;
+        let entry = https(server.http_address().unwrap());
+        let (one, other) = (live(5), draft(5, now()).at(&["quic:127.0.0.1:10"]).sign());
+        let publisher = publisher(&entry, Rc::new(Shows(one.clone())));
+        assert!(publisher.announce(Expected::Absent, DEADLINE).await[0].is_registered());
+        register(&server, &other).await;
+        publisher.renew(DEADLINE).await;
+        assert_eq!(publisher.superseded().expect("another copy has signed").record, other);
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_record_of_any_length_is_found_over_dns() {
+    run(async {
+        let server = server().await;
+        let name_server = server.dns_address();
+        let unknown = failed(&[dns()], carriers(name_server)).await;
+        assert!(matches!(unknown.outcome, Outcome::Unknown), "{unknown}");
+        let mut record = live(4);
+        for next in [live(5), long()] {
+            record = if next.compare(&record).is_gt() { next } else { panic!("signed in order") };
+            register(&server, &record).await;
+            let resolver = resolver(&[dns()], carriers(name_server));
+            let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+            assert_eq!(found.record, record);
+            assert!(matches!(found.attempts[0].outcome, Outcome::Record { age: None, .. }));
+        }
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn an_answer_that_was_cut_short_is_asked_for_over_tcp() {
+    run(async {
+        let (streams, datagrams) = loop {
+            let streams = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+            // The same port may be taken by datagrams of somebody else.
+            if let Ok(datagrams) = UdpSocket::bind(streams.local_addr().unwrap()).await {
+                break (streams, datagrams);
+            }
+        };
+        let (address, record) = (streams.local_addr().unwrap(), live(5));
+        spawn_local(serve(datagrams, |query| vec![dns_answer(query, 0x0200, b"")]));
+        let packet = record.packet().to_vec();
+        spawn_local(async move {
+            let (mut stream, _) = streams.accept().await.unwrap();
+            let mut query = vec![0; stream.read_u16().await.unwrap().into()];
+            stream.read_exact(&mut query).await.unwrap();
+            let answer = dns_answer(&query, 0, &packet);
+            stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        });
+        let found = resolver(&[dns()], carriers(Some(address))).resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.record, record);
+    });
+}
+
+#[test]
+fn that_there_is_no_record_is_not_believed_of_dns_by_a_witness() {
+    run(async {
+        let server = server().await;
+        let newest = resolver(&[dns()], carriers(server.dns_address())).newest(vat()).await;
+        assert_eq!(newest.witnesses(), 0, "{}", newest.attempts[0]);
+        register(&server, &live(5)).await;
+        let newest = resolver(&[dns()], carriers(server.dns_address())).newest(vat()).await;
+        assert_eq!((newest.witnesses(), newest.record.is_some()), (1, true));
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_can_be_registered_in_dns() {
+    run(async {
+        let publisher = publisher(&dns(), Rc::new(Shows(live(5))));
+        let report = publisher.announce(Expected::Anything, DEADLINE).await.remove(0);
+        assert_eq!(report.error().map(Coded::code), Some(ErrorCode::VlsNoCarrier), "{report}");
+        assert_eq!(report.next_attempt, None);
+    });
+}
+
+#[test]
+fn a_server_whose_certificate_is_not_trusted_is_not_asked() {
+    run(async {
+        let server = server().await;
+        let entry = https(server.http_address().unwrap());
+        let mut nobody = carriers(None);
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(certificate().certificate.with_file_name("other.pem")).unwrap())
+            .unwrap();
+        nobody.trust = TrustRoots::Given(Arc::new(roots));
+        let attempt = failed(&[entry], nobody).await;
+        assert_eq!(attempt.outcome.code(), Some(ErrorCode::NetTls), "{attempt}");
+        server.stop().await.unwrap();
+    });
+}
+
+/// A server that reads a request and then sends `answer`; with `endless`, and then zeros without end.
+async fn https_that_says(answer: Vec<u8>, endless: bool) -> SearchPathEntry {
+    let files = certificate();
+    let chain = vec![CertificateDer::from_pem_file(&files.certificate).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+    let tls = TlsConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(tls.with_no_client_auth().with_single_cert(chain, key).unwrap()));
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let entry = https(listener.local_addr().unwrap());
+    spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
+            spawn_local(async move {
+                let mut stream = acceptor.accept(stream).await?;
+                stream.read(&mut [0; 4096]).await?;
+                stream.write_all(&answer).await?;
+                while endless {
+                    stream.write_all(&[0; 4096]).await?;
+                }
+                stream.flush().await?;
+                stream.read(&mut [0; 1]).await
+            });
+        }
+    });
+    entry
+}
+
+#[test]
+fn servers_of_the_http_form_can_neither_forge_nor_flood_nor_lead_elsewhere() {
+    run(async {
+        let ok = |body: &[u8]| {
+            [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+        };
+        let record = live(5);
+        let altered = crate::support::records::altered(&record);
+        let other = draft(5, now()).by(2).sign();
+        let redirect = b"HTTP/1.1 302 Found\r\nLocation: https://localhost/\r\nContent-Length: 0\r\n\r\n".to_vec();
+        let busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 18\r\n\r\nvls.full: no room\n".to_vec();
+        let fields = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(10_000)).into_bytes();
+        for (what, answer, endless, code) in [
+            ("a packet that was altered", ok(&altered), false, ErrorCode::RecordForged),
+            ("another vat's", ok(other.packet()), false, ErrorCode::RecordForged),
+            ("no packet", ok(b"hello"), false, ErrorCode::RecordMalformed),
+            ("a long body", ok(&[7; 5000]), false, ErrorCode::SessionProtocol),
+            ("a body without end", b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), true, ErrorCode::SessionProtocol),
+            ("fields without end", fields, false, ErrorCode::SessionProtocol),
+            ("no HTTP", b"220 ready\r\n".to_vec(), false, ErrorCode::SessionProtocol),
+            ("a redirect", redirect, false, ErrorCode::VlsRefused),
+            ("its reason", busy, false, ErrorCode::VlsFull),
+        ] {
+            let entry = https_that_says(answer, endless).await;
+            let attempt = failed(&[entry], carriers(None)).await;
+            assert_eq!(attempt.outcome.code(), Some(code), "{what}: {attempt}");
+        }
+        // One that only stores files: no field says anything of the record.
+        let entry = https_that_says(ok(record.packet()), false).await;
+        let found = resolver(&[entry], carriers(None)).resolve(vat(), &Hints::default()).await.unwrap();
+        assert!(matches!(found.attempts[0].outcome, Outcome::Record { age: None, .. }), "{}", found.attempts[0]);
+    });
+}
+
+#[test]
+fn a_silent_server_of_the_http_form_ends_with_a_timeout() {
+    run(async {
+        let entry = https_that_says(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n".to_vec(), false).await;
+        let mut config = ResolverConfig::default();
+        config.lookup.deadline = Duration::from_millis(300);
+        config.carriers = carriers(None);
+        let resolver = Resolver::new(finder(), vec![entry], None, config);
+        let error = resolver.resolve(vat(), &Hints::default()).await.unwrap_err();
+        assert_eq!(error.attempts()[0].outcome.code(), Some(ErrorCode::NetTimeout), "{error}");
+    });
+}
+
+/// An answer to `query` with these flags and strings.
+fn dns_answer(query: &[u8], flags: u16, bytes: &[u8]) -> Vec<u8> {
+    let question = &query[12..query.len() - 11];
+    let data: Vec<u8> =
+        bytes.chunks(255).flat_map(|part| [&[u8::try_from(part.len()).unwrap()], part].concat()).collect();
+    let length = u16::try_from(data.len()).unwrap();
+    let head = [0x8000 | flags, 1, 1, 0, 0].map(u16::to_be_bytes);
+    let fixed = [0xC00C, 16, 1, 0, 30, length].map(u16::to_be_bytes);
+    [&query[..2], head.as_flattened(), question, fixed.as_flattened(), &data].concat()
+}
+
+/// A name server that sends these answers to each query.
+async fn name_server(answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    spawn_local(serve(socket, answers));
+    address
+}
+
+async fn serve(socket: UdpSocket, answers: impl Fn(&[u8]) -> Vec<Vec<u8>>) {
+    let mut query = [0; 1500];
+    while let Ok((length, from)) = socket.recv_from(&mut query).await {
+        for answer in answers(&query[..length]) {
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn answers_to_other_questions_are_passed_over_and_forged_packets_refused() {
+    run(async {
+        let record = live(5);
+        let packet = record.packet().to_vec();
+        let guesses = name_server(move |query| {
+            let right = dns_answer(query, 0, &packet);
+            let mut wrong_number = dns_answer(query, 3, b"");
+            wrong_number[0] ^= 1;
+            let mut wrong_name = dns_answer(query, 3, b"");
+            wrong_name[20] ^= 1;
+            vec![b"x".to_vec(), wrong_number, wrong_name, query.to_vec(), right]
+        });
+        let found = resolver(&[dns()], carriers(Some(guesses.await))).resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.record, record);
+
+        let altered = crate::support::records::altered(&record);
+        let forger = name_server(move |query| vec![dns_answer(query, 0, &altered)]).await;
+        let attempt = failed(&[dns()], carriers(Some(forger))).await;
+        assert_eq!(attempt.outcome.code(), Some(ErrorCode::RecordForged), "{attempt}");
+        let refuses = name_server(|query| vec![dns_answer(query, 5, b"")]).await;
+        let attempt = failed(&[dns()], carriers(Some(refuses))).await;
+        assert_eq!(attempt.outcome.code(), Some(ErrorCode::NetName), "{attempt}");
+    });
+}
+
+#[test]
+fn a_name_server_that_is_silent_or_refuses_does_not_hide_the_next_one() {
+    run(async {
+        let server = server().await;
+        register(&server, &live(5)).await;
+        let silent = name_server(|_| Vec::new()).await;
+        let refuses = name_server(|query| vec![dns_answer(query, 5, b"")]).await;
+        let mut carriers = carriers(None);
+        carriers.name_servers = NameServers::Given(vec![silent, refuses, server.dns_address().unwrap()]);
+        resolver(&[dns()], carriers).resolve(vat(), &Hints::default()).await.unwrap();
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn the_dht_is_told_to_be_missing_in_one_line() {
+    run(async {
+        let attempt = failed(&["dht:".parse().unwrap()], carriers(None)).await;
+        assert_eq!(
+            attempt.outcome.to_string(),
+            "needs the Mainline DHT, which this build does not have (vls.no_carrier)"
+        );
+    });
+}
+
+#[test]
+fn local_only_mode_asks_and_dials_nobody_elsewhere_and_says_so() {
+    run(async {
+        let server = server().await;
+        register(&server, &draft(5, now()).at(&["quic:192.0.2.1:9", "quic:example.org:9"]).sign()).await;
+        let elsewhere = format!("vls://{}@192.0.2.7:1", vat());
+        let path = [https(server.http_address().unwrap()), elsewhere.parse().unwrap(), dns()];
+        let mut carriers = carriers(server.dns_address());
+        carriers.local_only = true;
+        let resolver = resolver(&path, carriers);
+        let hints = Hints { addresses: vec!["198.51.100.1:7".to_owned()], ..Hints::default() };
+        let error = resolver.connect(vat(), &hints).await.unwrap_err();
+        let left_out = |attempt: &Attempt| match &attempt.outcome {
+            Outcome::Failed(vls_client::Failure::LeftOut(why)) => Some(*why),
+            _ => None,
+        };
+        let why: Vec<_> = error.attempts().iter().map(left_out).collect();
+        let (elsewhere, name) = (Some(LeftOut::Elsewhere), Some(LeftOut::Name));
+        assert_eq!(why, [None, elsewhere, Some(LeftOut::HandedOn), elsewhere, elsewhere, name], "{error}");
+        assert!(matches!(error.attempts()[0].outcome, Outcome::Record { .. }), "{error}");
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_dead_entry_of_one_form_does_not_delay_another() {
+    run(async {
+        let server = server().await;
+        register(&server, &live(5)).await;
+        let dead = dead_entry();
+        let path = [dead.entry.clone(), https(server.http_address().unwrap()), dns()];
+        // No clock ends this lookup but that of an answer.
+        let resolver = resolver(&path, carriers(server.dns_address()));
+        let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        assert!(matches!(found.attempts[0].outcome, Outcome::Waiting), "{}", found.attempts[0]);
+        server.stop().await.unwrap();
+    });
+}
