@@ -380,6 +380,9 @@ error_codes! {
     VlsNoCarrier "vls.no_carrier" Unreachable:
         "The search path entry or the address is of a form whose carrier this build does not have.";
         "Add an entry of the form vls://<id>@<host>:<port> or https://<host>.";
+    VlsClockSkew "vls.clock_skew" Degraded:
+        "Several location servers agree with each other on the time, and this machine's clock differs by more than a minute.";
+        "Set this machine's clock, best by NTP: records that are dated five minutes ahead are refused.";
     VlsLeftOut "vls.left_out" Denied:
         "Local-only mode: this is not on this machine or in its own network, so it is neither asked nor dialled.";
         "Leave --local-only away, or take `local_only` out of the configuration.";

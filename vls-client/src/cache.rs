@@ -138,6 +138,10 @@ impl RecordCache {
         Ok(true)
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn path(&self, id: VatId) -> PathBuf {
         self.directory.join(format!("{id}.{SUFFIX}"))
     }

@@ -23,6 +23,7 @@ pub mod publish_schedule;
 pub mod reconnect;
 pub mod schedule;
 
+mod absent;
 mod attempt;
 mod cache;
 mod carriers;
@@ -43,7 +44,9 @@ mod record_dates;
 mod register;
 mod report;
 mod resolver;
+mod scores;
 mod service;
+mod skew;
 mod watching;
 mod wave;
 
@@ -66,4 +69,6 @@ pub use register::{Claim, Disproof, Expected, RegisterError, Registered};
 pub use report::EntryReport;
 pub use resolver::{Newest, Resolution, Resolver, ResolverConfig};
 pub use schedule::{Freshness, LookupTiming};
+pub use scores::{EntryScore, EntryScores};
+pub use skew::ClockSkew;
 pub use watching::{Sighting, Watching};

@@ -1,16 +1,17 @@
 //! One lookup under way: the schedule's hands. It asks through the pool, sleeps, and keeps what was learned.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use schemas::{Hints, SearchPathEntry, SignedRecord, VatId};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    attempt::{Attempt, Candidate},
+    attempt::{Attempt, Candidate, Outcome},
     carriers::server,
     clock::Moment,
     failure::Failure,
+    judge::Refusal,
     limits, locality,
     resolver::Inner,
     schedule::{Action, Answer, Entry, Event, Found, Goal, Schedule},
@@ -27,7 +28,7 @@ pub(crate) enum Signal {
     Finished,
 }
 
-type Asked = LocalBoxFuture<'static, (usize, Result<Answer, Failure>)>;
+type Asked = LocalBoxFuture<'static, (usize, Duration, Result<Answer, Failure>)>;
 
 pub(crate) struct Lookup {
     id: VatId,
@@ -57,13 +58,28 @@ impl Lookup {
         let Some(wake_at) = self.schedule.wake_at() else { return std::future::pending().await };
         let wait = wake_at.saturating_sub(self.resolver.clock.now().elapsed);
         let event = tokio::select! {
-            Some((slot, result)) = self.asked.next() => match result {
-                Ok(answer) => Event::Answered { slot, answer },
-                Err(failure) => Event::Failed { slot, failure },
-            },
+            Some((slot, latency, result)) = self.asked.next() => return self.hear(slot, latency, result),
             () = sleep(wait) => Event::Tick,
         };
         self.feed(self.resolver.clock.now(), event)
+    }
+
+    /// Takes what an entry answered, or why it will not, and marks the entry for it.
+    fn hear(&mut self, slot: usize, latency: Duration, result: Result<Answer, Failure>) -> Vec<Signal> {
+        let now = self.resolver.clock.now();
+        let event = match result {
+            Ok(answer) => Event::Answered { slot, answer },
+            Err(failure) => Event::Failed { slot, failure },
+        };
+        let signals = self.feed(now, event);
+        let (scores, entry) = (&self.resolver.scores, self.schedule.entry(slot));
+        match self.schedule.outcome(slot) {
+            // Whatever it said is nothing that an honest server says.
+            outcome if !outcome.is_answer() => scores.failed(entry, now.wall),
+            outcome => scores.answered(entry, latency, is_stale(outcome), now.wall),
+        }
+        scores.save_sometimes(now.elapsed);
+        signals
     }
 
     pub(crate) fn verdict(&self) -> Found {
@@ -98,19 +114,40 @@ impl Lookup {
                 Action::Learned(_) => {}
                 Action::Best(record) => signals.push(Signal::Best(record)),
                 Action::Settled => signals.push(Signal::Settled),
-                Action::Finished => signals.push(Signal::Finished),
+                Action::Finished => {
+                    self.mark_the_silent(now);
+                    signals.push(Signal::Finished);
+                }
             }
         }
         signals
+    }
+
+    /// Those that were silent until the end.
+    fn mark_the_silent(&self, now: Moment) {
+        for slot in 0..self.schedule.len() {
+            if matches!(self.schedule.outcome(slot), Outcome::Failed(Failure::Timeout { .. })) {
+                self.resolver.scores.failed(self.schedule.entry(slot), now.wall);
+            }
+        }
     }
 
     fn ask(&self, slot: usize) {
         let (carriers, entry) = (self.resolver.carriers.clone(), self.schedule.entry(slot).clone());
         let (id, goal) = (self.id, self.schedule.goal());
         let patience = self.resolver.lookup_timing.cold_patience;
-        let asked = async move { (slot, carriers.lookup(&entry, id, goal, patience).await) };
+        let begun = Instant::now();
+        let asked = async move {
+            let answer = carriers.lookup(&entry, id, goal, patience).await;
+            (slot, begun.elapsed(), answer)
+        };
         self.asked.push(asked.boxed_local());
     }
+}
+
+/// Whether an entry has shown a record that it would not have, if it heard from the vat.
+fn is_stale(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused(Refusal::Older { .. } | Refusal::LowerEpoch { .. }))
 }
 
 /// The finder's own path, then the hints that it does not have already.
@@ -124,11 +161,12 @@ pub(crate) fn entries(resolver: &Inner, hints: &Hints) -> Vec<Entry> {
             continue;
         }
         let (server, pool) = (server(&entry), &resolver.carriers.pool);
+        let score = resolver.scores.of(&entry);
         entries.push(Entry {
             candidate: candidate(entry.clone()),
-            expected: server.as_ref().and_then(|server| pool.expected(server)),
+            expected: server.as_ref().and_then(|server| pool.expected(server)).or_else(|| score.p95()),
             suspect: server.is_some_and(|server| pool.is_suspect(&server)),
-            rank: 0,
+            rank: score.rank(),
             left_out: if resolver.carriers.local_only { locality::why_not_entry(&entry) } else { None },
             entry,
         });

@@ -23,8 +23,9 @@ use crate::{
     record_dates::Reading,
     register::{Expected, RegisterError, Registered, Reply, interpret},
     report::EntryReport,
-    resolver::{Resolver, finder_greeting},
+    resolver::{self, Resolver, finder_greeting},
     service,
+    skew::ClockSkew,
 };
 
 /// Signs what the vat says of itself.
@@ -248,6 +249,13 @@ impl Publisher {
             ..report.clone()
         };
         state.reports.iter().enumerate().map(report).collect()
+    }
+
+    /// Asks the entries for the time: whether several of them agree that this machine's clock is wrong. A vat that signs
+    /// ahead of time is refused everywhere.
+    pub async fn clock_skew(&self) -> Option<ClockSkew> {
+        let path: Vec<SearchPathEntry> = self.inner.entries.iter().map(|entry| entry.place.clone()).collect();
+        resolver::clock_skew(&self.inner.carriers, &path, &*self.inner.clock).await
     }
 
     /// The proof that another copy of this identity runs, if any server has shown one.

@@ -7,10 +7,13 @@ use std::{
     rc::Rc,
 };
 
+use futures::future::join_all;
 use schemas::{Hints, SearchPathEntry, SignedRecord, State, VatId};
+use tokio::time::timeout;
 use transport::{Endpoint, Greeting};
 
 use crate::{
+    absent::Absent,
     attempt::{Attempt, Lines, Summary},
     cache::RecordCache,
     carriers::{CarrierConfig, Carriers},
@@ -19,9 +22,12 @@ use crate::{
     dial_schedule::DialTiming,
     error::ResolveError,
     known::KnownRecords,
-    lookup::{Lookup, Signal},
+    limits, locality,
+    lookup::{Lookup, Signal, entries},
     pool::Pool,
     schedule::{Found, Freshness, Goal, LookupTiming},
+    scores::{EntryScore, EntryScores},
+    skew::{self, ClockSkew, Reading},
     watching::Watching,
 };
 
@@ -88,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) carriers: Carriers,
     pub(crate) path: Vec<SearchPathEntry>,
     pub(crate) known: KnownRecords,
+    pub(crate) scores: EntryScores,
+    absent: Absent,
     pub(crate) lookup_timing: LookupTiming,
     pub(crate) clock: Rc<dyn Clock>,
     pub(crate) randomness: Rc<RefCell<dyn Randomness>>,
@@ -135,10 +143,12 @@ impl Resolver {
     ) -> Self {
         let ResolverConfig { lookup, dial, carriers, greeting, clock, randomness } = config;
         let carriers = Carriers::new(Pool::new(endpoint, greeting, dial.dial_deadline), carriers);
-        let known = KnownRecords::new(cache);
+        let scores = cache.as_ref().map_or_else(EntryScores::in_memory, |cache| EntryScores::open(cache.directory()));
+        let (known, absent) = (KnownRecords::new(cache), Absent::default());
         let lingering = Cell::new(0);
         let (lookup_timing, dial_timing) = (lookup, dial);
-        let inner = Inner { carriers, path, known, lookup_timing, clock, randomness, lingering, dial_timing };
+        let inner =
+            Inner { carriers, path, known, scores, absent, lookup_timing, clock, randomness, lingering, dial_timing };
         Self { inner: Rc::new(inner) }
     }
 
@@ -148,18 +158,40 @@ impl Resolver {
         &self.inner.path
     }
 
+    /// What was measured of an entry, by this process and, with a cache, by those before it.
+    #[must_use]
+    pub fn score(&self, entry: &SearchPathEntry) -> EntryScore {
+        self.inner.scores.of(entry)
+    }
+
     /// Finds the record of a vat. Returns with the first verified record that nobody is likely to improve on
-    /// (see [`crate::schedule`]); slower entries are listened to in the background.
+    /// (see [`crate::schedule`]); slower entries are listened to in the background. That all of them have just denied
+    /// to know the vat is remembered for a few seconds ([`LookupTiming::absent_memory`]).
     ///
     /// # Errors
     /// [`ResolveError`], with one line of reason per candidate.
     pub async fn resolve(&self, id: VatId, hints: &Hints) -> Result<Resolution, ResolveError> {
+        let now = self.inner.clock.now().elapsed;
+        let asked = entries(&self.inner, hints).into_iter().map(|entry| entry.entry);
+        match self.inner.absent.recall(id, asked, now) {
+            Some(attempts) => Err(ResolveError::Unknown { id, attempts }),
+            None => self.resolve_anew(id, hints).await,
+        }
+    }
+
+    /// The same, whatever was answered just before.
+    ///
+    /// # Errors
+    /// [`ResolveError`], with one line of reason per candidate.
+    pub async fn resolve_anew(&self, id: VatId, hints: &Hints) -> Result<Resolution, ResolveError> {
         let (mut lookup, mut signals) = Lookup::begin(self.inner.clone(), id, hints, Goal::Reach);
         while !signals.contains(&Signal::Settled) {
             signals = lookup.next().await;
         }
         let (found, attempts) = (lookup.verdict(), lookup.attempts());
         lookup.linger();
+        let memory = self.inner.lookup_timing.absent_memory;
+        self.inner.absent.learn(id, &attempts, memory, self.inner.clock.now().elapsed);
         match found {
             Found::Record(record, freshness) if record.record().state == State::Live => {
                 Ok(Resolution { record, freshness, attempts })
@@ -190,6 +222,12 @@ impl Resolver {
         Newest { record, attempts: lookup.attempts() }
     }
 
+    /// Asks the entries of the path for the time, for [`limits::CLOCK_DEADLINE`] at most: whether several of them agree
+    /// that this machine's clock is wrong.
+    pub async fn clock_skew(&self) -> Option<ClockSkew> {
+        clock_skew(&self.inner.carriers, &self.inner.path, &*self.inner.clock).await
+    }
+
     /// Watches a vat: tells the moment that it comes, moves or goes.
     #[must_use]
     pub fn watch(&self, id: VatId, hints: &Hints) -> Watching {
@@ -199,6 +237,19 @@ impl Resolver {
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
     }
+}
+
+/// Whether several of these entries agree that this machine's clock is wrong.
+pub(crate) async fn clock_skew(carriers: &Carriers, path: &[SearchPathEntry], clock: &dyn Clock) -> Option<ClockSkew> {
+    let may_ask = |entry: &&SearchPathEntry| !carriers.local_only || locality::why_not_entry(entry).is_none();
+    let readings = path.iter().filter(may_ask).take(limits::MAX_CANDIDATES).map(|entry| async move {
+        let before = clock.now();
+        let theirs = timeout(limits::CLOCK_DEADLINE, carriers.time(entry)).await.ok()?.ok()?;
+        // Half-way between, by the monotonic clock: dialling may have taken a part of it.
+        let taken = clock.now().elapsed.saturating_sub(before.elapsed);
+        Some(Reading { theirs, ours: before.wall.saturating_add(taken / 2) })
+    });
+    skew::judge(&join_all(readings).await.into_iter().flatten().collect::<Vec<_>>())
 }
 
 pub(crate) fn not_found(id: VatId, found: Found, attempts: Vec<Attempt>) -> ResolveError {

@@ -46,6 +46,8 @@ pub struct LookupTiming {
     pub cache_patience: Duration,
     /// How long a server may leave a question without a session unanswered until a session is opened beside it.
     pub cold_patience: Duration,
+    /// How long a vat that all have denied to know is not asked for again; zero: not at all.
+    pub absent_memory: Duration,
     /// The end of the lookup.
     pub deadline: Duration,
 }
@@ -59,6 +61,7 @@ impl Default for LookupTiming {
             negative_grace: limits::NEGATIVE_GRACE,
             cache_patience: limits::CACHE_PATIENCE,
             cold_patience: limits::COLD_PATIENCE,
+            absent_memory: limits::ABSENT_MEMORY,
             deadline: limits::LOOKUP_DEADLINE,
         }
     }
@@ -294,6 +297,16 @@ impl Schedule {
         self.goal
     }
 
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is nobody to ask.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// The entry behind a slot.
     pub fn entry(&self, slot: usize) -> &SearchPathEntry {
         &self.slots[slot].entry.entry
@@ -326,6 +339,11 @@ impl Schedule {
             outcome: slot.outcome.clone(),
         });
         cache.into_iter().chain(slots).collect()
+    }
+
+    /// What came of an entry so far.
+    pub fn outcome(&self, slot: usize) -> &Outcome {
+        &self.slots[slot].outcome
     }
 
     /// Whether somebody is still expected to answer.

@@ -13,8 +13,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use vls_client::{
-    Attempt, CarrierConfig, Expected, LeftOut, LookupTiming, NameServers, Outcome, Publisher, PublisherConfig,
-    RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
+    Attempt, CarrierConfig, Clock, Expected, LeftOut, LookupTiming, Moment, NameServers, Outcome, Publisher,
+    PublisherConfig, RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
 };
 use vls_server::{CertificateFiles, Server, ServerConfig, SystemClock};
 
@@ -415,6 +415,84 @@ fn the_dht_is_told_to_be_missing_in_one_line() {
             attempt.outcome.to_string(),
             "needs the Mainline DHT, which this build does not have (vls.no_carrier)"
         );
+    });
+}
+
+#[test]
+fn a_vat_that_nobody_knows_is_not_asked_for_again_at_once_unless_that_is_wanted() {
+    run(async {
+        let server = server().await;
+        let resolver = resolver(&[https(server.http_address().unwrap())], carriers(None));
+        let hints = Hints::default();
+        let unknown = |error: vls_client::ResolveError| error.code() == ErrorCode::VlsUnknownVat;
+        assert!(resolver.resolve(vat(), &hints).await.is_err_and(unknown));
+        register(&server, &live(5)).await;
+        assert!(resolver.resolve(vat(), &hints).await.is_err_and(unknown), "remembered");
+        // Somebody who was not asked may know.
+        let hint = Hints { search_path: vec![dead_entry().entry], ..Hints::default() };
+        assert!(resolver.resolve(vat(), &hint).await.is_ok());
+        assert!(resolver.resolve(vat(), &hints).await.is_ok(), "what was found is not remembered as unknown");
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_wanted_anew_is_asked_for() {
+    run(async {
+        let server = server().await;
+        let resolver = resolver(&[https(server.http_address().unwrap())], carriers(None));
+        assert!(resolver.resolve(vat(), &Hints::default()).await.is_err());
+        register(&server, &live(5)).await;
+        assert!(resolver.resolve_anew(vat(), &Hints::default()).await.is_ok());
+        server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn entries_are_scored_by_how_they_answer() {
+    run(async {
+        let server = server().await;
+        let forger = https_that_says(b"220 ready\r\n".to_vec(), false).await;
+        let good = https(server.http_address().unwrap());
+        register(&server, &live(5)).await;
+        let resolver = resolver(&[forger.clone(), good.clone()], carriers(None));
+        // All are waited for.
+        resolver.newest(vat()).await;
+        let (good, bad) = (resolver.score(&good), resolver.score(&forger));
+        assert_eq!((good.answers, good.failures, bad.answers, bad.failures), (1, 0, 0, 1));
+        assert!(good.p50().is_some() && good.last_success_us.is_some() && good.rank() < bad.rank());
+        server.stop().await.unwrap();
+    });
+}
+
+/// A clock that is wrong.
+struct Ahead(Duration);
+
+impl Clock for Ahead {
+    fn now(&self) -> Moment {
+        let now = vls_client::SystemClock::default().now();
+        Moment { wall: now.wall + self.0, ..now }
+    }
+}
+
+#[test]
+fn a_clock_that_several_servers_agree_on_being_wrong_is_told() {
+    run(async {
+        let servers = [server().await, server().await];
+        let path: Vec<SearchPathEntry> = servers.iter().map(|server| https(server.http_address().unwrap())).collect();
+        let skew = async |path: &[SearchPathEntry], ahead| {
+            let mut config = ResolverConfig::default();
+            (config.carriers, config.clock) = (carriers(None), Rc::new(Ahead(ahead)));
+            Resolver::new(finder(), path.to_vec(), None, config).clock_skew().await
+        };
+        assert_eq!(skew(&path, Duration::ZERO).await, None);
+        assert_eq!(skew(&path[..1], HOUR).await, None, "one server alone may be the wrong one");
+        let told = skew(&path, HOUR).await.unwrap();
+        assert!(told.ahead && told.servers == 2 && told.difference.abs_diff(HOUR) < DEADLINE, "{told:?}");
+        assert_eq!(told.code(), ErrorCode::VlsClockSkew);
+        for server in servers {
+            server.stop().await.unwrap();
+        }
     });
 }
 
