@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 pub(crate) fn seconds(duration: &Duration) -> String {
-    format!("{} s", duration.as_secs_f64())
+    // To a thousandth: what is left of a deadline has nine digits that nobody asked for.
+    format!("{} s", (duration.as_secs_f64() * 1000.0).round() / 1000.0)
 }
 
 /// Text of a stranger, fit for a terminal and a log.

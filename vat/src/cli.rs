@@ -41,6 +41,9 @@ struct Arguments {
     /// Print JSON on standard output, and failures as one JSON object on standard error
     #[arg(long, global = true)]
     json: bool,
+    /// Ask and dial nothing that is not on this machine or in its own network
+    #[arg(long, global = true)]
+    local_only: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -117,7 +120,7 @@ enum Command {
     },
     /// Find a vat: its record, addresses and age
     Resolve {
-        /// A vat's name, or vat://<id>
+        /// A vat's name, vat://<id>, or the id alone
         target: String,
         /// Show what each place answered that was asked
         #[arg(long)]
@@ -266,12 +269,12 @@ enum Command {
 
 #[derive(Subcommand)]
 enum VlsCommand {
-    /// Add a location server: the line that it prints when it starts
+    /// Add a location server: the line that it prints when it starts, or its URL
     Add {
-        /// vls://<id>@<host>:<port>
+        /// vls://<id>@<host>:<port>, https://<host>, or dns:<origin> to ask and not to register
         entry: String,
     },
-    /// The search path
+    /// The search path, and how good each entry has been
     List,
     /// Take a location server out of the search path
     Remove {
@@ -376,7 +379,8 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         return doctor::doctor(&root, output);
     }
     let home = Home::open(&root)?;
-    let config = Config::load(&home)?;
+    let mut config = Config::load(&home)?;
+    config.local_only = config.local_only.or_argument(arguments.local_only.then_some(true));
     let context = Context { home, config, kinds, output };
     match arguments.command {
         Command::New { name, object } => own::new(&context, &name, &object),

@@ -3,6 +3,10 @@
 //! ```toml
 //! # Location servers to register with and to ask, in any number.
 //! search_path = ["vls://<id>@<host>:<port>"]
+//! # Ask and dial nothing that is not on this machine or in its own network.
+//! local_only = false
+//! # Who is asked for entries of the form dns:<origin>, instead of this machine's own name servers.
+//! name_servers = ["192.0.2.53:53"]
 //! # Where `vat run` listens when --listen is not given.
 //! listen = "[::]:0"
 //! # Where it listens for TLS over TCP as well, if anywhere: for programs that have no QUIC.
@@ -35,6 +39,7 @@ use console::{InvalidSetting, Setting, SettingsFile};
 use schemas::{Address, Coded, ErrorCode, Recipient, SearchPathEntry};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+use vls_client::{CarrierConfig, NameServers};
 
 use crate::{
     home::{Home, HomeError, Name, replace_file},
@@ -98,6 +103,10 @@ pub enum Witness {
 pub struct Config {
     /// Location servers to register with and to ask.
     pub search_path: Setting<Vec<SearchPathEntry>>,
+    /// Whether nothing is asked or dialled that is not on this machine or in its own network.
+    pub local_only: Setting<bool>,
+    /// Who is asked for names; empty: this machine's own name servers.
+    pub name_servers: Setting<Vec<SocketAddr>>,
     /// Where `vat run` listens.
     pub listen: Setting<SocketAddr>,
     /// Where `vat run` listens for TLS over TCP; `None`: nowhere.
@@ -131,6 +140,8 @@ pub struct Backup {
 #[serde(deny_unknown_fields)]
 struct File {
     search_path: Option<Spanned<Vec<Spanned<String>>>>,
+    local_only: Option<Spanned<bool>>,
+    name_servers: Option<Spanned<Vec<Spanned<String>>>>,
     listen: Option<Spanned<String>>,
     listen_tls: Option<Spanned<String>>,
     advertise: Option<Spanned<Vec<Spanned<String>>>>,
@@ -158,6 +169,16 @@ impl Config {
     /// [`ConfigError::Invalid`] with the place in the file.
     pub fn load(home: &Home) -> Result<Self, ConfigError> {
         parse(&read(home)?)
+    }
+
+    /// How entries of search paths are spoken with.
+    pub(crate) fn carriers(&self) -> CarrierConfig {
+        let mut carriers = CarrierConfig::default();
+        carriers.local_only = self.local_only.value;
+        if !self.name_servers.value.is_empty() {
+            carriers.name_servers = NameServers::Given(self.name_servers.value.clone());
+        }
+        carriers
     }
 
     /// Adds an entry to the search path in the file, and leaves everything else in it as it is.
@@ -219,6 +240,11 @@ fn parse(file: &SettingsFile) -> Result<Config, ConfigError> {
     let default_listen = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
     Ok(Config {
         search_path: file.list(settings.search_path.as_ref(), str::parse::<SearchPathEntry>)?,
+        local_only: match settings.local_only {
+            None => Setting::default(false),
+            Some(only) => Setting { source: file.source(&only), value: only.into_inner() },
+        },
+        name_servers: file.list(settings.name_servers.as_ref(), str::parse::<SocketAddr>)?,
         advertise: file.list(settings.advertise.as_ref(), |text| format!("quic:{text}").parse::<Address>())?,
         listen: file.setting(settings.listen.as_ref(), default_listen, str::parse)?,
         listen_tls: file.setting(settings.listen_tls.as_ref(), None, |text| text.parse().map(Some))?,

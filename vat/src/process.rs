@@ -33,13 +33,13 @@ use std::{
 };
 
 use checkpoint::{Durable, FileDisk, Store, StoreMetrics, StoreOptions};
-use schemas::{Address, Timestamp, VatId};
+use schemas::{Address, Coded, Timestamp, VatId};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
 use transport::{Endpoint, EndpointConfig, OutputGate, TlsListener, limits::TLS_HANDSHAKE_DEADLINE};
-use vls_client::{EntryReport, Resolver, ResolverConfig};
+use vls_client::{ClockSkew, EntryReport, Resolver, ResolverConfig};
 
 pub use crate::opener::OpenerError;
 pub(crate) use addresses::publishable_addresses;
@@ -209,7 +209,13 @@ pub(crate) async fn is_live(config: &Config, id: VatId, endpoint: &Endpoint) -> 
 pub(crate) fn witness_resolver(endpoint: &Endpoint, config: &Config) -> Resolver {
     let mut timing = ResolverConfig::default();
     timing.lookup.deadline = WITNESS_DEADLINE;
+    timing.carriers = config.carriers();
     Resolver::new(endpoint.clone(), config.search_path.value.clone(), None, timing)
+}
+
+/// That this machine's clock is wrong, in one line with its code.
+pub(crate) fn clock_warning(skew: &ClockSkew) -> String {
+    format!("{skew} ({}). {}", skew.code(), skew.code().next())
 }
 
 /// A checkpoint that is open and locked, before anyone was asked about it.

@@ -19,6 +19,14 @@ pub enum LeftOut {
     HandedOn,
 }
 
+impl LeftOut {
+    /// Why local-only mode leaves an entry out, if it does.
+    #[must_use]
+    pub fn of(entry: &SearchPathEntry) -> Option<Self> {
+        why_not_entry(entry)
+    }
+}
+
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use schemas::{Hints, SearchPathEntry, SignedRecord, State, VatId};
+use schemas::{Hints, SearchPathEntry, SignedRecord, State, Timestamp, VatId};
 use tokio::time::timeout;
 use transport::{Endpoint, Greeting};
 
@@ -21,6 +21,7 @@ use crate::{
     connect::{Connected, Reach},
     dial_schedule::DialTiming,
     error::ResolveError,
+    failure::Failure,
     known::KnownRecords,
     limits, locality,
     lookup::{Lookup, Signal, entries},
@@ -220,6 +221,16 @@ impl Resolver {
             _ => None,
         };
         Newest { record, attempts: lookup.attempts() }
+    }
+
+    /// What time it is at one entry.
+    ///
+    /// # Errors
+    /// [`Failure`], of the code `vls.no_carrier` for an entry that has no clock.
+    pub async fn time_at(&self, entry: &SearchPathEntry) -> Result<Timestamp, Failure> {
+        let deadline = limits::CLOCK_DEADLINE;
+        let asked = timeout(deadline, self.inner.carriers.time(entry)).await;
+        asked.unwrap_or(Err(Failure::Timeout { after: deadline }))
     }
 
     /// Asks the entries of the path for the time, for [`limits::CLOCK_DEADLINE`] at most: whether several of them agree

@@ -107,6 +107,11 @@ fn with_all_servers_dead_a_cached_record_still_leads_to_the_vat() {
     for entry in [server.entry(), &silent.entry()] {
         assert!(explained.stdout.contains(entry), "each entry is explained: {explained}");
     }
+    let scores = bob.json(&["vls", "list"]);
+    let count = |entry: usize, what: &str| scores["entries"][entry][what].as_u64().unwrap();
+    assert!(count(0, "answers") > 0 && scores["entries"][0]["p95_us"].as_u64() > Some(0), "{scores}");
+    assert!(count(1, "answers") == 0, "{scores}");
+    assert!(bob.vat(&["vls", "list"]).ok().stdout.contains(" answered"), "and in words");
     vat.sleep();
     world.no_secret_leaked();
 }
@@ -217,5 +222,25 @@ fn a_vat_that_is_watched_is_seen_to_come_to_go_and_to_come_back_when_the_server_
     vat.sleep();
     bob.fails(&["resolve", "nobody", "--watch"], 3, "vat.not_found");
     alice.fails(&["resolve", &id, "--watch", "--explain"], 2, "cli.usage");
+    world.no_secret_leaked();
+}
+
+#[test]
+fn local_only_mode_leaves_out_what_is_elsewhere_and_says_so() {
+    let world = World::new();
+    let server = world.location_server("server");
+    let alice = world.home("alice");
+    let elsewhere =
+        format!("vls://{}@192.0.2.1:4433", server.entry().strip_prefix("vls://").unwrap().split('@').next().unwrap());
+    for entry in [server.entry(), &elsewhere, "https://vls.example.org", "dns:vls.example.org", "dht:"] {
+        alice.add_server(entry);
+    }
+    let id = alice.new_vat("tally", "counter");
+    let vat = alice.wake_with("tally", &["--local-only"]);
+    let found = alice.json(&["--local-only", "resolve", &id, "--explain"]);
+    let codes: Vec<_> = found["attempts"].as_array().unwrap().iter().map(|attempt| attempt["code"].as_str()).collect();
+    assert_eq!(codes, [None, Some("vls.left_out"), Some("vls.left_out"), Some("vls.left_out"), Some("vls.left_out")]);
+    alice.fails(&["--local-only", "vls", "test", &elsewhere], 4, "vls.left_out");
+    vat.sleep();
     world.no_secret_leaked();
 }

@@ -304,6 +304,7 @@ pub(super) fn resolver(context: &Context, endpoint: &Endpoint, deadline: Duratio
     context.home.make_parent(&folder)?;
     let cache = RecordCache::open(&folder, MAX_CACHED_RECORDS)?;
     let mut timing = ResolverConfig::default();
+    timing.carriers = context.config.carriers();
     timing.lookup.deadline = timing.lookup.deadline.min(deadline);
     timing.dial.dial_deadline = timing.dial.dial_deadline.min(deadline);
     timing.dial.deadline = timing.dial.deadline.min(deadline);

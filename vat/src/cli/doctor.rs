@@ -9,6 +9,7 @@ use std::{
 use console::{Failure, Output, table};
 use schemas::{ErrorCode, Exit, SearchPathEntry};
 use serde_json::json;
+use vls_client::CarrierConfig;
 
 use super::{block_on, connect::client_endpoint, probe::probe};
 use crate::{
@@ -79,7 +80,7 @@ fn look_at_home(home: &Home, findings: &mut Vec<Finding>) {
             findings.push(Finding::new("search path", Err(nobody)));
         }
         Ok(config) => config.search_path.value.iter().for_each(|entry| {
-            findings.push(Finding::new(format!("server {entry}"), server(entry)));
+            findings.push(Finding::new(format!("server {entry}"), server(config.carriers(), entry)));
         }),
     }
 }
@@ -130,10 +131,10 @@ fn key_mode(path: &Path) -> Result<String, Failure> {
     Ok("mode 0600".to_owned())
 }
 
-fn server(entry: &SearchPathEntry) -> Result<String, Failure> {
+fn server(carriers: CarrierConfig, entry: &SearchPathEntry) -> Result<String, Failure> {
     let answer = block_on(async {
         let endpoint = client_endpoint()?;
-        let answer = probe(&endpoint, entry).await;
+        let answer = probe(carriers, &endpoint, entry).await;
         endpoint.close().await;
         answer
     })?;

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use console::{Failure, ago, table};
-use schemas::{ErrorCode, Exit, Hints, SignedRecord, VatAddress, VatId};
+use schemas::{Coded, ErrorCode, Exit, Hints, SignedRecord, VatAddress, VatId};
 use serde_json::{Value, json};
-use vls_client::{Attempt, Resolution, ResolveError, Sighting};
+use vls_client::{Attempt, ClockSkew, Outcome, Resolution, ResolveError, Sighting, Summary};
 
 use super::{
     Context, block_on,
@@ -13,26 +13,32 @@ use super::{
     probe::probe,
     settings::parse_entry,
 };
-use crate::{address_book::AddressBook, home::Name, process::system_clock};
+use crate::{
+    address_book::AddressBook,
+    home::Name,
+    process::{clock_warning, system_clock},
+};
 
 /// `vat resolve TARGET [--explain]`
 pub(super) fn resolve(context: &Context, target: &str, explain: bool) -> Result<Exit, Failure> {
     let (id, hints, own) = subject(context, target)?;
     block_on(async {
         let endpoint = client_endpoint()?;
-        let found = resolver(context, &endpoint, context.config.timeout.value)?.resolve(id, &hints).await;
+        let resolver = resolver(context, &endpoint, context.config.timeout.value)?;
+        let skew = async { if explain { resolver.clock_skew().await } else { None } };
+        let (found, skew) = futures::join!(resolver.resolve(id, &hints), skew);
+        drop(resolver);
         endpoint.close().await;
+        if let Some(skew) = &skew {
+            context.output.notice(&clock_warning(skew));
+        }
         match found {
-            Ok(resolution) => print(context, id, &resolution, explain),
+            Ok(resolution) => print(context, id, &resolution, skew.filter(|_| explain), explain),
             Err(error) => match own {
                 // One's own vat is never lost: it is found through its socket, whatever the search path says.
                 Some(name) => print_local(context, &name, id, &error.to_string()).await,
-                None => {
-                    if explain && !context.output.is_json() {
-                        context.output.notice(&attempts_table(error.attempts()));
-                    }
-                    Err(error.into())
-                }
+                // The error has a line for each place already.
+                None => Err(error.into()),
             },
         }
     })
@@ -59,7 +65,13 @@ fn subject(context: &Context, target: &str) -> Result<(VatId, Hints, Option<Name
     Err(Failure::new(ErrorCode::VatNotFound, message))
 }
 
-fn print(context: &Context, id: VatId, found: &Resolution, explain: bool) -> Result<Exit, Failure> {
+fn print(
+    context: &Context,
+    id: VatId,
+    found: &Resolution,
+    skew: Option<ClockSkew>,
+    explain: bool,
+) -> Result<Exit, Failure> {
     let record = found.record.record();
     let age = age_of(&found.record);
     let mut rows = vec![
@@ -71,11 +83,15 @@ fn print(context: &Context, id: VatId, found: &Resolution, explain: bool) -> Res
     rows.push(vec!["record".to_owned(), found.freshness.as_str().to_owned()]);
     let mut human = table(&rows);
     if explain {
-        human = format!("{human}\n\n{}", attempts_table(&found.attempts));
+        human = format!("{human}\n\n{}", attempts_table(found));
     }
     let mut data = described(&found.record);
     data["freshness"] = json!(found.freshness.as_str());
     data["attempts"] = json!(found.attempts);
+    if let Some(skew) = skew {
+        data["clock_skew"] =
+            json!({"code": skew.code().as_str(), "reason": skew.to_string(), "seconds": skew.difference.as_secs()});
+    }
     context.output.result(&human, &data)?;
     Ok(Exit::Ok)
 }
@@ -133,8 +149,12 @@ fn print_sighting(context: &Context, id: VatId, sighting: &Sighting) -> Result<(
                 ago(age_of(signed)),
                 addresses.join(" ")
             );
-            context.output.result(&human, &described(signed))
+            // A vat that sleeps has no address.
+            context.output.result(human.trim_end(), &described(signed))
         }
+        Sighting::Unreachable => context
+            .output
+            .result("unknown: no location server can be reached", &json!({"vat": address_of(id), "state": "unknown"})),
         // Or something that a later version of the library tells: it is not seen where it was.
         _ => context
             .output
@@ -155,12 +175,21 @@ async fn print_local(context: &Context, name: &Name, id: VatId, why: &str) -> Re
     Ok(if context.config.search_path.value.is_empty() { Exit::Ok } else { Exit::Degraded })
 }
 
-fn attempts_table(attempts: &[Attempt]) -> String {
+/// What each place answered; what the record says stands above already.
+fn attempts_table(found: &Resolution) -> String {
+    let shown = Summary::from(&found.record);
     let row = |attempt: &Attempt| {
         let milliseconds = format!("{:.1} ms", attempt.elapsed.as_secs_f64() * 1000.0);
-        vec![attempt.candidate.to_string(), milliseconds, attempt.outcome.to_string()]
+        let outcome = match &attempt.outcome {
+            Outcome::Record { summary, age } if *summary == shown => match age {
+                Some(age) => format!("this record, renewed {}", ago(age.as_secs())),
+                None => "this record".to_owned(),
+            },
+            other => other.to_string(),
+        };
+        vec![attempt.candidate.to_string(), milliseconds, outcome]
     };
-    table(&attempts.iter().map(row).collect::<Vec<_>>())
+    table(&found.attempts.iter().map(row).collect::<Vec<_>>())
 }
 
 /// `vat vls test ENTRY`
@@ -169,16 +198,15 @@ pub(super) fn test(context: &Context, entry: &str) -> Result<Exit, Failure> {
     block_on(async {
         let endpoint = client_endpoint()?;
         let began = Instant::now();
-        let answer = probe(&endpoint, &entry).await;
+        let answer = probe(context.config.carriers(), &endpoint, &entry).await;
         let elapsed = began.elapsed();
         endpoint.close().await;
         let answer = answer.map_err(|failure| failure.while_doing(&entry.to_string()))?;
         let skew = system_clock()().as_micros().cast_signed() - answer.time.as_micros().cast_signed();
         let (milliseconds, skew) = (elapsed.as_secs_f64() * 1000.0, skew as f64 / 1e6);
         let human = format!(
-            "{entry} answers after {milliseconds:.1} ms and sees this machine as {}\nIts clock differs from this one by \
-             {skew:.1} s.",
-            answer.seen_from
+            "{entry} answers after {milliseconds:.1} ms{}\nIts clock differs from this one by {skew:.1} s.",
+            answer.seen_from.as_ref().map(|from| format!(" and sees this machine as {from}")).unwrap_or_default()
         );
         let data = json!({
             "entry": entry.to_string(), "milliseconds": milliseconds, "clock_skew_seconds": skew,

@@ -4,6 +4,7 @@
 use console::Failure;
 use schemas::{ErrorCode, SearchPathEntry, Timestamp, location_capnp::location_service};
 use transport::{Endpoint, Session};
+use vls_client::{CarrierConfig, LeftOut, Resolver, ResolverConfig};
 
 use super::connect::{failure, session_options, within};
 use crate::limits::PROBE_DEADLINE;
@@ -12,14 +13,23 @@ use crate::limits::PROBE_DEADLINE;
 pub(super) struct Answer {
     /// Its clock.
     pub(super) time: Timestamp,
-    /// The address from which it sees this machine.
-    pub(super) seen_from: String,
+    /// The address from which it sees this machine, if it tells.
+    pub(super) seen_from: Option<String>,
 }
 
-pub(super) async fn probe(endpoint: &Endpoint, entry: &SearchPathEntry) -> Result<Answer, Failure> {
+pub(super) async fn probe(
+    carriers: CarrierConfig,
+    endpoint: &Endpoint,
+    entry: &SearchPathEntry,
+) -> Result<Answer, Failure> {
+    if let Some(why) = LeftOut::of(entry).filter(|_| carriers.local_only) {
+        return Err(Failure::new(ErrorCode::VlsLeftOut, why.to_string()));
+    }
     let SearchPathEntry::Vls { id, host, port } = entry else {
-        let message = "only entries of the form vls://<id>@<host>:<port> can be asked by this program";
-        return Err(Failure::new(ErrorCode::VlsEntryMalformed, message));
+        let mut config = ResolverConfig::default();
+        config.carriers = carriers;
+        let asked = Resolver::new(endpoint.clone(), Vec::new(), None, config).time_at(entry).await;
+        return Ok(Answer { time: asked.map_err(Failure::from)?, seen_from: None });
     };
     let addresses = tokio::net::lookup_host((host.as_str(), *port))
         .await
@@ -34,7 +44,7 @@ pub(super) async fn probe(endpoint: &Endpoint, entry: &SearchPathEntry) -> Resul
                 let now = response.get().map_err(failure)?;
                 return Ok(Answer {
                     time: Timestamp::from_micros(now.get_time()),
-                    seen_from: now.get_address().and_then(|text| Ok(text.to_string()?)).map_err(failure)?,
+                    seen_from: Some(now.get_address().and_then(|text| Ok(text.to_string()?)).map_err(failure)?),
                 });
             }
             Err(error) => last = error.into(),

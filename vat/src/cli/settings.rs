@@ -1,11 +1,14 @@
 //! `vat vls`, `vat config`, `vat completions`.
 
-use console::{Failure, Output, show_settings, table};
-use schemas::{Exit, SearchPathEntry};
-use serde_json::json;
+use std::time::Duration;
+
+use console::{Failure, Output, ago, show_settings, table};
+use schemas::{Exit, SearchPathEntry, Timestamp};
+use serde_json::{Value, json};
+use vls_client::{EntryScore, EntryScores};
 
 use super::Context;
-use crate::config::Config;
+use crate::{config::Config, process::system_clock};
 
 pub(super) fn parse_entry(text: &str) -> Result<SearchPathEntry, Failure> {
     text.parse().map_err(|error: schemas::SearchPathError| Failure::from(error).while_doing("search path entry"))
@@ -31,15 +34,51 @@ pub(super) fn remove(context: &Context, entry: &str) -> Result<Exit, Failure> {
 /// `vat vls list`
 pub(super) fn list(context: &Context) -> Result<Exit, Failure> {
     let entries: Vec<String> = context.config.search_path.value.iter().map(ToString::to_string).collect();
+    let folder = context.home.record_cache();
+    let scores = EntryScores::open(&folder);
+    let scored: Vec<_> = context.config.search_path.value.iter().map(|entry| (entry, scores.of(entry))).collect();
     let human = if entries.is_empty() {
         "The search path is empty: vats are found on this machine only.\n\
          Add a location server with: vat vls add vls://<id>@<host>:<port>"
             .to_owned()
     } else {
-        entries.join("\n")
+        table(&scored.iter().map(|(entry, score)| scored_row(entry, score)).collect::<Vec<_>>())
     };
-    context.output.result(&human, &json!({"search_path": entries}))?;
+    let scored: Vec<_> = scored.iter().map(|(entry, score)| scored_data(entry, score)).collect();
+    context.output.result(&human, &json!({"search_path": entries, "entries": scored}))?;
     Ok(Exit::Ok)
+}
+
+/// The entry, and in words how good it has been, if it was ever asked.
+fn scored_row(entry: &SearchPathEntry, score: &EntryScore) -> Vec<String> {
+    let mut row = vec![entry.to_string()];
+    if score.answers + score.failures == 0 {
+        return row;
+    }
+    row.push(format!("{} of {} answered", score.answers, score.answers + score.failures));
+    let milliseconds = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
+    row.push(match (score.p50(), score.p95()) {
+        (Some(p50), Some(p95)) => format!("p50 {} ms, p95 {} ms", milliseconds(p50), milliseconds(p95)),
+        _ => String::new(),
+    });
+    row.push(match score.last_success_us {
+        Some(last) => {
+            let now = system_clock()();
+            format!("last {}", ago(now.as_seconds().saturating_sub(Timestamp::from_micros(last).as_seconds())))
+        }
+        None => "never".to_owned(),
+    });
+    row.extend((score.stale > 0).then(|| format!("{} stale", score.stale)));
+    row
+}
+
+fn scored_data(entry: &SearchPathEntry, score: &EntryScore) -> Value {
+    let micros = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    json!({
+        "entry": entry.to_string(), "answers": score.answers, "failures": score.failures, "stale": score.stale,
+        "p50_us": micros(score.p50()), "p95_us": micros(score.p95()),
+        "last_success_us": score.last_success_us, "last_failure_us": score.last_failure_us,
+    })
 }
 
 /// `vat config show`
@@ -52,6 +91,12 @@ pub(super) fn show(context: &Context) -> Result<Exit, Failure> {
             "search_path".to_owned(),
             texts(config.search_path.value.iter().map(ToString::to_string).collect()),
             config.search_path.source,
+        ),
+        ("local_only".to_owned(), json!(config.local_only.value), config.local_only.source),
+        (
+            "name_servers".to_owned(),
+            texts(config.name_servers.value.iter().map(ToString::to_string).collect()),
+            config.name_servers.source,
         ),
         ("listen".to_owned(), json!(config.listen.value.to_string()), config.listen.source),
         (

@@ -3,14 +3,15 @@
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use checkpoint::{Durable, Position, StoreMetrics};
-use schemas::{Address, State, Timestamp, vat_capnp};
+use schemas::{Address, SearchPathEntry, State, Timestamp, vat_capnp};
 use tokio::sync::{Notify, mpsc};
 use transport::{Endpoint, LocalListener, OutputGate, watchdog::Watchdog};
-use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver};
+use vls_client::{EntryReport, Expected, LeftOut, Publisher, PublisherConfig, Resolver};
 
 use super::{
     Live, Opened, Report, RunError, addresses,
     backups::Backups,
+    clock_warning,
     registration::{self, OwnRecord, Seen, Standing},
     sessions::Sessions,
     strangers::{Strangers, certificate_file},
@@ -55,6 +56,12 @@ pub(crate) struct Awake {
     pub(super) backups: Backups,
 }
 
+/// The entries of the path that may be asked.
+fn asked(resolver: &Resolver, config: &Config) -> Vec<SearchPathEntry> {
+    let left_out = |entry: &&SearchPathEntry| config.local_only.value && LeftOut::of(entry).is_some();
+    resolver.path().iter().filter(|entry| !left_out(entry)).cloned().collect()
+}
+
 impl Awake {
     #[allow(clippy::too_many_arguments)] // Called once; a struct of its arguments would be `Awake` again.
     pub(super) async fn new(
@@ -71,7 +78,7 @@ impl Awake {
     ) -> Rc<Self> {
         let Opened { vat, gate, has_turns, folded, metrics: store_metrics } = opened;
         let advertise = config.advertise.value.clone();
-        let addresses = addresses::find(&endpoint, resolver.path(), &advertise).await;
+        let addresses = addresses::find(&endpoint, &asked(&resolver, config), &advertise).await;
         let path = resolver.path().to_vec();
         let record = Rc::new(OwnRecord::new(vat.clone(), epoch, incarnation, addresses, path));
         let publisher = Publisher::sharing(&resolver, record.clone(), PublisherConfig::default());
@@ -166,7 +173,11 @@ impl Awake {
         stop: std::pin::Pin<&mut impl Future<Output = ()>>,
         report: &mut dyn FnMut(Report),
     ) -> Result<(), RunError> {
-        let registrations = self.announce(seen.expected()).await?;
+        let (registrations, skew) = futures::join!(self.announce(seen.expected()), self.publisher.clock_skew());
+        let registrations = registrations?;
+        if let Some(skew) = skew {
+            report(Report::Notice(clock_warning(&skew)));
+        }
         make_folder(&home.root().join("run"))?;
         let socket = home.places(&self.name).socket;
         let listener = LocalListener::bind(&socket)?;

@@ -98,8 +98,8 @@ impl Question {
         }
         let mut rest = message.get(self.end..)?;
         for _ in 0..field(3)? {
-            let (kind, data, behind) = record(rest)?;
-            if kind == (TXT, INTERNET) {
+            let Record { kind, class, data, behind } = record(rest)?;
+            if (kind, class) == (TXT, INTERNET) {
                 return Some(Read::Packet(strings(data)?));
             }
             rest = behind;
@@ -108,12 +108,19 @@ impl Question {
     }
 }
 
-/// Type and class, data, and what is behind it.
-fn record(message: &[u8]) -> Option<((u16, u16), &[u8], &[u8])> {
+/// A record without its name.
+struct Record<'a> {
+    kind: u16,
+    class: u16,
+    data: &'a [u8],
+    behind: &'a [u8],
+}
+
+fn record(message: &[u8]) -> Option<Record<'_>> {
     let (fixed, rest) = skip_name(message)?.split_first_chunk::<10>()?;
     let number = |index: usize| u16::from_be_bytes([fixed[index], fixed[index + 1]]);
-    let (data, rest) = rest.split_at_checked(number(8).into())?;
-    Some(((number(0), number(2)), data, rest))
+    let (data, behind) = rest.split_at_checked(number(8).into())?;
+    Some(Record { kind: number(0), class: number(2), data, behind })
 }
 
 /// Skips a name as it stands, without following a pointer.

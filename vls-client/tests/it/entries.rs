@@ -39,7 +39,7 @@ async fn server() -> Server {
     config.certificate = Some(certificate());
     config.dns = Some(any);
     config.dns_origin = Some(ORIGIN.parse().unwrap());
-    Server::start(config, Rc::new(SystemClock::default())).await.unwrap()
+    Server::start(config, Rc::new(SystemClock)).await.unwrap()
 }
 
 fn https(address: SocketAddr) -> SearchPathEntry {
@@ -279,10 +279,10 @@ async fn https_that_says(answer: Vec<u8>, endless: bool) -> SearchPathEntry {
             let (acceptor, answer) = (acceptor.clone(), answer.clone());
             spawn_local(async move {
                 let mut stream = acceptor.accept(stream).await?;
-                stream.read(&mut [0; 4096]).await?;
+                let _ = stream.read(&mut [0; 4096]).await?;
                 stream.write_all(&answer).await?;
-                while endless {
-                    stream.write_all(&[0; 4096]).await?;
+                if endless {
+                    tokio::io::copy(&mut tokio::io::repeat(0), &mut stream).await?;
                 }
                 stream.flush().await?;
                 stream.read(&mut [0; 1]).await

@@ -369,8 +369,7 @@ fn what_is_left_out_or_has_no_carrier_is_reported_and_not_asked() {
 fn the_best_entry_is_asked_first_and_a_bad_one_last_but_not_never() {
     let mut path = entries(4);
     (path[0].suspect, path[1].rank, path[2].rank, path[3].rank) = (true, 3, 0, 1);
-    let mut timing = LookupTiming::default();
-    timing.first_wave = 1;
+    let timing = LookupTiming { first_wave: 1, ..LookupTiming::default() };
     let schedule = Schedule::new(vat(), Goal::Reach, path, None, None, timing, at(Duration::ZERO));
     let run = run(schedule, &vec![(HOUR, Server::Silent); 4]);
     let mut order: Vec<usize> = (0..4).collect();

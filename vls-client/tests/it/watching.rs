@@ -48,6 +48,20 @@ fn it_tells_when_a_vat_comes_moves_and_goes_and_a_dead_entry_is_not_missed() {
 }
 
 #[test]
+fn that_no_entry_can_be_reached_is_told_and_ends_when_one_can() {
+    run(async {
+        let dead = dead_entry();
+        let mut config = ResolverConfig::default();
+        config.dial.dial_deadline = std::time::Duration::from_millis(50);
+        let resolver = Resolver::new(finder(), vec![dead.entry.clone()], None, config.clone());
+        assert_eq!(resolver.watch(vat(), &Hints::default()).next().await, Sighting::Unreachable);
+        let server = server(50);
+        let resolver = Resolver::new(finder(), vec![dead.entry.clone(), server.entry.clone()], None, config);
+        assert_eq!(resolver.watch(vat(), &Hints::default()).next().await, Sighting::Gone);
+    });
+}
+
+#[test]
 fn of_several_entries_the_highest_record_counts_and_no_lower_one_ever_again() {
     run(async {
         let (one, other) = (server(50), server(51));
