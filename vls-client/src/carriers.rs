@@ -97,7 +97,7 @@ impl Carriers {
         match (entry, server(entry)) {
             (_, Some(server)) if goal == Goal::Reach => self.pool.lookup(&server, id, patience).await,
             (_, Some(server)) => self.pool.call(&server, |client| service::lookup(client, id)).await,
-            (SearchPathEntry::Http { url }, _) => self.http.lookup(url, id).await,
+            (SearchPathEntry::Http { url }, _) => self.http.lookup(url, id, goal).await,
             (SearchPathEntry::Dns { origin }, _) => match self.dns.lookup(origin, id).await {
                 Ok(Answer::Unknown) if goal == Goal::Witness => Err(Failure::NoWitness),
                 answer => answer,

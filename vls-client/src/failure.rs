@@ -72,8 +72,8 @@ pub enum Failure {
     /// It is not asked or dialled in local-only mode.
     #[error("left out: {0}")]
     LeftOut(LeftOut),
-    /// Nothing that it says of there being no record proves anything.
-    #[error("it knows no record, but anybody on the way could say that by DNS, so it counts for nothing here")]
+    /// That it has no record proves nothing: DNS can be forged, and a relay or any other web server may have lost it.
+    #[error("it shows no record, which proves nothing: only a location server's own word counts for that")]
     NoWitness,
     /// No TCP connection, or a datagram was refused.
     #[error("no connection: {source}")]

@@ -26,7 +26,7 @@ use data_encoding::HEXLOWER;
 use hyper::{
     Method, StatusCode,
     body::Bytes,
-    header::{DATE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER},
+    header::{CACHE_CONTROL, DATE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER},
 };
 use schemas::{ErrorCode, Order, RemoteError, SignedRecord, Timestamp, VatId};
 
@@ -35,7 +35,7 @@ use crate::{
     failure::{Failure, remote_text},
     limits,
     register::{Expected, Reply},
-    schedule::Answer,
+    schedule::{Answer, Goal},
     service::bounded,
 };
 
@@ -83,16 +83,19 @@ impl HttpRecords {
         Self { inner: Rc::new(Inner { trust, tls, idle, names_packets }) }
     }
 
-    /// Looks up the record of `id`.
+    /// Looks up the record of `id`. A witness (R7) is not asked through caches; and that there is none counts only if it
+    /// is a location server that says so, for any web server says so of whatever it has not.
     ///
     /// # Errors
-    /// [`Failure`], after [`limits::HTTP_DEADLINE`] at the latest.
-    pub(crate) async fn lookup(&self, url: &str, id: VatId) -> Result<Answer, Failure> {
+    /// [`Failure`]; each exchange, of which there are two at most, ends after [`limits::HTTP_DEADLINE`].
+    pub(crate) async fn lookup(&self, url: &str, id: VatId, goal: Goal) -> Result<Answer, Failure> {
         let place = Place::of(url)?;
-        let answered = self.ask(&place, Request::get(&place, id, "")).await?;
+        let fresh = (goal == Goal::Witness).then(|| (CACHE_CONTROL, "no-cache".to_owned()));
+        let get = |query| Request { field: fresh.clone(), ..Request::get(&place, id, query) };
+        let answered = self.ask(&place, get("")).await?;
         let (answered, lapsed) = match answered.seconds(&EXPIRED) {
             Some(_) if answered.status == StatusCode::NOT_FOUND => {
-                (self.ask(&place, Request::get(&place, id, "?policy=CacheOnly")).await?, true)
+                (self.ask(&place, get("?policy=CacheOnly")).await?, true)
             }
             lapsed => (answered, lapsed.is_some()),
         };
@@ -101,7 +104,8 @@ impl HttpRecords {
                 let age = answered.seconds(&AGE).or_else(|| answered.seconds(&EXPIRED));
                 Ok(Answer::Packet { packet: bounded(&answered.body)?.to_vec(), age, lapsed })
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Unknown),
+            StatusCode::NOT_FOUND if goal == Goal::Witness && !answered.is_ours() => Err(Failure::NoWitness),
+            StatusCode::NOT_FOUND => Ok(Answer::Unknown),
             _ => Err(answered.failure()),
         }
     }

@@ -35,6 +35,8 @@ pub(crate) struct Lookup {
     resolver: Rc<Inner>,
     schedule: Schedule,
     asked: FuturesUnordered<Asked>,
+    /// Those that were marked for what they said.
+    marked: Vec<usize>,
 }
 
 impl Lookup {
@@ -47,7 +49,7 @@ impl Lookup {
             Goal::Witness => (None, None),
         };
         let schedule = Schedule::new(id, goal, entries, known, cache, resolver.lookup_timing, now);
-        let mut lookup = Self { id, resolver, schedule, asked: FuturesUnordered::new() };
+        let mut lookup = Self { id, resolver, schedule, asked: FuturesUnordered::new(), marked: Vec::new() };
         let signals = lookup.feed(now, Event::Begin);
         (lookup, signals)
     }
@@ -71,6 +73,7 @@ impl Lookup {
             Ok(answer) => Event::Answered { slot, answer },
             Err(failure) => Event::Failed { slot, failure },
         };
+        self.marked.push(slot);
         let signals = self.feed(now, event);
         let (scores, entry) = (&self.resolver.scores, self.schedule.entry(slot));
         match self.schedule.outcome(slot) {
@@ -126,7 +129,8 @@ impl Lookup {
     /// Those that were silent until the end.
     fn mark_the_silent(&self, now: Moment) {
         for slot in 0..self.schedule.len() {
-            if matches!(self.schedule.outcome(slot), Outcome::Failed(Failure::Timeout { .. })) {
+            let timed_out = matches!(self.schedule.outcome(slot), Outcome::Failed(Failure::Timeout { .. }));
+            if timed_out && !self.marked.contains(&slot) {
                 self.resolver.scores.failed(self.schedule.entry(slot), now.wall);
             }
         }

@@ -201,7 +201,8 @@ impl Resolver {
         }
     }
 
-    /// Finds a vat and dials it. Only a peer that proves the vat's key is accepted.
+    /// Finds a vat and dials it. Only a peer that proves the vat's key is accepted. Asks anew each time: whoever wants a
+    /// session again paces its attempts ([`crate::reconnect`]), and must not miss a vat that has just come.
     ///
     /// # Errors
     /// [`ResolveError`], with one line of reason per candidate and per address.

@@ -319,6 +319,11 @@ fn servers_of_the_http_form_can_neither_forge_nor_flood_nor_lead_elsewhere() {
             let attempt = failed(&[entry], carriers(None)).await;
             assert_eq!(attempt.outcome.code(), Some(code), "{what}: {attempt}");
         }
+        // Any web server has no record of anything.
+        let entry = https_that_says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(), false).await;
+        let attempt = failed(std::slice::from_ref(&entry), carriers(None)).await;
+        assert_eq!(attempt.outcome.code(), Some(ErrorCode::VlsUnknownVat), "{attempt}");
+        assert_eq!(resolver(&[entry], carriers(None)).newest(vat()).await.witnesses(), 0);
         // One that only stores files: no field says anything of the record.
         let entry = https_that_says(ok(record.packet()), false).await;
         let found = resolver(&[entry], carriers(None)).resolve(vat(), &Hints::default()).await.unwrap();
