@@ -310,13 +310,13 @@ impl Inner {
         last: Option<Order>,
     ) -> Result<(Registered, SignedRecord), Offered> {
         let offered =
-            self.offer_record(self.source.current(Reading::Own(self.clock.now().wall)), server, condition, last).await;
+            self.offer_record(self.source.current(Reading::Own(self.clock.now().wall)), place, condition, last).await;
         match &offered {
             Err(Offered {
                 sent: Some(sent),
-                error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time, .. },
+                error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time: Some(server_time), .. },
             }) if *server_time < sent.timestamp() => {
-                self.offer_record(self.source.current(Reading::Server(*server_time)), server, condition, last).await
+                self.offer_record(self.source.current(Reading::Server(*server_time)), place, condition, last).await
             }
             _ => offered,
         }
@@ -326,7 +326,7 @@ impl Inner {
     async fn offer_record(
         &self,
         record: Result<SignedRecord, RecordError>,
-        server: &Server,
+        place: &SearchPathEntry,
         condition: Condition,
         last: Option<Order>,
     ) -> Result<(Registered, SignedRecord), Offered> {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 use checkpoint::simulated::SimulatedDisk;
 use rustls::{RootCertStore, ServerConfig as TlsConfig, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use schemas::{Coded, ErrorCode, Hints, RecordError, SearchPathEntry, SignedRecord, Timestamp};
+use schemas::{Coded, ErrorCode, Hints, RecordError, SearchPathEntry, SignedRecord};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use vls_client::{
     Attempt, CarrierConfig, Clock, Expected, LeftOut, LookupTiming, Moment, NameServers, Outcome, Publisher,
-    PublisherConfig, RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
+    PublisherConfig, Reading, RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
 };
 use vls_server::{CertificateFiles, Server, ServerConfig, SystemClock};
 
@@ -77,7 +77,7 @@ fn publisher(entry: &SearchPathEntry, source: Rc<dyn RecordSource>) -> Publisher
 struct Shows(SignedRecord);
 
 impl RecordSource for Shows {
-    fn current(&self, _: Timestamp) -> Result<SignedRecord, RecordError> {
+    fn current(&self, _: Reading) -> Result<SignedRecord, RecordError> {
         Ok(self.0.clone())
     }
 
