@@ -10,7 +10,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -26,7 +26,10 @@ use tokio::time::Instant;
 use admission::{Admission, UsedTokens, Verdict};
 use beside::{Beside, DatagramsBeside};
 pub use error::{AcceptError, BindError, DialError};
+use incoming::Counts;
+pub use incoming::{AddressProof, HandshakeCounts, Incoming};
 use progress::Noting;
+use waiting::{Next, Waiting};
 
 use crate::{
     limits,
@@ -37,8 +40,10 @@ use crate::{
 mod admission;
 pub mod beside;
 mod error;
+mod incoming;
 pub(crate) mod progress;
 mod socket;
+mod waiting;
 
 /// How an endpoint treats those who dial it.
 #[derive(Debug, Clone)]
@@ -53,6 +58,14 @@ pub struct EndpointConfig {
     pub unproven_burst: u32,
     /// How often another such handshake may follow ([`limits::UNPROVEN_INTERVAL`]).
     pub unproven_interval: Duration,
+    /// The share of the thread's time that handshakes may take, as one part in so many ([`limits::HANDSHAKE_SHARE`]).
+    /// Beyond it they wait, and if too many wait ([`limits::HANDSHAKES_WAITING`]) more are refused.
+    pub handshake_share: u32,
+    /// Time that may be spent on handshakes at once after a quiet time ([`limits::HANDSHAKE_BURST`]).
+    pub handshake_burst: Duration,
+    /// What a handshake is taken to cost until it was measured ([`limits::HANDSHAKE_COST`]); for good, on a socket of
+    /// the caller's, where the same is to happen every time.
+    pub handshake_cost: Duration,
     /// How often a quiet connection sends a packet ([`limits::KEEP_ALIVE`]).
     pub keep_alive: Duration,
     /// After how long without the peer a connection is dead ([`limits::IDLE_TIMEOUT`]). QUIC can say at most
@@ -73,6 +86,9 @@ impl Default for EndpointConfig {
             connections_before_retry: limits::CONNECTIONS_BEFORE_RETRY,
             unproven_burst: limits::UNPROVEN_BURST,
             unproven_interval: limits::UNPROVEN_INTERVAL,
+            handshake_share: limits::HANDSHAKE_SHARE,
+            handshake_burst: limits::HANDSHAKE_BURST,
+            handshake_cost: limits::HANDSHAKE_COST,
             keep_alive: limits::KEEP_ALIVE,
             idle_timeout: limits::IDLE_TIMEOUT,
             handshake_deadline: limits::HANDSHAKE_DEADLINE,
@@ -97,7 +113,11 @@ struct Inner {
     accepts: bool,
     config: EndpointConfig,
     admission: Mutex<Admission>,
-    /// The times of `admission` count from here.
+    waiting: Mutex<Waiting<quinn::Incoming>>,
+    /// Whether what handshakes cost is looked at.
+    measures: bool,
+    counts: Counts,
+    /// The times of `admission` and `waiting` count from here.
     origin: Instant,
     /// With which this side proves its address where it was before, by the id of the peer.
     address_tokens: Arc<dyn TokenStore>,
@@ -157,6 +177,8 @@ impl Endpoint {
         accepts: bool,
         config: EndpointConfig,
     ) -> Result<Self, BindError> {
+        // A socket of the caller's may be part of a simulation.
+        let measures = raw.is_some();
         let tls = TlsIdentity::new(key);
         let transport = Arc::new(transport_config(&config));
         let server = if accepts { Some(server_config(&tls, &transport)?) } else { None };
@@ -180,6 +202,9 @@ impl Endpoint {
                 config.unproven_burst,
                 config.unproven_interval,
             )),
+            waiting: Mutex::new(Waiting::new(config.handshake_share, config.handshake_burst, config.handshake_cost)),
+            measures,
+            counts: Counts::default(),
             origin: Instant::now(),
             address_tokens: Arc::new(TokenMemoryCache::new(
                 limits::ADDRESS_TOKEN_STORE.0,
@@ -259,22 +284,68 @@ impl Endpoint {
 
     /// Waits for the next connection attempt; `None` when the endpoint is closed or only dials.
     ///
-    /// Attempts beyond the limits are refused here and not returned.
+    /// Attempts beyond the limits are refused here and not returned; those for which there is no time yet wait here. Can be
+    /// dropped and called again without losing any.
     pub async fn accept(&self) -> Option<Incoming> {
         if !self.inner.accepts {
             return None;
         }
         loop {
-            let attempt = self.inner.quinn.accept().await?;
-            // An attempt that cannot be asked any more has just proven it.
-            let proven = attempt.remote_address_validated() || !attempt.may_retry();
-            match self.judge(proven) {
-                Verdict::Refuse => attempt.refuse(),
-                // Cannot fail: `may_retry` was just asked. A failure would only drop the attempt.
-                Verdict::Retry => drop(attempt.retry()),
-                Verdict::Accept => return Some(Incoming { attempt, deadline: self.inner.config.handshake_deadline }),
-            }
+            let wait = match self.next_waiting() {
+                Next::Begin(attempt) => {
+                    Counts::add(&self.inner.counts.begun);
+                    return Some(Incoming::new(attempt, self.clone()));
+                }
+                Next::Wait(wait) => Some(wait),
+                Next::Nobody => None,
+            };
+            let came = tokio::select! {
+                attempt = self.inner.quinn.accept() => attempt,
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => continue,
+            };
+            let Some(attempt) = came else {
+                drop(self.lock_waiting().clear());
+                return None;
+            };
+            self.let_in(attempt);
         }
+    }
+
+    /// Has an attempt wait for its turn, unless it is asked for a proof of its address first or refused.
+    fn let_in(&self, attempt: quinn::Incoming) {
+        let counts = &self.inner.counts;
+        // An attempt that cannot be asked any more has just proven it.
+        let proven = attempt.remote_address_validated() || !attempt.may_retry();
+        let refused = match self.judge(proven) {
+            Verdict::Accept => self.lock_waiting().push(attempt).err(),
+            Verdict::Refuse => Some(attempt),
+            Verdict::Retry => {
+                Counts::add(&counts.asked);
+                // Cannot fail: `may_retry` was just asked. A failure would only drop the attempt.
+                drop(attempt.retry());
+                None
+            }
+        };
+        if let Some(attempt) = refused {
+            Counts::add(&counts.refused);
+            attempt.refuse();
+        }
+    }
+
+    fn next_waiting(&self) -> Next<quinn::Incoming> {
+        let now = self.inner.origin.elapsed();
+        self.lock_waiting().next(now)
+    }
+
+    fn lock_waiting(&self) -> MutexGuard<'_, Waiting<quinn::Incoming>> {
+        // What a panicking thread left is a queue like any other.
+        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has become of connection attempts so far.
+    #[must_use]
+    pub fn handshakes(&self) -> HandshakeCounts {
+        self.inner.counts.read()
     }
 
     fn judge(&self, has_proven_address: bool) -> Verdict {
@@ -298,63 +369,6 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Endpoint({} on {})", self.inner.id, self.inner.local_address)
     }
-}
-
-/// A connection attempt that has not shaken hands yet. Dropping it refuses it.
-#[derive(Debug)]
-pub struct Incoming {
-    attempt: quinn::Incoming,
-    deadline: Duration,
-}
-
-impl Incoming {
-    /// Where the attempt comes from, as it says; see [`address_proof`](Self::address_proof).
-    #[must_use]
-    pub fn remote_address(&self) -> SocketAddr {
-        canonical(self.attempt.remote_address())
-    }
-
-    /// How it has shown that it receives what is sent to that address.
-    #[must_use]
-    pub fn address_proof(&self) -> AddressProof {
-        match (self.attempt.remote_address_validated(), self.attempt.may_retry()) {
-            (false, _) => AddressProof::None,
-            (true, true) => AddressProof::Token,
-            (true, false) => AddressProof::Retry,
-        }
-    }
-
-    /// Shakes hands: the peer proves its key, and we ours.
-    ///
-    /// # Errors
-    /// [`AcceptError`].
-    pub async fn accept(self) -> Result<PeerConnection, AcceptError> {
-        let address = self.remote_address();
-        // On the heap: who waits here in a task of its own keeps the task, and its size, as long as the connection.
-        let handshake = Box::pin(async {
-            let connection = self.attempt.accept()?.await?;
-            Ok(connection)
-        });
-        match tokio::time::timeout(self.deadline, handshake).await {
-            Err(_) => Err(AcceptError::Timeout { address, after: self.deadline }),
-            Ok(Err(source)) => Err(AcceptError::Handshake { address, source }),
-            Ok(Ok(connection)) => match tls::peer_id(&connection) {
-                Some(peer) => Ok(PeerConnection::new(connection, peer)),
-                None => Err(AcceptError::NoKey { address }),
-            },
-        }
-    }
-}
-
-/// How a dialler has shown that it receives what is sent to its address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AddressProof {
-    /// It has not.
-    None,
-    /// By a token that it was given in an earlier connection.
-    Token,
-    /// It was asked for it.
-    Retry,
 }
 
 /// An IPv4 address as such, also when a dual-stack socket reports it inside an IPv6 one.

@@ -48,7 +48,9 @@ mod tls_listener;
 
 pub use bulk::{BulkError, BulkReader, BulkSource};
 pub use connection::with_call_deadline;
-pub use endpoint::{AcceptError, AddressProof, BindError, DialError, Endpoint, EndpointConfig, Incoming, beside};
+pub use endpoint::{
+    AcceptError, AddressProof, BindError, DialError, Endpoint, EndpointConfig, HandshakeCounts, Incoming, beside,
+};
 pub use hello::{Greeting, HelloError, Peer};
 pub use limits::SessionLimits;
 pub use local::{LocalError, LocalListener, LocalStream, dial_local, dial_local_of};

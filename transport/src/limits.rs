@@ -284,6 +284,21 @@ pub const UNPROVEN_BURST: u32 = 512;
 /// Time between such handshakes after that: 100 a second take a twentieth of a core.
 pub const UNPROVEN_INTERVAL: Duration = Duration::from_millis(10);
 
+/// The share of its thread's time that an endpoint spends on handshakes at most, as one part in so many. The other half
+/// is for those who have shaken hands already and for those who ask by a single datagram.
+pub const HANDSHAKE_SHARE: u32 = 2;
+
+/// What may be spent on handshakes at once after a quiet time: a hundred of them. A restarted server's vats come together;
+/// for longer than this nobody else is to wait for them.
+pub const HANDSHAKE_BURST: Duration = Duration::from_millis(50);
+
+/// What a handshake is taken to cost until it was measured: what it does on a machine of 2020 or so.
+pub const HANDSHAKE_COST: Duration = Duration::from_micros(500);
+
+/// Attempts that wait for a share of the time: at their usual cost the last of them for an eighth of a second. Half of
+/// [`WAITING_CONNECTIONS`], so that there is always room to ask others for a proof of their address.
+pub const HANDSHAKES_WAITING: usize = WAITING_CONNECTIONS / 2;
+
 /// Tokens by which a dialler proves its address in its next connection. One, since that connection gives another.
 pub const ADDRESS_TOKENS_SENT: u32 = 1;
 

@@ -1,0 +1,168 @@
+//! Who may shake hands now, and who waits for it: pure, with time as an argument.
+//!
+//! One thread shakes hands and does everything else, and a handshake costs it a hundred times what an answer does. An
+//! address that was proven says nothing of how many handshakes come from it, so they have a share of the thread's time,
+//! and no more, whoever asks for them. Those for whom there is none yet wait in the order in which they came; when too
+//! many wait, one more is refused, and told so.
+//!
+//! What a handshake costs differs between machines by an order of magnitude, so it is measured as it goes.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::limits;
+
+/// Connection attempts that have been let in, and the time that there is for them.
+#[derive(Debug)]
+pub(super) struct Waiting<A> {
+    attempts: VecDeque<A>,
+    /// One part in so many of the time is for handshakes.
+    share: u32,
+    /// What may be spent at once after a quiet time.
+    burst: Duration,
+    /// What one costs, as far as is known.
+    cost: Duration,
+    /// When all that were begun will have had their time (the generic cell rate algorithm, ITU-T I.371).
+    paid_at: Duration,
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<A> {
+    Begin(A),
+    /// Look again after so long.
+    Wait(Duration),
+    Nobody,
+}
+
+impl<A> Waiting<A> {
+    /// `share`, at least 1, of which one part is for handshakes; `cost` is what one is taken for until it was measured.
+    pub(super) fn new(share: u32, burst: Duration, cost: Duration) -> Self {
+        Self { attempts: VecDeque::new(), share: share.max(1), burst, cost, paid_at: Duration::ZERO }
+    }
+
+    /// Has an attempt wait for its turn.
+    ///
+    /// # Errors
+    /// The attempt, if too many wait.
+    pub(super) fn push(&mut self, attempt: A) -> Result<(), A> {
+        if self.attempts.len() >= limits::HANDSHAKES_WAITING {
+            return Err(attempt);
+        }
+        self.attempts.push_back(attempt);
+        Ok(())
+    }
+
+    /// The one whose turn it is at `now`, which never goes back.
+    pub(super) fn next(&mut self, now: Duration) -> Next<A> {
+        let paid_at = self.paid_at.max(now);
+        let ahead = self.burst.saturating_mul(self.share);
+        let wait = (paid_at - now).saturating_sub(ahead);
+        if self.attempts.is_empty() {
+            return Next::Nobody;
+        }
+        if !wait.is_zero() {
+            return Next::Wait(wait);
+        }
+        self.paid_at = paid_at.saturating_add(self.cost.saturating_mul(self.share));
+        self.attempts.pop_front().map_or(Next::Nobody, Next::Begin)
+    }
+
+    /// Takes into account what one has cost. A single measurement says little: it may have met a cold cache.
+    pub(super) fn has_cost(&mut self, measured: Duration) {
+        let (least, most) = (limits::HANDSHAKE_COST / 16, limits::HANDSHAKE_COST * 16);
+        let measured = measured.clamp(least, most);
+        self.cost = (self.cost * 15 + measured) / 16;
+    }
+
+    /// Nobody waits any more. Gives those who did.
+    pub(super) fn clear(&mut self) -> VecDeque<A> {
+        std::mem::take(&mut self.attempts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// So many attempts come in every millisecond of ten seconds. Gives how many were begun and refused, and for how many
+    /// milliseconds one waited at most.
+    fn flood(waiting: &mut Waiting<u32>, per_millisecond: u32, from: u32) -> (u32, u32, u32) {
+        let (mut begun, mut refused, mut longest) = (0, 0, 0);
+        for millisecond in from..from + 10_000 {
+            refused += (0..per_millisecond).map(|_| u32::from(waiting.push(millisecond).is_err())).sum::<u32>();
+            while let Next::Begin(came) = waiting.next(millisecond * MS) {
+                longest = longest.max(millisecond - came);
+                begun += 1;
+            }
+        }
+        (begun, refused, longest)
+    }
+
+    #[test]
+    fn a_flood_of_handshakes_takes_its_share_of_the_time_and_the_rest_is_refused() {
+        let mut waiting = Waiting::new(2, 50 * MS, MS / 4);
+        let (begun, refused, longest) = flood(&mut waiting, 20, 0);
+        // A hundred and twenty-eight wait, and two go in every millisecond.
+        assert!(longest <= 64, "who is let in does not wait for long");
+        // Five seconds of a quarter of a millisecond each, and the burst.
+        assert!((20_000..=20_000 + 201).contains(&begun), "{begun}");
+        let waiting_still = u32::try_from(waiting.clear().len()).unwrap();
+        assert_eq!(begun + refused + waiting_still, 200_000);
+    }
+
+    #[test]
+    fn at_less_than_the_share_nobody_waits() {
+        let mut waiting = Waiting::new(2, 50 * MS, MS / 4);
+        for millisecond in 0..10_000 {
+            for attempt in 0..2 {
+                waiting.push(attempt).unwrap();
+                assert_eq!(waiting.next(millisecond * MS), Next::Begin(attempt));
+            }
+        }
+        assert_eq!(waiting.next(10_000 * MS), Next::Nobody);
+    }
+
+    #[test]
+    fn after_a_quiet_hour_there_is_one_burst_and_not_an_hours_worth() {
+        let mut waiting = Waiting::new(2, 10 * MS, MS);
+        flood(&mut waiting, 1, 0);
+        waiting.clear();
+        let hour = Duration::from_secs(3600);
+        for attempt in 0..20 {
+            waiting.push(attempt).unwrap();
+        }
+        let begun = std::iter::from_fn(|| match waiting.next(hour) {
+            Next::Begin(attempt) => Some(attempt),
+            Next::Wait(wait) => {
+                assert_eq!(wait, 2 * MS, "the next, when it has earned its time");
+                None
+            }
+            Next::Nobody => None,
+        });
+        // The burst, and the one that goes over it.
+        assert_eq!(begun.collect::<Vec<_>>(), (0..11).collect::<Vec<_>>(), "in the order in which they came");
+    }
+
+    #[test]
+    fn on_a_slower_machine_fewer_are_begun_and_a_measurement_that_cannot_be_locks_nobody_out() {
+        let mut waiting = Waiting::new(2, 50 * MS, limits::HANDSHAKE_COST);
+        for _ in 0..200 {
+            waiting.has_cost(4 * MS);
+        }
+        let (begun, ..) = flood(&mut waiting, 20, 0);
+        assert!((1_250..=1_250 + 20).contains(&begun), "a quarter of a second in two: {begun}");
+        for _ in 0..200 {
+            waiting.has_cost(Duration::MAX);
+        }
+        waiting.clear();
+        assert!(flood(&mut waiting, 20, 20_000).0 > 500);
+        for _ in 0..200 {
+            waiting.has_cost(Duration::ZERO);
+        }
+        waiting.clear();
+        let (begun, ..) = flood(&mut waiting, 200, 60_000);
+        assert!(begun < 200_000, "nor lets everybody in: {begun}");
+    }
+}
