@@ -317,6 +317,7 @@ impl Server {
             capacity: registry.capacity(),
             lease: self.shared.lease.get(),
             sessions: readings.sessions,
+            handshakes_refused: readings.handshakes.refused,
             watches: registry.watches().count(),
             turn: readings.turn,
             durable_turn: readings.durable_turn,
@@ -426,6 +427,10 @@ fn shared(carrier: &Rc<Carrier>, config: &ServerConfig) -> Rc<Shared> {
         // With the listeners.
         zone: RefCell::new(None),
         sessions: Box::new(move || sessions.sessions()),
+        handshakes: Box::new({
+            let endpoint = carrier.endpoint.clone();
+            move || endpoint.handshakes()
+        }),
     })
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Nothing here names an id, an address or a network: what is counted may be shown to everybody.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, fmt, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use transport::HandshakeCounts;
 
 /// Bounds of times, in seconds: from an answer out of memory to one that waited for a slow disk.
 const SECONDS: [f64; 14] =
@@ -31,6 +32,11 @@ struct Of {
     carrier: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Became {
+    outcome: &'static str,
+}
+
 /// The counts of one server.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -41,6 +47,7 @@ pub(crate) struct Metrics {
     connections: Family<Of, Gauge>,
     records: Gauge,
     sessions: Gauge,
+    handshakes: Family<Became, Counter>,
     turn: Gauge,
     durable_turn: Gauge,
     uptime: Gauge,
@@ -51,6 +58,7 @@ pub(crate) struct Metrics {
 pub(super) struct Readings {
     pub(super) records: usize,
     pub(super) sessions: usize,
+    pub(super) handshakes: HandshakeCounts,
     pub(super) turn: u64,
     pub(super) durable_turn: u64,
     pub(super) uptime: Duration,
@@ -77,11 +85,26 @@ impl Metrics {
         registry.register("connections", "TCP connections that are open, by carrier", connections.clone());
         let records = gauge(&mut registry, "records", "Records held, live and expired");
         let sessions = gauge(&mut registry, "sessions", "QUIC sessions that are open");
+        let handshakes = Family::<Became, Counter>::default();
+        let help = "QUIC handshakes begun, attempts asked for a proof of their address, and attempts refused";
+        registry.register("handshakes", help, handshakes.clone());
         let turn = gauge(&mut registry, "turn", "The newest turn that was decided");
         let durable_turn = gauge(&mut registry, "durable_turn", "The newest turn that is durable");
         let uptime = gauge(&mut registry, "uptime_seconds", "For how long the server has been running");
         let known = RefCell::default();
-        Self { registry, answers, seconds, known, connections, records, sessions, turn, durable_turn, uptime }
+        Self {
+            registry,
+            answers,
+            seconds,
+            known,
+            connections,
+            records,
+            sessions,
+            handshakes,
+            turn,
+            durable_turn,
+            uptime,
+        }
     }
 
     /// Counts an answer. `outcome` is one of a few dozen.
@@ -131,6 +154,11 @@ impl Metrics {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.records.set(number(readings.records as u64));
         self.sessions.set(number(readings.sessions as u64));
+        let HandshakeCounts { begun, asked, refused, .. } = readings.handshakes;
+        for (outcome, count) in [("begun", begun), ("asked", asked), ("refused", refused)] {
+            // Counted where they happen, which only ever goes up.
+            self.handshakes.get_or_create(&Became { outcome }).inner().store(count, Relaxed);
+        }
         self.turn.set(number(readings.turn));
         self.durable_turn.set(number(readings.durable_turn));
         self.uptime.set(number(readings.uptime.as_secs()));

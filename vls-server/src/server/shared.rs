@@ -7,6 +7,7 @@ use std::{
 };
 
 use schemas::{Timestamp, VatId};
+use transport::HandshakeCounts;
 
 use super::{
     dns::Zone,
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) zone: RefCell<Option<Rc<Zone>>>,
     /// How many sessions there are.
     pub(super) sessions: Box<dyn Fn() -> usize>,
+    /// What has become of those who wanted one.
+    pub(super) handshakes: Box<dyn Fn() -> HandshakeCounts>,
 }
 
 impl Shared {
@@ -49,7 +52,8 @@ impl Shared {
 
     pub(super) fn readings(&self) -> Readings {
         let (records, turn, durable_turn) = self.registry.counts();
-        Readings { records, sessions: (self.sessions)(), turn, durable_turn, uptime: self.uptime() }
+        let (sessions, handshakes) = ((self.sessions)(), (self.handshakes)());
+        Readings { records, sessions, handshakes, turn, durable_turn, uptime: self.uptime() }
     }
 
     /// What is left of a lease, `age` after the vat was seen. A record may end before its lease does; what that

@@ -29,6 +29,8 @@ pub struct Status {
     pub lease: Duration,
     /// Sessions that are open.
     pub sessions: usize,
+    /// Handshakes that were refused, because there were too many connections or there was no time for more of them.
+    pub handshakes_refused: u64,
     /// Watches that wait.
     pub watches: usize,
     /// The newest turn that was decided.

@@ -9,6 +9,7 @@ mod dns_core;
 mod durability;
 mod finder;
 mod foreign;
+mod handshakes;
 mod held_disk;
 mod http_client;
 mod http_limits;

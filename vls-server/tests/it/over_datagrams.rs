@@ -16,10 +16,10 @@ use crate::{
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Asker(UdpSocket);
+pub(crate) struct Asker(UdpSocket);
 
 impl Asker {
-    async fn of(server: &Server) -> Self {
+    pub(crate) async fn of(server: &Server) -> Self {
         let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         socket.connect(server.local_address()).await.unwrap();
         Self(socket)
@@ -38,7 +38,7 @@ impl Asker {
     }
 
     /// Asks, and takes the answer to that question alone.
-    async fn ask(&self, id: [u8; 32], nonce: u64) -> Vec<u8> {
+    pub(crate) async fn ask(&self, id: [u8; 32], nonce: u64) -> Vec<u8> {
         self.send(id, nonce).await;
         let answer = self.answer().await;
         assert_eq!(LookupAnswer::read(&answer).expect("an answer").nonce, nonce.to_be_bytes());
