@@ -15,6 +15,7 @@ mod notify;
 mod publish;
 mod remote;
 mod run;
+mod sandbox;
 mod status;
 mod transfer;
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     config::{Configuration, Flags},
     control,
+    sandbox::Confinement,
 };
 
 #[derive(Debug, clap::Args)]
@@ -66,6 +67,7 @@ pub(super) async fn check(arguments: &CheckArguments, output: Output) -> Result<
     let status = status(&configuration, &mut findings).await;
     let key = local::folder(&configuration, &mut findings);
     findings.push(Finding::new("open files", local::open_files(&configuration)));
+    findings.push(Finding::new("confinement", Outcome::Well(confinement(&configuration, status.as_ref()))));
     findings.push(Finding::new("clock", local::clock()));
     if let Some(files) = configuration.certificate_files() {
         let host = configuration.advertise.value.as_deref();
@@ -97,6 +99,12 @@ async fn status(configuration: &Configuration, findings: &mut Vec<Finding>) -> O
             None
         }
     }
+}
+
+/// To what the server that runs is confined, or would be. Less than all of it is nothing that the operator has done wrong.
+fn confinement(configuration: &Configuration, status: Option<&Value>) -> String {
+    let running = status.and_then(|status| status["confined"]["summary"].as_str()).map(str::to_owned);
+    running.unwrap_or_else(|| Confinement::tried(configuration).to_string())
 }
 
 fn report(findings: Vec<Finding>, output: Output) -> Result<Exit, Failure> {

@@ -129,6 +129,8 @@ struct File {
     #[serde(default)]
     dns: DnsTable,
     #[serde(default)]
+    sandbox: SandboxTable,
+    #[serde(default)]
     log: LogTable,
 }
 
@@ -159,6 +161,12 @@ struct DnsTable {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct SandboxTable {
+    enabled: Option<Spanned<bool>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LogTable {
     level: Option<Spanned<LogLevel>>,
     format: Option<Spanned<LogFormat>>,
@@ -183,6 +191,8 @@ pub(super) struct Configuration {
     pub(super) dns: Setting<Option<SocketAddr>>,
     origin: Setting<Option<DomainName>>,
     server: Setting<Option<DomainName>>,
+    /// Whether the server gives up what it does not need.
+    pub(super) sandbox: Setting<bool>,
     pub(super) log_level: Setting<LogLevel>,
     pub(super) log_format: Setting<LogFormat>,
 }
@@ -248,6 +258,7 @@ impl Configuration {
                 .or_argument(flags.dns_origin.clone().map(Some)),
             server: optional(file, text.dns.server.as_ref(), str::parse)?
                 .or_argument(flags.dns_server.clone().map(Some)),
+            sandbox: chosen(file, text.sandbox.enabled, true),
             log_level: chosen(file, text.log.level, LogLevel::Info),
             log_format: chosen(file, text.log.format, LogFormat::Text).or_argument(flags.log_format),
         })
@@ -333,6 +344,7 @@ impl Configuration {
             row("dns.listen", &self.dns, texts),
             row("dns.origin", &self.origin, texts),
             row("dns.server", &self.server, texts),
+            row("sandbox.enabled", &self.sandbox, |value| json!(value)),
             row("log.level", &self.log_level, |value| json!(value)),
             row("log.format", &self.log_format, |value| json!(value)),
         ]

@@ -5,8 +5,9 @@
 
 use std::{future::pending, io, rc::Rc};
 
+use checkpoint::FileDisk;
 use console::{Failure, Output};
-use schemas::{Exit, SearchPathEntry};
+use schemas::{ErrorCode, Exit, SearchPathEntry};
 use serde_json::json;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -23,9 +24,14 @@ use super::{
     files,
     logging::Logging,
     notify::Notifier,
+    sandbox::{self, Confinement, Places},
     status, system,
 };
-use crate::{clock::SystemClock, limits, server::Server};
+use crate::{
+    clock::SystemClock,
+    limits,
+    server::{Server, ServerError, make_folder},
+};
 
 /// `vls-server run`
 pub(super) async fn run(flags: &Flags, output: Output) -> Result<Exit, Failure> {
@@ -38,10 +44,17 @@ pub(super) async fn run(flags: &Flags, output: Output) -> Result<Exit, Failure> 
     files::raise_limit(&configuration);
     // Before the line is printed that says that it serves: whoever reads it may send a signal.
     let mut signals = Signals::listen()?;
+    // The only folder that is made outside it, which can be done before and not after.
+    make_folder(&FileDisk, &configuration.data.value)
+        .map_err(|source| ServerError::Data { path: configuration.data.value.clone(), source })?;
+    // While there is no other thread: those that come have what this one has.
+    let places = Places::of(&configuration);
+    let confinement = Confinement::of(&configuration, &places);
+    confinement.log();
     let server = Server::start(configuration.server(), Rc::new(SystemClock)).await?;
     // Not before the records are read, which blocks for as long as it takes.
     let _watchdog = Watchdog::of_a_program();
-    let mut running = Running::new(server, configuration, flags, logging);
+    let mut running = Running::new(server, configuration, flags, logging, (confinement, places));
     if let Err(failure) = running.say_that_it_serves(output) {
         running.server.stop().await?;
         return Err(failure);
@@ -67,10 +80,19 @@ struct Running<'a> {
     notifier: Notifier,
     control: JoinHandle<()>,
     requests: mpsc::Receiver<StatusRequest>,
+    confinement: Confinement,
+    /// What it is confined to.
+    places: Places,
 }
 
 impl<'a> Running<'a> {
-    fn new(server: Server, configuration: Configuration, flags: &'a Flags, logging: Logging) -> Self {
+    fn new(
+        server: Server,
+        configuration: Configuration,
+        flags: &'a Flags,
+        logging: Logging,
+        (confinement, places): (Confinement, Places),
+    ) -> Self {
         let (sender, requests) = mpsc::channel(limits::CONTROL_CONNECTIONS);
         let socket = control::socket(&configuration.data.value);
         let control = match LocalListener::bind(&socket) {
@@ -88,7 +110,7 @@ impl<'a> Running<'a> {
             }
         };
         let notifier = Notifier::from_environment();
-        Self { server, configuration, flags, logging, notifier, control, requests }
+        Self { server, configuration, flags, logging, notifier, control, requests, confinement, places }
     }
 
     fn entry(&self) -> SearchPathEntry {
@@ -133,7 +155,8 @@ impl<'a> Running<'a> {
                 failure = self.server.failed() => return Some(failure.into()),
                 Some(request) = self.requests.recv() => {
                     // Who has gone does not need it.
-                    let _ = request.send(status::object(&self.server.status(), &self.entry().to_string()));
+                    let entry = self.entry().to_string();
+                    let _ = request.send(status::object(&self.server.status(), &entry, &self.confinement));
                 }
                 () = tick(&mut ticks) => self.notifier.alive(),
             }
@@ -160,11 +183,20 @@ impl<'a> Running<'a> {
     /// Takes up what the file says now; all of it, or nothing.
     async fn take_up(&mut self) -> Result<(), Failure> {
         let mut configuration = Configuration::load(self.flags)?;
+        if let Some(file) = sandbox::out_of_reach(&self.confinement, &self.places, &configuration) {
+            let message = format!("{} is outside the folders that this server has kept for itself", file.display());
+            return Err(Failure::new(ErrorCode::ServerCertificate, message)
+                .next("Start the server again: what it may read is decided at its start. Or put the file where the one before was."));
+        }
         let mut kept = self.server.reload(&configuration.server()).await?;
         self.logging.set_level(configuration.log_level.value);
         if configuration.log_format.value != self.configuration.log_format.value {
             configuration.log_format = self.configuration.log_format.clone();
             kept.push("log.format");
+        }
+        if configuration.sandbox.value != self.configuration.sandbox.value {
+            configuration.sandbox = self.configuration.sandbox.clone();
+            kept.push("sandbox.enabled");
         }
         for setting in kept {
             tracing::warn!(setting, "this stays as it is until the server is started again");

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     config::{Configuration, Flags},
     control,
+    sandbox::Confinement,
 };
 use crate::server::Status;
 
@@ -23,7 +24,7 @@ pub(super) async fn status(flags: &Flags, output: Output) -> Result<Exit, Failur
 }
 
 /// What the server answers.
-pub(super) fn object(status: &Status, entry: &str) -> Value {
+pub(super) fn object(status: &Status, entry: &str, confinement: &Confinement) -> Value {
     let store = status.store.map(|sizes| {
         json!({"journal_bytes": sizes.journal_bytes, "unfolded_bytes": sizes.unfolded_bytes, "base_bytes": sizes.base_bytes})
     });
@@ -41,12 +42,14 @@ pub(super) fn object(status: &Status, entry: &str) -> Value {
         "capacity": status.capacity,
         "lease": status.lease.as_secs(),
         "sessions": status.sessions,
+        "handshakes_refused": status.handshakes_refused,
         "watches": status.watches,
         "turn": status.turn,
         "durable_turn": status.durable_turn,
         "last_sync_ago": status.last_sync.map(|ago| ago.as_secs()),
         "store": store,
         "certificate_expires": status.certificate_end.map(|end| end.as_seconds()),
+        "confined": confinement.object(),
         "answers": status.answers,
         "quota_hits": status.limited,
     })
@@ -81,9 +84,13 @@ fn rows(object: &Value) -> Vec<Vec<String>> {
             if left == 0 { "has expired".to_owned() } else { format!("valid for {} days", left / 86_400) },
         );
     }
+    if let Some(summary) = object["confined"]["summary"].as_str() {
+        row("confined", summary.to_owned());
+    }
     for (carrier, answers) in object["answers"].as_object().unwrap_or(&Map::new()) {
         row(&format!("answers over {carrier}"), text(answers));
     }
+    row("handshakes refused", number("handshakes_refused").to_string());
     row("asked too much", number("quota_hits").to_string());
     rows
 }

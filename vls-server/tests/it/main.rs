@@ -24,6 +24,7 @@ mod registry_leases;
 mod registry_model;
 mod registry_rules;
 mod reload;
+mod sandboxed;
 mod supervised;
 mod watches;
 mod world;

@@ -1,6 +1,10 @@
 //! A running server takes up another configuration: all of it or nothing, and nobody is sent away.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+};
 
 use rustix::process::Signal;
 use vls_server::{Clock, SystemClock};
@@ -69,13 +73,23 @@ fn http_and_dns_are_opened_moved_and_closed_and_who_is_connected_is_answered() {
     });
 }
 
+/// The settings for a certificate that lies beside the configuration, where a server may read.
+fn copied_certificate(folder: &Path, name: &str) -> String {
+    let file = |end| {
+        let name = format!("{name}.{end}");
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates").join(&name);
+        // Some are there to be missing.
+        let _ = fs::copy(from, folder.join(&name));
+        folder.join(name)
+    };
+    format!("[http]\nlisten = \"127.0.0.1:0\"\ncertificate = {:?}\nkey = {:?}\n", file("pem"), file("key"))
+}
+
 #[test]
 fn a_certificate_is_taken_up_and_one_that_cannot_be_used_leaves_the_old() {
-    let certificate = |name: &str| {
-        let file = |end| format!("{}/tests/certificates/{name}.{end}", env!("CARGO_MANIFEST_DIR"));
-        format!("[http]\nlisten = \"127.0.0.1:0\"\ncertificate = {:?}\nkey = {:?}\n", file("pem"), file("key"))
-    };
     let mut server = Supervised::start("[http]\nlisten = \"127.0.0.1:0\"\n");
+    let folder = server.folder.path().to_owned();
+    let certificate = |name: &str| copied_certificate(&folder, name);
     assert!(server.status()["certificate_expires"].is_null());
     let address = address(&server, "http");
     server.reload(&certificate("localhost"));
