@@ -20,7 +20,7 @@ use quinn::{
 };
 use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator, congestion::CubicConfig};
 use ring::hmac;
-use schemas::{ErrorCode, IdentityKey, VatId};
+use schemas::{ErrorCode, IdentityKey, Network, VatId};
 use tokio::time::Instant;
 
 use admission::{Admission, UsedTokens, Verdict};
@@ -317,7 +317,10 @@ impl Endpoint {
         // An attempt that cannot be asked any more has just proven it.
         let proven = attempt.remote_address_validated() || !attempt.may_retry();
         let refused = match self.judge(proven) {
-            Verdict::Accept => self.lock_waiting().push(attempt).err(),
+            Verdict::Accept => {
+                let network = Network::of(canonical(attempt.remote_address()).ip());
+                self.lock_waiting().push(network, attempt).err()
+            }
             Verdict::Refuse => Some(attempt),
             Verdict::Retry => {
                 Counts::add(&counts.asked);

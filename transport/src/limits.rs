@@ -299,6 +299,9 @@ pub const HANDSHAKE_COST: Duration = Duration::from_micros(500);
 /// [`WAITING_CONNECTIONS`], so that there is always room to ask others for a proof of their address.
 pub const HANDSHAKES_WAITING: usize = WAITING_CONNECTIONS / 2;
 
+/// The same of one network, so that no network can take all places.
+pub const HANDSHAKES_WAITING_PER_NETWORK: usize = HANDSHAKES_WAITING / 4;
+
 /// Tokens by which a dialler proves its address in its next connection. One, since that connection gives another.
 pub const ADDRESS_TOKENS_SENT: u32 = 1;
 

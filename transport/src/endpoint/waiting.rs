@@ -3,18 +3,21 @@
 //! One thread shakes hands and does everything else, and a handshake costs it a hundred times what an answer does. An
 //! address that was proven says nothing of how many handshakes come from it, so they have a share of the thread's time,
 //! and no more, whoever asks for them. Those for whom there is none yet wait in the order in which they came; when too
-//! many wait, one more is refused, and told so.
+//! many wait, of all or of one network, one more is refused, and told so. So one network alone keeps nobody else out.
 //!
 //! What a handshake costs differs between machines by an order of magnitude, so it is measured as it goes.
 
 use std::{collections::VecDeque, time::Duration};
+
+use schemas::Network;
 
 use crate::limits;
 
 /// Connection attempts that have been let in, and the time that there is for them.
 #[derive(Debug)]
 pub(super) struct Waiting<A> {
-    attempts: VecDeque<A>,
+    /// With where each comes from.
+    attempts: VecDeque<(Network, A)>,
     /// One part in so many of the time is for handshakes.
     share: u32,
     /// What may be spent at once after a quiet time.
@@ -44,11 +47,12 @@ impl<A> Waiting<A> {
     ///
     /// # Errors
     /// The attempt, if too many wait.
-    pub(super) fn push(&mut self, attempt: A) -> Result<(), A> {
-        if self.attempts.len() >= limits::HANDSHAKES_WAITING {
+    pub(super) fn push(&mut self, network: Network, attempt: A) -> Result<(), A> {
+        let same = self.attempts.iter().filter(|(of, _)| *of == network).count();
+        if self.attempts.len() >= limits::HANDSHAKES_WAITING || same >= limits::HANDSHAKES_WAITING_PER_NETWORK {
             return Err(attempt);
         }
-        self.attempts.push_back(attempt);
+        self.attempts.push_back((network, attempt));
         Ok(())
     }
 
@@ -64,18 +68,18 @@ impl<A> Waiting<A> {
             return Next::Wait(wait);
         }
         self.paid_at = paid_at.saturating_add(self.cost.saturating_mul(self.share));
-        self.attempts.pop_front().map_or(Next::Nobody, Next::Begin)
+        self.attempts.pop_front().map_or(Next::Nobody, |(_, attempt)| Next::Begin(attempt))
     }
 
     /// Takes into account what one has cost. A single measurement says little: it may have met a cold cache.
     pub(super) fn has_cost(&mut self, measured: Duration) {
         let (least, most) = (limits::HANDSHAKE_COST / 16, limits::HANDSHAKE_COST * 16);
         let measured = measured.clamp(least, most);
-        self.cost = (self.cost * 15 + measured) / 16;
+        self.cost = self.cost.saturating_mul(15).saturating_add(measured) / 16;
     }
 
     /// Nobody waits any more. Gives those who did.
-    pub(super) fn clear(&mut self) -> VecDeque<A> {
+    pub(super) fn clear(&mut self) -> VecDeque<(Network, A)> {
         std::mem::take(&mut self.attempts)
     }
 }
@@ -86,12 +90,20 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// One of a thousand networks.
+    fn network(number: u32) -> Network {
+        let [.., high, low] = (number % 1000).to_be_bytes();
+        Network::of([10, high, low, 1].into())
+    }
+
     /// So many attempts come in every millisecond of ten seconds. Gives how many were begun and refused, and for how many
     /// milliseconds one waited at most.
     fn flood(waiting: &mut Waiting<u32>, per_millisecond: u32, from: u32) -> (u32, u32, u32) {
         let (mut begun, mut refused, mut longest) = (0, 0, 0);
         for millisecond in from..from + 10_000 {
-            refused += (0..per_millisecond).map(|_| u32::from(waiting.push(millisecond).is_err())).sum::<u32>();
+            refused += (0..per_millisecond)
+                .map(|number| u32::from(waiting.push(network(number), millisecond).is_err()))
+                .sum::<u32>();
             while let Next::Begin(came) = waiting.next(millisecond * MS) {
                 longest = longest.max(millisecond - came);
                 begun += 1;
@@ -113,11 +125,29 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_floods_leaves_places_for_others_who_are_let_in_in_their_turn() {
+        let mut waiting = Waiting::new(2, Duration::ZERO, MS);
+        let flooding = (0..1000).filter(|number| waiting.push(network(1), *number).is_ok()).count();
+        assert_eq!(flooding, limits::HANDSHAKES_WAITING_PER_NETWORK);
+        waiting.push(network(2), 5000).unwrap();
+        let begun = (0..1000).filter_map(|millisecond| match waiting.next(millisecond * MS) {
+            Next::Begin(attempt) => {
+                // The flood goes on.
+                let _ = waiting.push(network(1), 0);
+                Some((millisecond, attempt))
+            }
+            _ => None,
+        });
+        let turn = begun.into_iter().find(|(_, attempt)| *attempt == 5000).unwrap().0;
+        assert_eq!(turn, 2 * u32::try_from(flooding).unwrap(), "after those who came before, at two milliseconds each");
+    }
+
+    #[test]
     fn at_less_than_the_share_nobody_waits() {
         let mut waiting = Waiting::new(2, 50 * MS, MS / 4);
         for millisecond in 0..10_000 {
             for attempt in 0..2 {
-                waiting.push(attempt).unwrap();
+                waiting.push(network(attempt), attempt).unwrap();
                 assert_eq!(waiting.next(millisecond * MS), Next::Begin(attempt));
             }
         }
@@ -131,7 +161,7 @@ mod tests {
         waiting.clear();
         let hour = Duration::from_secs(3600);
         for attempt in 0..20 {
-            waiting.push(attempt).unwrap();
+            waiting.push(network(attempt), attempt).unwrap();
         }
         let begun = std::iter::from_fn(|| match waiting.next(hour) {
             Next::Begin(attempt) => Some(attempt),
@@ -162,7 +192,7 @@ mod tests {
             waiting.has_cost(Duration::ZERO);
         }
         waiting.clear();
-        let (begun, ..) = flood(&mut waiting, 200, 60_000);
+        let (begun, ..) = flood(&mut waiting, 40, 60_000);
         assert!(begun < 200_000, "nor lets everybody in: {begun}");
     }
 }

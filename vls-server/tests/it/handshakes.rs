@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use checkpoint::simulated::SimulatedDisk;
 use futures::{StreamExt, stream::FuturesUnordered};
-use transport::{DialError, Endpoint, EndpointConfig, limits::HANDSHAKES_WAITING};
+use transport::{DialError, Endpoint, EndpointConfig, limits::HANDSHAKES_WAITING_PER_NETWORK};
 use vls_server::{Server, ServerConfig};
 
 use crate::{
@@ -39,7 +39,7 @@ fn beyond_their_share_of_the_time_handshakes_wait_or_are_refused_and_lookups_are
         let flooder = Endpoint::client(&key(3)).unwrap();
         let dial = |_| flooder.dial(server.id(), server.local_address(), PATIENCE);
         let mut flood: FuturesUnordered<_> = (0..FLOOD).map(dial).collect();
-        for nonce in 0..(FLOOD - HANDSHAKES_WAITING) as u64 {
+        for nonce in 0..(FLOOD - HANDSHAKES_WAITING_PER_NETWORK) as u64 {
             let error = flood.next().await.unwrap().unwrap_err();
             assert!(matches!(error, DialError::Refused { .. }), "{error:?}");
             // Between any two of them, both ways to ask: without a session, and over one.
@@ -48,9 +48,9 @@ fn beyond_their_share_of_the_time_handshakes_wait_or_are_refused_and_lookups_are
                 assert_eq!(finder.lookup(&id).await.unwrap().0, record.packet());
             }
         }
-        assert_eq!(flood.len(), HANDSHAKES_WAITING, "the rest wait for their turn");
+        assert_eq!(flood.len(), HANDSHAKES_WAITING_PER_NETWORK, "the rest wait for their turn");
         let refused = server.status().handshakes_refused;
-        assert!((1..=(FLOOD - HANDSHAKES_WAITING) as u64).contains(&refused), "{refused}");
+        assert!((1..=(FLOOD - HANDSHAKES_WAITING_PER_NETWORK) as u64).contains(&refused), "{refused}");
         let shown = HttpClient::to(server.http_address().unwrap()).await.get("/metrics").await.text().to_owned();
         for line in [
             "vls_handshakes_total{outcome=\"begun\"} 2".to_owned(),
@@ -77,7 +77,7 @@ fn after_a_flood_those_who_waited_are_let_in_in_their_turn() {
         let server = Server::start_on(endpoint, config, HandClock::new()).await.unwrap();
         let flooder = Endpoint::client(&key(3)).unwrap();
         let dial = |_| flooder.dial(server.id(), server.local_address(), PATIENCE);
-        let flood: Vec<_> = (0..HANDSHAKES_WAITING / 4).map(dial).collect();
+        let flood: Vec<_> = (0..HANDSHAKES_WAITING_PER_NETWORK).map(dial).collect();
         let dialled = futures::future::join_all(flood).await;
         assert!(dialled.iter().all(Result::is_ok), "{dialled:?}");
         assert_eq!(server.status().handshakes_refused, 0);
