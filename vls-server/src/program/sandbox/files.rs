@@ -6,7 +6,7 @@ use std::{
 };
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
     RulesetStatus, Scope, path_beneath_rules,
 };
 
@@ -96,7 +96,6 @@ fn restrict(places: &Places) -> Result<RulesetStatus, RulesetError> {
         | AccessFs::MakeFifo
         | AccessFs::MakeSym
         | AccessFs::IoctlDev;
-    let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)?
@@ -104,9 +103,9 @@ fn restrict(places: &Places) -> Result<RulesetStatus, RulesetError> {
         .scope(Scope::Signal)?
         .create()?
         .add_rules(path_beneath_rules([&places.data], all & !unneeded))?
-        // Those that are not there are passed over.
-        .add_rules(path_beneath_rules(&places.read, reading))?
-        .add_rules(path_beneath_rules(NAME_LOOKUPS, reading))?
+        // What is read is known by name: nothing there is listed. Folders that are not there are passed over.
+        .add_rules(path_beneath_rules(&places.read, AccessFs::ReadFile))?
+        .add_rules(path_beneath_rules(NAME_LOOKUPS, AccessFs::ReadFile))?
         .restrict_self()?;
     Ok(status.ruleset)
 }
