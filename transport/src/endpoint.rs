@@ -300,6 +300,8 @@ impl Endpoint {
                 Next::Nobody => None,
             };
             let came = tokio::select! {
+                // In this order, for simulations; those who wait have been looked at just now.
+                biased;
                 attempt = self.inner.quinn.accept() => attempt,
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => continue,
             };
