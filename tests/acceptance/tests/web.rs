@@ -112,8 +112,9 @@ fn curl_writes_and_reads_a_record_that_survives_a_kill_and_dig_finds_it() {
     let (_, file) = signed(&world, &key, 3);
     assert_eq!(put(&url, &file, &["--header", &swap]), "412");
     let (_, file) = signed(&world, &IdentityKey::generate().unwrap(), 4);
-    assert_eq!(put(&url, &file, &[]), "400", "of another vat");
-    let refusal = curl(&world, &["-T", &file, &url]);
+    let elsewhere = url.replace(&key.id().to_string(), &IdentityKey::generate().unwrap().id().to_string());
+    assert_eq!(put(&elsewhere, &file, &[]), "400", "of another vat");
+    let refusal = curl(&world, &["-T", &file, &elsewhere]);
     assert!(refusal.starts_with("record.") && refusal.contains(": "), "{refusal}");
     curl(&world, &["--output", found.to_str().unwrap(), &url]);
     assert_eq!(fs::read(&found).unwrap(), second.packet());

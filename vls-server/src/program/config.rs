@@ -221,7 +221,7 @@ impl Configuration {
     fn merge(file: &SettingsFile, text: File, flags: &Flags) -> Result<Self, Failure> {
         let any = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 4433));
         let no_data = || {
-            let message = "there is no data folder: neither the command line nor a configuration file names one";
+            let message = "there is no data folder: neither --data nor a configuration file names one";
             Failure::new(ErrorCode::CliUsage, message)
                 .next("Give --data DIR or --config FILE; `vls-server init` makes both. See also --help.")
         };
