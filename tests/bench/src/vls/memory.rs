@@ -73,6 +73,7 @@ mod tests {
 
     /// With a twentieth of a million what is there only once still counts: some three bytes for each.
     #[test]
+    #[ignore = "counts what threads beside it allocate, too: run it alone"]
     fn a_record_of_200_bytes_takes_hardly_more_than_that() {
         let comparison = measure(Effort { records: 50_000, ..Effort::LEAST }).unwrap();
         assert!(comparison.ratio() > 1.0 && comparison.ratio() <= 1.13, "{}", comparison.ratio());
