@@ -8,6 +8,7 @@
 //! * [`SignedRecord`] and [`LocationRecord`]: where a vat says it is (DESIGN §4); [`SignedPacket`]: what carries it, and
 //!   whatever else a key has signed in the same form;
 //! * [`datagram`]: a lookup without a session (DESIGN §5);
+//! * [`dns`]: the records of a DNS message, walked without trust;
 //! * [`SearchPathEntry`] and [`Address`]: where to ask and where to dial (DESIGN §5);
 //! * [`Network`]: whom quotas and caps take for one;
 //! * [`Recipient`]: a public key that checkpoints and images are sealed for (DESIGN §8);
@@ -16,6 +17,7 @@
 
 mod address;
 pub mod datagram;
+pub mod dns;
 mod error_code;
 mod host;
 mod identity;

@@ -278,7 +278,7 @@ impl DurableRegistry {
     }
 
     /// To be called before many ids are looked up ([`Registry::approach`]).
-    pub fn approach<'a>(&self, ids: impl Iterator<Item = &'a Id>) {
+    pub fn approach<'a>(&self, ids: impl ExactSizeIterator<Item = &'a Id>) {
         self.core.registry.borrow().approach(ids);
     }
 

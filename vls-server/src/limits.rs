@@ -174,9 +174,6 @@ pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// takes more than 2,000.
 pub(crate) const HTTP_HEAD_BYTES: usize = 16 << 10;
 
-/// Header fields that have room in an answer at once: more than any has.
-pub(crate) const HTTP_ANSWER_FIELDS: usize = 24;
-
 /// Header fields of a request. Browsers behind three proxies send some forty.
 pub(crate) const HTTP_FIELDS: usize = 64;
 

@@ -203,7 +203,7 @@ impl Registry {
 
     /// Has what is held of these ids come from memory, for who looks all of them up next: together that takes a fraction
     /// of the time.
-    pub fn approach<'a>(&self, ids: impl Iterator<Item = &'a Id>) {
+    pub fn approach<'a>(&self, ids: impl ExactSizeIterator<Item = &'a Id>) {
         self.table.approach(ids);
     }
 

@@ -6,6 +6,7 @@
 
 use schemas::{
     VatId,
+    dns::Record,
     limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
 };
 
@@ -98,40 +99,13 @@ impl Question {
         }
         let mut rest = message.get(self.end..)?;
         for _ in 0..field(3)? {
-            let Record { kind, class, data, behind } = record(rest)?;
+            let Record { kind, class, data, behind, .. } = Record::read(rest)?;
             if (kind, class) == (TXT, INTERNET) {
                 return Some(Read::Packet(strings(data)?));
             }
             rest = behind;
         }
         Some(Read::Nothing)
-    }
-}
-
-/// A record without its name.
-struct Record<'a> {
-    kind: u16,
-    class: u16,
-    data: &'a [u8],
-    behind: &'a [u8],
-}
-
-fn record(message: &[u8]) -> Option<Record<'_>> {
-    let (fixed, rest) = skip_name(message)?.split_first_chunk::<10>()?;
-    let number = |index: usize| u16::from_be_bytes([fixed[index], fixed[index + 1]]);
-    let (data, behind) = rest.split_at_checked(number(8).into())?;
-    Some(Record { kind: number(0), class: number(2), data, behind })
-}
-
-/// Skips a name as it stands, without following a pointer.
-fn skip_name(mut rest: &[u8]) -> Option<&[u8]> {
-    loop {
-        match *rest.first()? {
-            0 => return rest.get(1..),
-            0xC0.. => return rest.get(2..),
-            length @ 1..=63 => rest = rest.get(1 + usize::from(length)..)?,
-            64..0xC0 => return None,
-        }
     }
 }
 

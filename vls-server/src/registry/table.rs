@@ -123,7 +123,10 @@ impl Table {
 
     /// Has all that is held of these ids come from memory, which takes longer than the search for it: the memory of one
     /// is not waited for before that of the next is asked for. Whoever looks many up does this before.
-    pub(super) fn approach<'a>(&self, ids: impl Iterator<Item = &'a Id>) {
+    pub(super) fn approach<'a>(&self, ids: impl ExactSizeIterator<Item = &'a Id>) {
+        if ids.len() < 2 {
+            return;
+        }
         let hashes: Vec<u64> = ids.map(|id| self.key.hash(id)).collect();
         for hash in &hashes {
             std::hint::black_box(self.index.touch(*hash));

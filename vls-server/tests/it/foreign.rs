@@ -11,7 +11,7 @@ use schemas::{
 use simple_dns::{Packet, RCODE, ResourceRecord, TYPE, rdata::RData};
 use tokio::{net::UdpSocket, time::timeout};
 use vls_server::{
-    DurableRegistry, Server, ServerConfig,
+    DurableRegistry, Server,
     registry::{Expected, Outcome, Policy, Registry},
 };
 
@@ -20,21 +20,12 @@ use crate::{
     finder::{Finder, Wire},
     http_client::HttpClient,
     local::{HandClock, START, foreign, key, on_one_thread, record},
+    over_dns::config,
     world::{Draft, HOUR, World, at, refreshed, stored},
 };
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn config(disk: Arc<dyn checkpoint::Disk>) -> ServerConfig {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut config = ServerConfig::new(any, "/data".into());
-    config.disk = disk;
-    config.http = Some(any);
-    config.dns = Some(any);
-    config.dns_origin = Some(ORIGIN.parse().unwrap());
-    config
-}
 
 async fn start(disk: Arc<dyn checkpoint::Disk>, clock: Rc<HandClock>) -> (Server, HttpClient) {
     let server = Server::start(config(disk), clock).await.unwrap();

@@ -49,15 +49,22 @@ fn beyond_their_share_of_the_time_handshakes_wait_or_are_refused_and_lookups_are
             }
         }
         assert_eq!(flood.len(), HANDSHAKES_WAITING_PER_NETWORK, "the rest wait for their turn");
+        // Of those whom quinn refuses before anybody sees them nothing is counted, and who asks again before he has heard
+        // the answer is counted twice.
         let refused = server.status().handshakes_refused;
-        assert!((1..=(FLOOD - HANDSHAKES_WAITING_PER_NETWORK) as u64).contains(&refused), "{refused}");
+        assert!(refused > 0);
         let shown = HttpClient::to(server.http_address().unwrap()).await.get("/metrics").await.text().to_owned();
-        for line in [
-            "vls_handshakes_total{outcome=\"begun\"} 2".to_owned(),
-            format!("vls_handshakes_total{{outcome=\"refused\"}} {refused}"),
-        ] {
-            assert!(shown.lines().any(|found| found == line), "{line} in\n{shown}");
-        }
+        let counted = |outcome: &str| -> u64 {
+            let name = format!("vls_handshakes_total{{outcome=\"{outcome}\"}} ");
+            shown
+                .lines()
+                .find_map(|line| line.strip_prefix(&name))
+                .unwrap_or_else(|| panic!("{shown}"))
+                .parse()
+                .unwrap()
+        };
+        assert_eq!(counted("begun"), 2);
+        assert!(counted("refused") >= refused);
         assert_eq!(server.status().sessions, 2, "nobody who was there was sent away");
         drop(flood);
         server.stop().await.unwrap();

@@ -29,7 +29,8 @@ async fn start(config: ServerConfig) -> (Server, Rc<HandClock>) {
     (Server::start(config, clock.clone()).await.unwrap(), clock)
 }
 
-fn config(disk: Arc<dyn checkpoint::Disk>) -> ServerConfig {
+/// With HTTP and DNS.
+pub(crate) fn config(disk: Arc<dyn checkpoint::Disk>) -> ServerConfig {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = ServerConfig::new(any, "/data".into());
     config.disk = disk;

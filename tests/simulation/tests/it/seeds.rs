@@ -1,6 +1,7 @@
 //! Many networks, each from one number.
 
 use std::{
+    fmt::{Debug, Display},
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -47,19 +48,28 @@ pub(crate) fn chosen_seed() -> Option<u64> {
     std::env::var("SIMULATION_SEED").ok().map(|seed| seed.parse().expect("a number"))
 }
 
+/// What is to be told of a run in which laws were broken, and how to see it again: by the test of this name.
+pub(crate) fn told(breaches: &[impl Debug], plan: &impl Display, seed: u64, test: &str) -> Option<String> {
+    (!breaches.is_empty()).then(|| {
+        format!("{breaches:?}\n{plan}\nreplay: SIMULATION_SEED={seed} cargo test -p simulation {test} -- --nocapture")
+    })
+}
+
+/// Two runs of one seed have seen the same, more than `least` events.
+pub(crate) fn assert_same<E: PartialEq + Debug>(seed: u64, one: &[E], again: &[E], least: usize) {
+    assert!(one.len() > least, "something happens");
+    let differs = one.iter().zip(again).find(|(one, again)| one != again);
+    assert!(differs.is_none(), "seed {seed}: {differs:?}");
+    assert_eq!(one.len(), again.len());
+}
+
 /// Those of them whose trace breaks a law.
 fn run_all(seeds: Range<u64>) -> Vec<String> {
     each(seeds, |seed| failure(&run(Plan::from_seed(seed), Mutation::None)))
 }
 
 fn failure(report: &Report) -> Option<String> {
-    let breaches = report.breaches();
-    (!breaches.is_empty()).then(|| {
-        let (seed, plan) = (report.plan.seed, &report.plan);
-        format!(
-            "{breaches:?}\n{plan}\nreplay: SIMULATION_SEED={seed} cargo test -p simulation seeds::one_network -- --nocapture"
-        )
-    })
+    told(&report.breaches(), &report.plan, report.plan.seed, "seeds::one_network")
 }
 
 #[test]
@@ -93,10 +103,7 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     let mut first = None;
     for seed in 100..104 {
         let [one, again] = traces(seed);
-        assert!(one.events.len() > 100, "something happens");
-        let differs = one.events.iter().zip(&again.events).find(|(one, again)| one != again);
-        assert!(differs.is_none(), "seed {seed}: {differs:?}");
-        assert_eq!(one.events.len(), again.events.len());
+        assert_same(seed, &one.events, &again.events, 100);
         assert_ne!(first.replace(one.clone()), Some(one));
     }
 }

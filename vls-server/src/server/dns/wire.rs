@@ -4,6 +4,8 @@
 //! takes a set reserved bit for an error. A query is a header and one name, so that is walked here: within its
 //! bytes, without following a pointer, and without allocating more than a name has labels.
 
+use schemas::dns::{Record, skip_name};
+
 use crate::limits;
 
 const HEADER: usize = 12;
@@ -92,7 +94,7 @@ pub(in crate::server) fn time_to_live(message: &[u8]) -> Option<u32> {
     let mut least = None;
     for _ in 0..u32::from(count(3)) + u32::from(count(4)) + u32::from(count(5)) {
         let record = Record::read(rest)?;
-        rest = record.rest;
+        rest = record.behind;
         if record.kind != OPT {
             least = Some(least.map_or(record.time_to_live, |least: u32| least.min(record.time_to_live)));
         }
@@ -100,31 +102,11 @@ pub(in crate::server) fn time_to_live(message: &[u8]) -> Option<u32> {
     least
 }
 
-/// A record, without its name and data.
-struct Record<'a> {
-    named: bool,
-    kind: u16,
-    class: u16,
-    time_to_live: u32,
-    rest: &'a [u8],
-}
-
-impl<'a> Record<'a> {
-    fn read(message: &'a [u8]) -> Option<Self> {
-        let named = *message.first()? != 0;
-        let (fixed, rest) = skip_name(message)?.split_first_chunk::<10>()?;
-        let number = |index: usize| u16::from_be_bytes([fixed[index], fixed[index + 1]]);
-        let rest = rest.get(usize::from(number(8))..)?;
-        let time_to_live = u32::from(number(4)) << 16 | u32::from(number(6));
-        Some(Self { named, kind: number(0), class: number(2), time_to_live, rest })
-    }
-}
-
 fn edns(mut rest: &[u8], records: u16) -> Result<Option<Edns>, NoQuery> {
     let mut found = None;
     for _ in 0..records {
         let record = Record::read(rest).ok_or(NoQuery::Malformed)?;
-        rest = record.rest;
+        rest = record.behind;
         if record.kind != OPT {
             continue;
         }
@@ -154,18 +136,6 @@ fn plain_name(mut rest: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
                 rest = behind;
             }
             64.. => return None,
-        }
-    }
-}
-
-/// Skips a name as it stands, without following a pointer.
-fn skip_name(mut rest: &[u8]) -> Option<&[u8]> {
-    loop {
-        match *rest.first()? {
-            0 => return rest.get(1..),
-            0xC0.. => return rest.get(2..),
-            length @ 1..=63 => rest = rest.get(1 + usize::from(length)..)?,
-            64..0xC0 => return None,
         }
     }
 }

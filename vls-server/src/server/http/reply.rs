@@ -35,7 +35,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::with_capacity(limits::HTTP_ANSWER_FIELDS), body: Bytes::new() }
+        Self { status, headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     /// An answer with a body.

@@ -1,12 +1,12 @@
 //! Who asks over a session: for 64 ids in one call, or for one id after the other.
 
-use std::time::Duration;
-
 use futures::future::try_join_all;
-use schemas::{IdentityKey, SearchPathEntry, location_capnp::location_service::Client};
-use transport::{Endpoint, EndpointConfig, Greeting, OutputGate, Session, SessionLimits, SessionOptions};
+use schemas::location_capnp::location_service::Client;
 
-use super::{Process, server::Served};
+use super::{
+    Process,
+    server::{Served, session},
+};
 use crate::{
     Failure,
     bare::ANY_PORT,
@@ -19,19 +19,10 @@ use crate::{
 /// Ids in one call.
 const TOGETHER: usize = 64;
 
-/// How long a client may take to connect.
-const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-
 /// What an id costs in a call for 64, against a call of its own.
 pub(super) fn measure(effort: Effort, served: &Served, ids: &[[u8; 32]]) -> Result<Comparison, Failure> {
-    let SearchPathEntry::Vls { id, .. } = served.entry else { return Err("no entry of a server".into()) };
     run(async {
-        let endpoint = Endpoint::bind(&IdentityKey::generate()?, ANY_PORT, EndpointConfig::default())?;
-        let connection = endpoint.dial(id, served.quic, DIAL_DEADLINE).await?;
-        let greeting = Greeting { epoch: 0, incarnation: [7; 16], program: "bench".to_owned() };
-        let (gate, limits) = (OutputGate::always_open(), SessionLimits::default());
-        let session = Session::open(connection, SessionOptions { greeting, bootstrap: None, gate, limits }).await?;
-        let service: Client = session.bootstrap();
+        let (endpoint, _session, service) = session(served, ANY_PORT).await?;
         let many = async |ids: &[[u8; 32]]| look_up_many(&service, ids).await;
         let at_once = async |ids: &[[u8; 32]]| try_join_all(ids.iter().map(|id| look_up(&service, id))).await.map(drop);
         let one_by_one = async |ids: &[[u8; 32]]| {

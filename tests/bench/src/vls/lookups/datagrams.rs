@@ -18,7 +18,7 @@ use crate::Failure;
 pub(super) const WINDOW: usize = 64;
 
 /// Room for one answer.
-const ANSWER_BYTES: usize = 1_500;
+pub(super) const ANSWER_BYTES: usize = 1_500;
 
 /// After this time without any answer, those on the way are lost: the queue of a socket was full.
 const LOST_AFTER: Duration = Duration::from_millis(100);
@@ -101,29 +101,43 @@ impl Asker {
         self.next += count;
         let mut sent = 0;
         while sent < count {
-            let mut headers = MultiHeaders::<()>::preallocate(count - sent, None);
-            let addresses = vec![None; count - sent];
-            let flags = MsgFlags::empty();
-            sent += sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices[sent..], addresses, [], flags)?.count();
+            sent += send_together(&self.socket, &slices[sent..])?;
         }
         Ok(())
     }
 
     /// What has come, at least one; none after a while without.
     fn receive(&mut self, is_answer: impl Fn(&[u8]) -> bool) -> Result<usize, Failure> {
-        let mut headers = MultiHeaders::<()>::preallocate(WINDOW, None);
-        let mut slices: Vec<_> = self.answers.iter_mut().map(|answer| [IoSliceMut::new(answer)]).collect();
-        let flags = MsgFlags::MSG_WAITFORONE;
-        let lengths: Vec<usize> = match recvmmsg(self.socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None)
-        {
-            Ok(received) => received.map(|message| message.bytes).collect(),
-            Err(Errno::EAGAIN | Errno::EINTR) => Vec::new(),
-            Err(errno) => return Err(errno.into()),
-        };
+        let lengths = receive_together(&self.socket, &mut self.answers, MsgFlags::MSG_WAITFORONE)?;
         let wrong = lengths.iter().zip(&self.answers).find(|(length, answer)| !is_answer(&answer[..**length]));
         match wrong {
             Some((length, answer)) => Err(format!("no answer: {:?}", &answer[..*length]).into()),
             None => Ok(lengths.len()),
         }
+    }
+}
+
+/// Sends datagrams, each of `PARTS` parts, over a connected socket with one system call; tells how many it took.
+pub(super) fn send_together<const PARTS: usize>(
+    socket: &UdpSocket,
+    datagrams: &[[IoSlice<'_>; PARTS]],
+) -> Result<usize, Errno> {
+    let mut headers = MultiHeaders::<()>::preallocate(datagrams.len(), None);
+    let addresses = vec![None; datagrams.len()];
+    Ok(sendmmsg(socket.as_raw_fd(), &mut headers, datagrams, addresses, [], MsgFlags::empty())?.count())
+}
+
+/// Takes datagrams with one system call; tells how long each is. None if none have come, within what the socket waits.
+pub(super) fn receive_together(
+    socket: &UdpSocket,
+    space: &mut [[u8; ANSWER_BYTES]],
+    flags: MsgFlags,
+) -> Result<Vec<usize>, Errno> {
+    let mut headers = MultiHeaders::<()>::preallocate(space.len(), None);
+    let mut slices: Vec<_> = space.iter_mut().map(|part| [IoSliceMut::new(part)]).collect();
+    match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
+        Ok(received) => Ok(received.map(|message| message.bytes).collect()),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Vec::new()),
+        Err(errno) => Err(errno),
     }
 }

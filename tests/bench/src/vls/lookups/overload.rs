@@ -6,21 +6,17 @@
 //! as it would be in a network; who is answered should not have waited in a long queue for it.
 
 use std::{
-    io::{IoSlice, IoSliceMut},
+    io::IoSlice,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
-use nix::{
-    errno::Errno,
-    sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg},
-};
+use nix::{errno::Errno, sys::socket::MsgFlags};
 use schemas::datagram::{LookupAnswer, LookupQuestion, QUESTION_BYTES};
 
 use super::{
     BETWEEN_LOOKS,
-    datagrams::{Asker, Questions},
+    datagrams::{ANSWER_BYTES, Asker, Questions, WINDOW, receive_together, send_together},
     is_cold_answer,
     server::Served,
 };
@@ -148,9 +144,6 @@ fn attacks() -> Vec<Vec<u8>> {
 struct Sender(UdpSocket);
 
 impl Sender {
-    /// Datagrams in one system call.
-    const TOGETHER: usize = 64;
-
     fn new(server: SocketAddr) -> Result<Self, Failure> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect(server)?;
@@ -161,10 +154,8 @@ impl Sender {
     /// What the kernel does not take is lost.
     fn send<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) -> Result<(), Failure> {
         let slices: Vec<_> = datagrams.map(|datagram| [IoSlice::new(datagram)]).collect();
-        for slices in slices.chunks(Self::TOGETHER) {
-            let mut headers = MultiHeaders::<()>::preallocate(slices.len(), None);
-            let addresses = vec![None; slices.len()];
-            match sendmmsg(self.0.as_raw_fd(), &mut headers, slices, addresses, [], MsgFlags::empty()) {
+        for slices in slices.chunks(WINDOW) {
+            match send_together(&self.0, slices) {
                 Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -174,21 +165,13 @@ impl Sender {
 
     /// All that has come.
     fn receive(&self, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
-        while self.receive_some(&mut each)? {}
-        Ok(())
-    }
-
-    fn receive_some(&self, mut each: impl FnMut(&[u8])) -> Result<bool, Failure> {
-        let mut space = [[0; 1_500]; Self::TOGETHER];
-        let mut slices: Vec<_> = space.iter_mut().map(|part| [IoSliceMut::new(part)]).collect();
-        let mut headers = MultiHeaders::<()>::preallocate(Self::TOGETHER, None);
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let lengths: Vec<usize> = match recvmmsg(self.0.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
-            Ok(received) => received.map(|message| message.bytes).collect(),
-            Err(Errno::EAGAIN) => return Ok(false),
-            Err(errno) => return Err(errno.into()),
-        };
-        lengths.iter().zip(&space).for_each(|(length, part)| each(&part[..*length]));
-        Ok(lengths.len() == Self::TOGETHER)
+        let mut space = [[0; ANSWER_BYTES]; WINDOW];
+        loop {
+            let lengths = receive_together(&self.0, &mut space, MsgFlags::MSG_DONTWAIT)?;
+            lengths.iter().zip(&space).for_each(|(length, part)| each(&part[..*length]));
+            if lengths.len() < WINDOW {
+                return Ok(());
+            }
+        }
     }
 }

@@ -3,8 +3,9 @@
 use std::{io::Write, net::Ipv4Addr, net::SocketAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use checkpoint::{FileDisk, Protection, Store, StoreOptions};
-use schemas::SearchPathEntry;
+use schemas::{IdentityKey, SearchPathEntry, location_capnp::location_service::Client};
 use serde_json::{Value, json};
+use transport::{Endpoint, EndpointConfig, Greeting, OutputGate, Session, SessionLimits, SessionOptions};
 use vls_server::{
     Clock, Server, ServerConfig, SystemClock,
     registry::{Now, Policy, Rate},
@@ -22,6 +23,9 @@ use crate::{
 
 /// Its name among the servers of this program.
 pub(super) const KIND: &str = "vls";
+
+/// How long a client may take to connect: the server does one handshake after the other.
+const DIAL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// One that serves.
 pub(super) struct Served {
@@ -53,6 +57,18 @@ impl Served {
         let (http, dns) = (said("http")?.parse()?, said("dns")?.parse()?);
         Ok(Self { process, entry, quic, http, dns })
     }
+}
+
+/// Begins a session with a server, from an address of this machine.
+pub(super) async fn session(served: &Served, from: SocketAddr) -> Result<(Endpoint, Session, Client), Failure> {
+    let SearchPathEntry::Vls { id, .. } = served.entry else { return Err("no entry of a server".into()) };
+    let endpoint = Endpoint::bind(&IdentityKey::generate()?, from, EndpointConfig::default())?;
+    let connection = endpoint.dial(id, served.quic, DIAL_DEADLINE).await?;
+    let greeting = Greeting { epoch: 0, incarnation: [7; 16], program: "bench".to_owned() };
+    let (gate, limits) = (OutputGate::always_open(), SessionLimits::default());
+    let session = Session::open(connection, SessionOptions { greeting, bootstrap: None, gate, limits }).await?;
+    let service = session.bootstrap();
+    Ok((endpoint, session, service))
 }
 
 /// Makes the folder of a server that holds all records.

@@ -4,14 +4,12 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use futures::future::try_join_all;
-use schemas::{IdentityKey, SearchPathEntry, location_capnp::location_service::Client};
-use transport::{Endpoint, EndpointConfig, Greeting, OutputGate, Session, SessionLimits, SessionOptions};
+use transport::{Endpoint, Session};
 
-use super::server::Served;
+use super::server::{Served, session};
 use crate::{
     Failure, note,
     program::run,
@@ -26,9 +24,6 @@ const SESSIONS: u16 = 2_000;
 
 /// Sessions that are begun at once.
 const TOGETHER: usize = 50;
-
-/// How long a client may take to connect: the server does one handshake after the other.
-const DIAL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What the server occupied at most, in bytes, beside what the machine has. The kernel holds it to that, if it lets us say
 /// so.
@@ -58,19 +53,13 @@ pub(super) fn measure(effort: Effort, folder: &Path) -> Result<Comparison, Failu
 }
 
 async fn connect_all(served: &Served, sessions: u16) -> Result<Vec<(Endpoint, Session)>, Failure> {
-    let SearchPathEntry::Vls { id, .. } = served.entry else { return Err("no entry of a server".into()) };
     let mut keepers = Vec::new();
     let numbers: Vec<u16> = (0..sessions).collect();
     for numbers in numbers.chunks(TOGETHER) {
         let connecting = numbers.iter().map(async |number| {
             let [high, low] = number.to_be_bytes();
             let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, high + 1, low, 1)), 0);
-            let endpoint = Endpoint::bind(&IdentityKey::generate()?, own, EndpointConfig::default())?;
-            let connection = endpoint.dial(id, served.quic, DIAL_DEADLINE).await?;
-            let greeting = Greeting { epoch: 0, incarnation: [7; 16], program: "bench".to_owned() };
-            let (gate, limits) = (OutputGate::always_open(), SessionLimits::default());
-            let session = Session::open(connection, SessionOptions { greeting, bootstrap: None, gate, limits }).await?;
-            let service: Client = session.bootstrap();
+            let (endpoint, session, service) = session(served, own).await?;
             let mut request = service.lookup_request();
             request.get().set_id(&[7; 32]);
             request.send().promise.await?;

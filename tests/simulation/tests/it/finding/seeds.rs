@@ -5,7 +5,7 @@ use std::ops::Range;
 use simulation::finding::{GRACE, LONGEST_HEDGE, Plan};
 
 use super::world::{Mutation, Report, run};
-use crate::seeds::{chosen_seed, chosen_seeds, each};
+use crate::seeds::{assert_same, chosen_seed, chosen_seeds, each, told};
 
 /// What is run each time.
 const SEEDS: Range<u64> = 0..16;
@@ -18,13 +18,7 @@ fn run_all(seeds: Range<u64>) -> Vec<String> {
 }
 
 fn failure(report: &Report) -> Option<String> {
-    let breaches = report.breaches();
-    (!breaches.is_empty()).then(|| {
-        let (seed, plan) = (report.plan.seed, &report.plan);
-        format!(
-            "{breaches:?}\n{plan}\nreplay: SIMULATION_SEED={seed} cargo test -p simulation finding::seeds::one_network -- --nocapture"
-        )
-    })
+    told(&report.breaches(), &report.plan, report.plan.seed, "finding::seeds::one_network")
 }
 
 #[test]
@@ -57,10 +51,7 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     let mut first = None;
     for seed in 100..102 {
         let [one, again] = [(); 2].map(|()| run(Plan::from_seed(seed), Mutation::None).trace);
-        assert!(one.events.len() > 1_000, "something happens");
-        let differs = one.events.iter().zip(&again.events).find(|(one, again)| one != again);
-        assert!(differs.is_none(), "seed {seed}: {differs:?}");
-        assert_eq!(one.events.len(), again.events.len());
+        assert_same(seed, &one.events, &again.events, 1_000);
         assert_ne!(first.replace(one.clone()), Some(one));
     }
 }
