@@ -292,7 +292,7 @@ pub const HANDSHAKE_SHARE: u32 = 2;
 /// for longer than this nobody else is to wait for them.
 pub const HANDSHAKE_BURST: Duration = Duration::from_millis(50);
 
-/// What a handshake is taken to cost until it was measured: what it does on a machine of 2020 or so.
+/// What a handshake is taken to cost at least: what it does on a machine of 2020 or so. More where more is measured.
 pub const HANDSHAKE_COST: Duration = Duration::from_micros(500);
 
 /// Attempts that wait for a share of the time: at their usual cost the last of them for an eighth of a second. Half of

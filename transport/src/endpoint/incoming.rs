@@ -47,7 +47,7 @@ impl Incoming {
         let before = self.endpoint.inner.measures.then(thread_time);
         // Not by waiting: what is done here is done when it returns.
         let begun = self.attempt.accept();
-        if let Some(before) = before {
+        if let (Some(before), Ok(_)) = (before, &begun) {
             let cost = thread_time().saturating_sub(before) * HANDSHAKE_STEPS;
             self.endpoint.lock_waiting().has_cost(cost);
         }

@@ -5,7 +5,9 @@
 //! and no more, whoever asks for them. Those for whom there is none yet wait in the order in which they came; when too
 //! many wait, of all or of one network, one more is refused, and told so. So one network alone keeps nobody else out.
 //!
-//! What a handshake costs differs between machines by an order of magnitude, so it is measured as it goes.
+//! What a handshake costs differs between machines by an order of magnitude, so it is measured as it goes. But strangers
+//! choose what is measured: an attempt that cannot succeed costs next to nothing, and many of them would make all look
+//! cheap. So measurements only raise what one is taken for.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -22,8 +24,9 @@ pub(super) struct Waiting<A> {
     share: u32,
     /// What may be spent at once after a quiet time.
     burst: Duration,
-    /// What one costs, as far as is known.
+    /// What one costs, as far as is known, and what it costs at least.
     cost: Duration,
+    least_cost: Duration,
     /// When all that were begun will have had their time (the generic cell rate algorithm, ITU-T I.371).
     paid_at: Duration,
 }
@@ -38,9 +41,10 @@ pub(super) enum Next<A> {
 }
 
 impl<A> Waiting<A> {
-    /// `share`, at least 1, of which one part is for handshakes; `cost` is what one is taken for until it was measured.
+    /// `share`, at least 1, of which one part is for handshakes; `cost` is what one is taken for at least.
     pub(super) fn new(share: u32, burst: Duration, cost: Duration) -> Self {
-        Self { attempts: VecDeque::new(), share: share.max(1), burst, cost, paid_at: Duration::ZERO }
+        let attempts = VecDeque::new();
+        Self { attempts, share: share.max(1), burst, cost, least_cost: cost, paid_at: Duration::ZERO }
     }
 
     /// Has an attempt wait for its turn.
@@ -73,8 +77,7 @@ impl<A> Waiting<A> {
 
     /// Takes into account what one has cost. A single measurement says little: it may have met a cold cache.
     pub(super) fn has_cost(&mut self, measured: Duration) {
-        let (least, most) = (limits::HANDSHAKE_COST / 16, limits::HANDSHAKE_COST * 16);
-        let measured = measured.clamp(least, most);
+        let measured = measured.clamp(self.least_cost, self.least_cost.saturating_mul(16));
         self.cost = self.cost.saturating_mul(15).saturating_add(measured) / 16;
     }
 
@@ -188,11 +191,15 @@ mod tests {
         }
         waiting.clear();
         assert!(flood(&mut waiting, 20, 20_000).0 > 500);
+    }
+
+    #[test]
+    fn attempts_that_cost_nothing_do_not_make_those_cheap_that_do() {
+        let mut waiting = Waiting::new(2, 50 * MS, MS / 2);
         for _ in 0..200 {
             waiting.has_cost(Duration::ZERO);
         }
-        waiting.clear();
-        let (begun, ..) = flood(&mut waiting, 40, 60_000);
-        assert!(begun < 200_000, "nor lets everybody in: {begun}");
+        let (begun, ..) = flood(&mut waiting, 40, 0);
+        assert!((10_000..=10_000 + 101).contains(&begun), "half a millisecond each, as before: {begun}");
     }
 }
