@@ -360,8 +360,8 @@ impl Registry {
         }
         let moment = now.moment();
         // Anybody can send a public packet again. What would hardly lengthen the lease is not written, and the
-        // answer tells what is true without it.
-        if held.end > moment && moment.since(held.seen) < self.policy.lease / limits::RENEWAL_GRAIN {
+        // answer tells what is true without it. The lease is the one that was granted: the policy may be another one since.
+        if held.end > moment && moment.since(held.seen) < held.end.since(held.seen) / limits::RENEWAL_GRAIN {
             let lease = held.end.since(moment);
             return Ok(answer(&held, |_| Outcome::Refreshed { lease }));
         }

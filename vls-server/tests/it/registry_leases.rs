@@ -56,6 +56,16 @@ fn renewed_at_four_fifths_of_the_lease_it_is_found_at_six_fifths_also_across_a_r
 }
 
 #[test]
+fn who_renews_at_half_his_lease_gets_a_longer_one_when_the_policy_has_become_longer() {
+    let mut world = World::new();
+    let record = Draft::default().sign(&key(1));
+    assert_eq!(world.register(&record), stored(HOUR));
+    world.registry.set_policy(Policy { lease: HOUR * 24, ..Policy::default() });
+    world.wait(HOUR / 2);
+    assert_eq!(world.register(&record), refreshed(HOUR * 24));
+}
+
+#[test]
 fn a_record_that_is_renewed_for_ever_never_expires() {
     let mut world = World::new();
     let record = Draft { expires: 100_000_000, ..Draft::default() }.sign(&key(1));

@@ -14,7 +14,7 @@ use crate::{
 
 /// Policy of the model: short enough that leases end within a run.
 const LEASE: Duration = Duration::from_secs(1_000);
-const GRAIN: Duration = Duration::from_micros(62_500_000);
+const GRAIN: u32 = 16;
 
 /// Three vats, each with records of three epochs and four times, two of every kind that contradict each
 /// other; some expire within a run, some are dated ahead of its beginning. And what other programs have signed with the
@@ -97,7 +97,7 @@ impl Model {
             return Outcome::Stored { lease };
         };
         if *record == known.record {
-            if now < known.end && now - known.seen < GRAIN {
+            if now < known.end && now - known.seen < (known.end - known.seen) / GRAIN {
                 return Outcome::Refreshed { lease: known.end - now };
             }
             self.vats.insert(*record.id().as_bytes(), renewed);
