@@ -298,7 +298,8 @@ pub(crate) const EXPORT_LINE_BYTES: u64 = 4 << 10;
 /// Bytes of an export that are gathered before they are written.
 pub(crate) const EXPORT_CHUNK_BYTES: usize = 64 << 10;
 
-/// Files that a server has open beside those of its TCP connections: its sockets, its store, the log, and some to spare.
-pub(crate) const OWN_FILES: u64 = 64;
+/// Files that a server has open beside those of its TCP connections: those who are dialled back, its owner, its own
+/// sockets, its store, the log, and some to spare.
+pub(crate) const OWN_FILES: usize = 64 + DIALS_BACK + CONTROL_CONNECTIONS;
 
 // ---- what several carriers share

@@ -51,7 +51,7 @@ pub(super) async fn run(flags: &Flags, output: Output) -> Result<Exit, Failure> 
     let places = Places::of(&configuration);
     let confinement = Confinement::of(&configuration, &places);
     confinement.log();
-    let server = Server::start(configuration.server(), Rc::new(SystemClock)).await?;
+    let server = Server::start(files::fitted(configuration.server()), Rc::new(SystemClock)).await?;
     // Not before the records are read, which blocks for as long as it takes.
     let _watchdog = Watchdog::of_a_program();
     let mut running = Running::new(server, configuration, flags, logging, (confinement, places));
@@ -188,7 +188,9 @@ impl<'a> Running<'a> {
             return Err(Failure::new(ErrorCode::ServerCertificate, message)
                 .next("Start the server again: what it may read is decided at its start. Or put the file where the one before was."));
         }
-        let mut kept = self.server.reload(&configuration.server()).await?;
+        // It may have asked for fewer connections until now.
+        files::raise_limit(&configuration);
+        let mut kept = self.server.reload(&files::fitted(configuration.server())).await?;
         self.logging.set_level(configuration.log_level.value);
         if configuration.log_format.value != self.configuration.log_format.value {
             configuration.log_format = self.configuration.log_format.clone();

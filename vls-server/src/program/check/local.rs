@@ -124,7 +124,7 @@ pub(super) fn open_files(configuration: &Configuration) -> Outcome {
         Failure::new(ErrorCode::ServerFileLimit, message).next(next)
     };
     match permitted {
-        permitted if permitted < limits::OWN_FILES => Outcome::Failed(failure()),
+        permitted if permitted < limits::OWN_FILES as u64 => Outcome::Failed(failure()),
         permitted if permitted < needed => Outcome::Degraded(failure()),
         u64::MAX => Outcome::Well("no limit".to_owned()),
         permitted => Outcome::Well(format!("up to {permitted}, {needed} are needed")),
