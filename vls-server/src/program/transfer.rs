@@ -5,6 +5,7 @@
 use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
+    pin::pin,
     rc::Rc,
     sync::Arc,
 };
@@ -145,10 +146,13 @@ pub(super) async fn take_in(
         writing.shutdown().await
     };
     let mut reading = BufReader::new(reading);
-    let (sent, replied) = tokio::join!(sending, control::reply(&mut reading));
-    let tally = replied?;
-    // A server that has what it wants reads no further; anything else it would have told.
-    drop(sent);
+    let mut replied = pin!(control::reply(&mut reading));
+    // A server that refuses something says so at once, however much there would be to send. That it reads no further is
+    // no failure of its own: whatever it is, it tells.
+    let tally = tokio::select! {
+        replied = replied.as_mut() => replied,
+        _ = sending => replied.await,
+    }?;
     serde_json::from_value(tally).map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))
 }
 
