@@ -134,15 +134,14 @@ impl DnsCarrier {
 
     fn answer_datagrams(&self, queries: &Bunch, answers: &mut Bunch, early: &mut Bunch) {
         let now = self.shared.registry.clock().now();
-        let asked: Vec<_> = queries.iter().filter_map(|query| answer::id_asked_for(&self.zone, query.bytes)).collect();
-        self.shared.registry.approach(asked.iter());
-        for query in queries.iter() {
-            if self.rates.borrow_mut().take(Network::of(query.peer.ip()), now).is_ok() {
-                self.answer_datagram(&query, answers, early);
-            } else {
-                self.slow_down(&query, answers);
-            }
+        let is_granted = |query: &Datagram<'_>| self.rates.borrow_mut().take(Network::of(query.peer.ip()), now).is_ok();
+        let (granted, slowed): (Vec<_>, Vec<_>) = queries.iter().partition(is_granted);
+        if granted.len() > 1 {
+            let asked = granted.iter().filter_map(|query| answer::id_asked_for(&self.zone, query.bytes));
+            self.shared.registry.approach(asked.collect::<Vec<_>>().iter());
         }
+        granted.iter().for_each(|query| self.answer_datagram(query, answers, early));
+        slowed.iter().for_each(|query| self.slow_down(query, answers));
     }
 
     fn slow_down(&self, query: &Datagram<'_>, answers: &mut Bunch) {
