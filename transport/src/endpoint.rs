@@ -41,6 +41,7 @@ mod admission;
 pub mod beside;
 mod error;
 mod incoming;
+mod initials;
 pub(crate) mod progress;
 mod socket;
 mod waiting;
@@ -186,8 +187,9 @@ impl Endpoint {
         let mut endpoint_config = quinn::EndpointConfig::new(Arc::new(reset_key(key, local_address.port())));
         endpoint_config.grease_quic_bit(false).cid_generator(connection_ids).rng_seed(config.random_seed);
         let beside = Beside::new(socket, raw);
-        let quinn = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, beside.quic_side(), runtime)
-            .map_err(BindError::Socket)?;
+        let quinn =
+            quinn::Endpoint::new_with_abstract_socket(endpoint_config, server, beside.quic_side(accepts), runtime)
+                .map_err(BindError::Socket)?;
         let inner = Inner {
             quinn,
             beside,

@@ -277,6 +277,13 @@ pub const CONNECTIONS: usize = 32_768;
 /// Connections beyond which a dialler must first prove its address with a Retry packet, which costs us nothing.
 pub const CONNECTIONS_BEFORE_RETRY: usize = 1024;
 
+/// Datagrams that may begin a connection and are looked at in a second, at once and then one per interval: a quarter of
+/// the thread's time if they all come to nothing, and ten times what it has time to shake hands with.
+pub const INITIALS_BURST: u32 = 1024;
+
+/// See [`INITIALS_BURST`].
+pub const INITIALS_INTERVAL: Duration = Duration::from_micros(80);
+
 /// Handshakes at once of diallers that have not proven their address: what a few hundred vats behind one location server
 /// need when it restarts, in a quarter of a second of CPU.
 pub const UNPROVEN_BURST: u32 = 512;

@@ -1,6 +1,6 @@
 //! Whether a connection attempt may shake hands: pure, and asked before anything is spent on it.
 //!
-//! A handshake costs half a millisecond of CPU, a Retry packet next to nothing. Whoever has not proven its address may
+//! A handshake costs half a millisecond of CPU, a Retry packet some twenty microseconds. Whoever has not proven its address may
 //! be anywhere, and be one machine under a million addresses; so such attempts have a rate, and above it, or when many
 //! connections are open, their address is asked for first. Honest diallers then need one more round trip, unless they
 //! were here before: each connection is given a token with which the next one proves its address at once (RFC 9000,
@@ -14,6 +14,7 @@ use std::{
 
 use quinn::{TokenLog, TokenReuseError};
 
+use super::initials::Bucket;
 use crate::limits;
 
 /// What to do with an attempt.
@@ -29,16 +30,13 @@ pub(super) enum Verdict {
 pub(super) struct Admission {
     pub(super) connections: usize,
     pub(super) before_retry: usize,
-    /// Handshakes of unproven addresses: at once, and then one per interval.
-    pub(super) burst: u32,
-    pub(super) interval: Duration,
-    /// When the bucket is full again (the generic cell rate algorithm, ITU-T I.371).
-    full_at: Duration,
+    /// For handshakes of unproven addresses.
+    unproven: Bucket,
 }
 
 impl Admission {
     pub(super) fn new(connections: usize, before_retry: usize, burst: u32, interval: Duration) -> Self {
-        Self { connections, before_retry, burst, interval, full_at: Duration::ZERO }
+        Self { connections, before_retry, unproven: Bucket::new(burst, interval) }
     }
 
     /// Judges an attempt at `now`, which never goes back, while `open` connections are open.
@@ -49,11 +47,9 @@ impl Admission {
         if has_proven_address {
             return Verdict::Accept;
         }
-        let full_at = self.full_at.max(now).saturating_add(self.interval);
-        if open >= self.before_retry || full_at.saturating_sub(now) > self.interval.saturating_mul(self.burst) {
+        if open >= self.before_retry || !self.unproven.take(now) {
             return Verdict::Retry;
         }
-        self.full_at = full_at;
         Verdict::Accept
     }
 }

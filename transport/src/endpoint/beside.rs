@@ -27,7 +27,9 @@ use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
+use tokio::time::Instant;
 
+use super::initials::{Bucket, may_begin};
 use crate::{
     datagrams::{Bunch, Datagram, batch},
     limits,
@@ -77,8 +79,11 @@ impl Beside {
     }
 
     /// The socket for quinn, which sees nothing of what is taken out of it.
-    pub(super) fn quic_side(&self) -> Arc<dyn AsyncUdpSocket> {
-        Arc::new(QuicSide { shared: self.shared.clone(), taken: AtomicUsize::new(0) })
+    /// One that accepts sees only so many beginnings of connections.
+    pub(super) fn quic_side(&self, accepts: bool) -> Arc<dyn AsyncUdpSocket> {
+        let bucket = || Mutex::new(Bucket::new(limits::INITIALS_BURST, limits::INITIALS_INTERVAL));
+        let initials = accepts.then(bucket);
+        Arc::new(QuicSide { shared: self.shared.clone(), taken: AtomicUsize::new(0), initials, origin: Instant::now() })
     }
 
     pub(super) fn take(&self, kind: u8, kept_bytes: usize) -> DatagramsBeside {
@@ -209,6 +214,31 @@ struct QuicSide {
     shared: Arc<Shared>,
     /// Datagrams that were taken since others had their turn.
     taken: AtomicUsize,
+    /// Of an endpoint that accepts.
+    initials: Option<Mutex<Bucket>>,
+    origin: Instant,
+}
+
+impl QuicSide {
+    /// Leaves out what there are too many of. Returns how many were left in, which stand in front.
+    fn admit(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta], received: usize) -> usize {
+        let Some(initials) = &self.initials else { return received };
+        // Read at the first one, and then for all: they came together.
+        let (mut now, mut kept) = (None, 0);
+        for index in 0..received {
+            let meta = metas[index];
+            let segments = || buffers[index][..meta.len].chunks(meta.stride.max(1));
+            let beginnings = segments().filter(|segment| may_begin(segment)).count();
+            let mut is_admitted = || locked(initials).take(*now.get_or_insert_with(|| self.origin.elapsed()));
+            // What the kernel put together stays together: all of it, or nothing.
+            if (0..beginnings).all(|_| is_admitted()) {
+                buffers.swap(kept, index);
+                metas[kept] = meta;
+                kept += 1;
+            }
+        }
+        kept
+    }
 }
 
 impl AsyncUdpSocket for QuicSide {
@@ -229,9 +259,11 @@ impl AsyncUdpSocket for QuicSide {
         loop {
             let received = ready!(self.shared.socket.poll_recv(context, buffers, metas))?;
             let (kept, taken) = self.shared.divide(buffers, metas, received);
-            if kept > 0 {
-                return Poll::Ready(Ok(kept));
+            let admitted = self.admit(buffers, metas, kept);
+            if admitted > 0 {
+                return Poll::Ready(Ok(admitted));
             }
+            let taken = taken + kept;
             // Nothing for quinn, however many come: whoever answers them, and everybody else, has a turn.
             if self.taken.fetch_add(taken, Ordering::Relaxed) + taken >= limits::DATAGRAMS_PER_TURN {
                 self.taken.store(0, Ordering::Relaxed);

@@ -1,8 +1,23 @@
 //! Datagrams that are not QUIC's, on the port where QUIC is.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::{
+    collections::VecDeque,
+    io::{self, IoSliceMut},
+    net::{SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
 
 use futures::FutureExt;
+use quinn::{
+    AsyncUdpSocket, TokioRuntime, UdpPoller,
+    udp::{RecvMeta, Transmit},
+};
 use transport::{
     Endpoint, EndpointConfig, Session,
     beside::{DatagramsBeside, QUIC_FIXED_BIT},
@@ -222,5 +237,72 @@ fn what_has_the_fixed_bit_is_left_to_quic_whoever_asks_for_it() {
                 assert!(kinds[usize::from(kind)].receive(&mut bunch).now_or_never().is_none());
             }
         }
+    });
+}
+
+/// A line on which datagrams have come already, and which counts what is said.
+#[derive(Debug)]
+struct Line {
+    waiting: Mutex<VecDeque<Vec<u8>>>,
+    said: AtomicUsize,
+}
+
+impl AsyncUdpSocket for Line {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Always)
+    }
+
+    fn try_send(&self, _transmit: &Transmit<'_>) -> io::Result<()> {
+        self.said.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        _context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let Some(datagram) = self.waiting.lock().unwrap().pop_front() else { return Poll::Pending };
+        let len = datagram.len();
+        buffers[0][..len].copy_from_slice(&datagram);
+        let addr = SocketAddr::from(([192, 0, 2, 1], 4433));
+        metas[0] = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
+        Poll::Ready(Ok(1))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(loopback())
+    }
+}
+
+/// It takes whatever is to be sent.
+#[derive(Debug)]
+struct Always;
+
+impl UdpPoller for Always {
+    fn poll_writable(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn a_flood_of_what_could_begin_a_connection_is_answered_at_a_rate() {
+    const FLOOD: usize = 20_000;
+    run(async {
+        // In a version that nobody speaks: each one would be told which are spoken.
+        let datagram = [&[0xc0, 0x0a, 0x0a, 0x0a, 0x0a, 8][..], &[7; 1194]].concat();
+        let waiting = Mutex::new(std::iter::repeat_n(datagram, FLOOD).collect());
+        let line = Arc::new(Line { waiting, said: AtomicUsize::new(0) });
+        let begun = Instant::now();
+        let config = EndpointConfig::default();
+        let _server = Endpoint::with_socket(&key(), line.clone(), Arc::new(TokioRuntime), config).unwrap();
+        while !line.waiting.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (said, later) = (line.said.load(Ordering::Relaxed), begun.elapsed().as_nanos());
+        let burst = usize::try_from(limits::INITIALS_BURST).unwrap();
+        let since = usize::try_from(later / limits::INITIALS_INTERVAL.as_nanos()).unwrap();
+        assert!((burst..=burst + since + 1).contains(&said) && said < FLOOD, "{said} after {later} ns");
     });
 }
