@@ -386,12 +386,35 @@ impl Snapshot {
     fn range(&self, first: &RowKeyBytes, last: &RowKeyBytes) -> Result<Vec<(RowKeyBytes, Vec<u8>)>, StoreError> {
         contain(&self.path, || {
             let mut rows = Vec::new();
-            for entry in self.table()?.range::<&RowKeyBytes>(first..=last)? {
-                let (key, value) = entry?;
-                rows.push((*key.value(), value.value().to_vec()));
-            }
+            self.each_row(first, last, |key, sealed| {
+                rows.push((*key, sealed.to_vec()));
+                Ok(())
+            })?;
             Ok(rows)
         })
+    }
+
+    /// Gives every row from `first` to `last` to `visit`, in order.
+    ///
+    /// redb finds a row by the keys in its branches, but shows rows as they stand in its leaves. Where a branch was changed,
+    /// a fold does not find the old row, and puts the new one beside it: both would be counted. So one key twice, or
+    /// out of order, is damage.
+    fn each_row(
+        &self,
+        first: &RowKeyBytes,
+        last: &RowKeyBytes,
+        mut visit: impl FnMut(&RowKeyBytes, &[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut before = None;
+        for entry in self.table()?.range::<&RowKeyBytes>(first..=last)? {
+            let (key, sealed) = entry?;
+            let key = *key.value();
+            if before.replace(key).is_some_and(|before| before >= key) {
+                return Err(StoreError::damaged(&self.path, Damage::Row).into());
+            }
+            visit(&key, sealed.value())?;
+        }
+        Ok(())
     }
 
     fn open<'a>(&self, keys: &Keys, key: &RowKeyBytes, sealed: &'a mut [u8]) -> Result<Row<'a>, StoreError> {

@@ -197,3 +197,41 @@ fn a_base_without_a_place_in_the_journal_is_damaged() {
     let error = base.snapshot(&keys()).err().unwrap();
     assert!(matches!(error, StoreError::Damaged { damage: Damage::Position, .. }), "{error}");
 }
+
+/// redb finds rows by the keys in its branches, which are copies of keys of rows.
+#[test]
+fn a_row_that_is_written_again_below_a_changed_branch_is_never_there_twice() {
+    let disk = SimulatedDisk::new();
+    let base = base(&disk);
+    let all = |value: &'static [u8]| (1..=40).map(move |name| (1, name, Some(value))).collect::<Vec<_>>();
+    write(&base, &keys(), &overlay(&all(&[1; 600])), 2).unwrap();
+    base.close().unwrap();
+    let whole = disk.contents(Path::new(PATH)).unwrap();
+    let (mut refused, mut written) = (0, 0);
+    for name in 1..=40 {
+        let key = keys().row_key(1, &[name]);
+        let places = (0..whole.len() - key.len()).filter(|at| whole[*at..].starts_with(&key));
+        for (at, up) in places.flat_map(|at| [(at, true), (at, false)]) {
+            let disk = disk.copy();
+            let mut changed = whole.clone();
+            let byte = &mut changed[at + key.len() - 1];
+            *byte = if up { byte.wrapping_add(1) } else { byte.wrapping_sub(1) };
+            disk.replace(Path::new(PATH), &changed);
+            let rows = Base::open(&*disk, Path::new(PATH), &keys()).and_then(|base| {
+                let whole = scan(&base, 1)?;
+                assert_eq!(whole.len(), 40);
+                write(&base, &keys(), &overlay(&[(1, name, Some(b"new"))]), 3)?;
+                scan(&base, 1)
+            });
+            match rows {
+                Err(_) => refused += 1,
+                Ok(rows) => {
+                    let expected = (1..=40).map(|other| row(other, if other == name { b"new" } else { &[1; 600] }));
+                    assert_eq!(rows, expected.collect::<Vec<_>>());
+                    written += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 40 && written > 0, "{refused} {written}");
+}

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Failure, Snapshot, VatBase, contain, tally};
 use crate::{
     error::{Damage, StoreError},
-    keys::{Keys, RowKeyBytes},
+    keys::Keys,
 };
 
 /// Is shown a row: its space, its name, its value.
@@ -34,20 +34,19 @@ impl Snapshot {
             let mut last = first;
             last[32..].fill(0xff);
             let (mut found, mut sealed) = (tally::Sum::default(), Vec::new());
-            for entry in self.table()?.range::<&RowKeyBytes>(&first..=&last)? {
-                let (key, value) = entry?;
-                let key = *key.value();
+            self.each_row(&first, &last, |key, value| {
                 sealed.clear();
-                sealed.extend_from_slice(value.value());
-                found.add(&keys.row_digest(&key, &sealed));
-                let row = self.open(keys, &key, &mut sealed)?;
+                sealed.extend_from_slice(value);
+                found.add(&keys.row_digest(key, &sealed));
+                let row = self.open(keys, key, &mut sealed)?;
                 // That the key is that of the name was seen to when the two were sealed together; to derive it again would
                 // take as long as to open the row.
                 if row.space != space {
                     return Err(damaged().into());
                 }
                 visit(row.name.0, row.value.0);
-            }
+                Ok(())
+            })?;
             let tally_key = keys.tally_key(space);
             let (first, last) = tally::bucket_range(&tally_key);
             let tallies = self.range(&first, &last)?;
@@ -60,17 +59,16 @@ impl Snapshot {
         let damaged = || StoreError::damaged(&self.path, Damage::Row);
         let mut found = HashMap::<u64, tally::Sum>::new();
         let (first, last) = keys.row_keys();
-        for entry in self.table()?.range::<&RowKeyBytes>(&first..=&last)? {
-            let (key, sealed) = entry?;
-            let (key, mut sealed) = (*key.value(), sealed.value().to_vec());
-            let digest = keys.row_digest(&key, &sealed);
-            let row = self.open(keys, &key, &mut sealed)?;
-            if keys.row_key(row.space, row.name.0) != key {
+        self.each_row(&first, &last, |key, sealed| {
+            let (digest, mut sealed) = (keys.row_digest(key, sealed), sealed.to_vec());
+            let row = self.open(keys, key, &mut sealed)?;
+            if keys.row_key(row.space, row.name.0) != *key {
                 return Err(damaged().into());
             }
             found.entry(row.space).or_default().add(&digest);
             visit(row.space, row.name.0, row.value.0)?;
-        }
+            Ok(())
+        })?;
         let (first, last) = keys.tally_keys();
         let tallies = self.range(&first, &last)?;
         let whole = found.len() == tallies.len()
