@@ -38,6 +38,7 @@ use crate::{
 };
 
 mod admission;
+mod backlog;
 pub mod beside;
 mod error;
 mod incoming;

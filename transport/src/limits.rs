@@ -335,6 +335,16 @@ pub const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// beyond that is dropped, and asked again.
 pub const DATAGRAMS_WAITING: usize = 4096;
 
+/// How long a socket's queue may go without being empty once, and how many datagrams may be taken out of it meanwhile, before
+/// what is left in it that is not QUIC's is thrown away: two or three milliseconds of work, a fraction of what a round
+/// trip takes nearly everywhere.
+pub const BACKLOG_TIME: Duration = Duration::from_millis(1);
+/// See [`BACKLOG_TIME`].
+pub const BACKLOG: usize = 512;
+
+/// Datagrams that are thrown away before some are answered again: more than a socket's queue has room for.
+pub const BACKLOG_DISCARDED: usize = 8192;
+
 /// Room for bytes of datagrams that is kept while none come, and as much for what is to be known of each: enough for what
 /// comes at once when nobody floods the port.
 pub(crate) const DATAGRAM_BYTES_KEPT: usize = 16 << 10;

@@ -14,12 +14,13 @@ use std::{
     fmt, io,
     io::IoSliceMut,
     net::{SocketAddr, UdpSocket},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::task::AtomicWaker;
@@ -27,9 +28,12 @@ use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 
-use super::initials::{Bucket, may_begin};
+use super::{
+    backlog::Backlog,
+    initials::{Bucket, may_begin},
+};
 use crate::{
     datagrams::{Bunch, Datagram, batch},
     limits,
@@ -83,7 +87,8 @@ impl Beside {
     pub(super) fn quic_side(&self, accepts: bool) -> Arc<dyn AsyncUdpSocket> {
         let bucket = || Mutex::new(Bucket::new(limits::INITIALS_BURST, limits::INITIALS_INTERVAL));
         let initials = accepts.then(bucket);
-        Arc::new(QuicSide { shared: self.shared.clone(), taken: AtomicUsize::new(0), initials, origin: Instant::now() })
+        let (shared, origin) = (self.shared.clone(), Instant::now());
+        Arc::new(QuicSide { shared, taken: AtomicUsize::new(0), backlog: Mutex::default(), initials, origin })
     }
 
     pub(super) fn take(&self, kind: u8, kept_bytes: usize) -> DatagramsBeside {
@@ -137,7 +142,7 @@ impl DatagramsBeside {
         })
     }
 
-    /// How many were dropped because too many waited.
+    /// How many were dropped because too many came.
     #[must_use]
     pub fn dropped(&self) -> usize {
         self.queue.dropped.load(Ordering::Relaxed)
@@ -159,8 +164,15 @@ impl fmt::Debug for DatagramsBeside {
 
 impl Shared {
     /// Takes what is not QUIC's out of what was received: `metas` and `buffers` keep the rest in front. Returns how
-    /// many were received for QUIC, and how many datagrams were taken.
-    fn divide(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta], received: usize) -> (usize, usize) {
+    /// many were received for QUIC, and how many datagrams were taken. What `is_late` says of so many more is asked
+    /// when there are any.
+    fn divide(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+        received: usize,
+        mut is_late: impl FnMut(usize) -> bool,
+    ) -> (usize, usize) {
         let (mut kept, mut taken) = (0, 0);
         for index in 0..received {
             let meta = metas[index];
@@ -169,8 +181,8 @@ impl Shared {
             let others = || segments().filter(|segment| segment[0] & QUIC_FIXED_BIT == 0);
             let count = others().count();
             if count > 0 {
-                let queues = locked(&self.queues);
-                queues.iter().for_each(|queue| others().for_each(|segment| queue.offer(&meta, segment)));
+                let (queues, is_late) = (locked(&self.queues), is_late(count));
+                queues.iter().for_each(|queue| others().for_each(|segment| queue.offer(&meta, segment, is_late)));
             }
             if count == segments().len() {
                 taken += count.max(1);
@@ -186,12 +198,12 @@ impl Shared {
 }
 
 impl Queue {
-    fn offer(&self, meta: &RecvMeta, datagram: &[u8]) {
+    fn offer(&self, meta: &RecvMeta, datagram: &[u8], is_late: bool) {
         if datagram[0] != self.kind {
             return;
         }
         let mut waiting = locked(&self.waiting);
-        if waiting.len() >= limits::DATAGRAMS_WAITING {
+        if is_late || waiting.len() >= limits::DATAGRAMS_WAITING {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -214,6 +226,7 @@ struct QuicSide {
     shared: Arc<Shared>,
     /// Datagrams that were taken since others had their turn.
     taken: AtomicUsize,
+    backlog: Mutex<Backlog>,
     /// Of an endpoint that accepts.
     initials: Option<Mutex<Bucket>>,
     origin: Instant,
@@ -221,15 +234,14 @@ struct QuicSide {
 
 impl QuicSide {
     /// Leaves out what there are too many of. Returns how many were left in, which stand in front.
-    fn admit(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta], received: usize) -> usize {
+    fn admit(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta], received: usize, now: Duration) -> usize {
         let Some(initials) = &self.initials else { return received };
-        // Read at the first one, and then for all: they came together.
-        let (mut now, mut kept) = (None, 0);
+        let mut kept = 0;
         for index in 0..received {
             let meta = metas[index];
             let segments = || buffers[index][..meta.len].chunks(meta.stride.max(1));
             let beginnings = segments().filter(|segment| may_begin(segment)).count();
-            let mut is_admitted = || locked(initials).take(*now.get_or_insert_with(|| self.origin.elapsed()));
+            let is_admitted = || locked(initials).take(now);
             // What the kernel put together stays together: all of it, or nothing.
             if (0..beginnings).all(|_| is_admitted()) {
                 buffers.swap(kept, index);
@@ -257,9 +269,15 @@ impl AsyncUdpSocket for QuicSide {
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let received = ready!(self.shared.socket.poll_recv(context, buffers, metas))?;
-            let (kept, taken) = self.shared.divide(buffers, metas, received);
-            let admitted = self.admit(buffers, metas, kept);
+            let Poll::Ready(received) = self.shared.socket.poll_recv(context, buffers, metas) else {
+                locked(&self.backlog).is_empty();
+                return Poll::Pending;
+            };
+            // Read once: they came together.
+            let now = self.origin.elapsed();
+            let is_late = |count| locked(&self.backlog).is_late(now, count);
+            let (kept, taken) = self.shared.divide(buffers, metas, received?, is_late);
+            let admitted = self.admit(buffers, metas, kept, now);
             if admitted > 0 {
                 return Poll::Ready(Ok(admitted));
             }
@@ -267,8 +285,8 @@ impl AsyncUdpSocket for QuicSide {
             // Nothing for quinn, however many come: whoever answers them, and everybody else, has a turn.
             if self.taken.fetch_add(taken, Ordering::Relaxed) + taken >= limits::DATAGRAMS_PER_TURN {
                 self.taken.store(0, Ordering::Relaxed);
-                context.waker().wake_by_ref();
-                return Poll::Pending;
+                // Woken at once, a task of the runtime would run dozens of times before those of a `LocalSet` do.
+                return pin!(yield_now()).poll(context).map(|()| Ok(0));
             }
         }
     }

@@ -131,6 +131,8 @@ fn nobody_who_is_not_there_can_be_sent_anything_and_the_rest_is_sent_all_the_sam
 #[test]
 fn those_that_nobody_takes_are_dropped_and_so_are_those_beyond_the_limit() {
     run(async {
+        // What has waited for long would be thrown away.
+        tokio::time::pause();
         let server = server();
         let peer = socket(server.local_address());
         let flood = async |count: u16| {
@@ -164,8 +166,56 @@ fn those_that_nobody_takes_are_dropped_and_so_are_those_beyond_the_limit() {
 }
 
 #[test]
+fn who_takes_them_has_a_turn_before_so_many_have_been_taken_that_they_wait() {
+    const FLOOD: usize = 2_000;
+    run(async {
+        tokio::time::pause();
+        let server = server();
+        let peer = socket(server.local_address());
+        let (beside, mut bunch) = (server.datagrams_beside(KIND, 3), Bunch::default());
+        (0..).take(FLOOD).for_each(|number| assert!(peer.send(&numbered(number, 3)).is_ok()));
+        let mut taken = 0;
+        while taken < FLOOD {
+            beside.receive(&mut bunch).await;
+            // What the last call to the kernel gives goes over it.
+            assert!(bunch.len() < limits::DATAGRAMS_PER_TURN + limits::DATAGRAMS_PER_CALL, "{}", bunch.len());
+            taken += bunch.len();
+        }
+        assert_eq!((taken, beside.dropped()), (FLOOD, 0));
+    });
+}
+
+#[test]
+fn of_more_than_can_be_answered_those_are_that_came_last() {
+    run(async {
+        let server = server();
+        let peer = socket(server.local_address());
+        let (beside, mut bunch) = (server.datagrams_beside(KIND, 3), Bunch::default());
+        tokio::time::pause();
+        (0..2_000).for_each(|number| assert!(peer.send(&numbered(number, 3)).is_ok()));
+        let mut taken = 0;
+        while taken < limits::BACKLOG {
+            beside.receive(&mut bunch).await;
+            taken += bunch.len();
+            // To answer them takes so long.
+            tokio::time::advance(limits::BACKLOG_TIME).await;
+        }
+        peer.send(&[KIND, 0xff, 0xff]).unwrap();
+        // The rest of the flood is thrown away, and this one with it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(taken + beside.dropped(), 2_001);
+        peer.send(&numbered(7, 3)).unwrap();
+        beside.receive(&mut bunch).await;
+        assert_eq!(bunch.iter().map(|datagram| datagram.bytes.to_vec()).collect::<Vec<_>>(), [numbered(7, 3)]);
+    });
+}
+
+#[test]
 fn a_flood_leaves_no_memory_behind() {
     run(async {
+        tokio::time::pause();
         let server = server();
         let peer = socket(server.local_address());
         let (beside, mut bunch) = (server.datagrams_beside(KIND, 1000), Bunch::default());

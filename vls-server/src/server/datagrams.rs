@@ -4,7 +4,7 @@
 //! has come since the last look is looked up and leaves in one system call. An answer is never longer than its
 //! question, so nobody can be sent more than a forger has to send himself.
 
-use std::{pin::pin, rc::Rc};
+use std::{cell::Cell, pin::pin, rc::Rc};
 
 use futures::future::OptionFuture;
 use prometheus_client::metrics::counter::Counter;
@@ -19,7 +19,7 @@ use crate::{
     durable::{DurableRegistry, Seen},
     limits,
     registry::Now,
-    server::metrics::Metrics,
+    server::metrics::{DROPPED, Metrics},
 };
 
 /// Answers the cold lookups of one endpoint.
@@ -28,13 +28,17 @@ pub(super) struct ColdLookups {
     registry: Rc<DurableRegistry>,
     found: Counter,
     unknown: Counter,
+    /// Thrown away unread, because too many came.
+    dropped: Counter,
+    counted_as_dropped: Cell<usize>,
 }
 
 impl ColdLookups {
     pub(super) fn new(endpoint: &Endpoint, registry: Rc<DurableRegistry>, metrics: &Metrics) -> Self {
         let datagrams = endpoint.datagrams_beside(QUESTION_KIND, QUESTION_HEAD_BYTES);
-        let [found, unknown] = ["found", "unknown"].map(|outcome| metrics.counter("datagram", outcome));
-        Self { datagrams, registry, found, unknown }
+        let [found, unknown, dropped] =
+            ["found", "unknown", DROPPED].map(|outcome| metrics.counter("datagram", outcome));
+        Self { datagrams, registry, found, unknown, dropped, counted_as_dropped: Cell::new(0) }
     }
 
     /// Answers until it is dropped, or nothing can be said any more.
@@ -61,6 +65,9 @@ impl ColdLookups {
             }
             self.look_up(&questions, &mut answers, &mut early);
             self.datagrams.send(&answers);
+            let dropped = self.datagrams.dropped();
+            let before = self.counted_as_dropped.replace(dropped);
+            self.dropped.inc_by(dropped.saturating_sub(before) as u64);
         }
     }
 

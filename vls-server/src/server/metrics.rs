@@ -18,8 +18,11 @@ const SECONDS: [f64; 14] =
 /// The outcome of what was refused for how much came, as most carriers name it.
 pub(crate) const QUOTA: &str = "quota";
 
-/// The outcomes that tell somebody that he asks too much: of QUIC, HTTP and DNS.
-const LIMITED: [&str; 3] = [QUOTA, "429", "slowed"];
+/// The outcome of a question in a datagram that is not answered because too many come.
+pub(super) const DROPPED: &str = "dropped";
+
+/// The outcomes that tell somebody that he asks too much: of QUIC, HTTP, DNS, and cold lookups.
+const LIMITED: [&str; 4] = [QUOTA, "429", "slowed", DROPPED];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
