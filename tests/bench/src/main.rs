@@ -9,7 +9,8 @@
 //! standard error. `ratio` is `value / baseline`; both are medians over rounds that take turns (see
 //! [`rounds`]). Names of figures never change their meaning; `docs/benchmarks.md` says what each one measures.
 //!
-//! With `--brief` each figure is measured once and with the least effort, to see that it works.
+//! With `--brief` each figure is measured once and with the least effort, to see that it works; with the name of a figure
+//! behind that of the benchmark only that one is printed, and where it can be, only that one is measured.
 //!
 //! A benchmark is one module with a `run`, and one line in [`BENCHES`]. What several of them need stands
 //! beside them: [`echo`] and [`journal`] are baselines, and [`bare`] is what baselines on a network stand on;
@@ -80,14 +81,27 @@ fn main() -> ExitCode {
         [argument, rest @ ..] if argument == vls::SERVE => return ended(argument, vls::serve(rest)),
         [name] => named(name).map(|bench| (bench, Effort::FULL)),
         [name, brief] if brief == BRIEF => named(name).map(|bench| (bench, Effort::LEAST)),
+        // Lives as long as the program anyway.
+        [name, figure] => {
+            named(name).map(|bench| (bench, Effort { only: Some(figure.clone().leak()), ..Effort::FULL }))
+        }
         _ => None,
     };
     let Some((bench, effort)) = chosen else {
-        note("usage: bench NAME [--brief], where NAME is one of");
+        note("usage: bench NAME [--brief | FIGURE], where NAME is one of");
         BENCHES.iter().for_each(|bench| note(&format!("  {:12} {}", bench.name, bench.summary)));
         return ExitCode::from(EXIT_USAGE);
     };
-    ended(bench.name, (bench.run)(effort, &mut print))
+    let mut is_printed = false;
+    let outcome = (bench.run)(effort, &mut |figure| {
+        if !effort.wants(figure.name) {
+            return Ok(());
+        }
+        is_printed = true;
+        print(figure)
+    });
+    let none = effort.only.filter(|_| !is_printed && outcome.is_ok());
+    ended(bench.name, none.map_or(outcome, |only| Err(format!("there is no figure {only}").into())))
 }
 
 fn ended(name: &str, outcome: Result<(), Failure>) -> ExitCode {

@@ -13,6 +13,8 @@ use crate::Failure;
 /// How long a benchmark measures.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
+    /// The only figure that is wanted; `None`: all.
+    pub(crate) only: Option<&'static str>,
     /// Counted rounds of each figure.
     pub(crate) rounds: usize,
     /// Operations per round, where the time of one is measured.
@@ -32,9 +34,15 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
+    /// Whether anybody wants to know this figure.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.is_none_or(|only| only == name)
+    }
+
     /// Many short rounds rather than few long ones: a busy disk changes its pace from one second to the next, and
     /// neighbours must have met the same one. The whole of `main-job` stays below a minute.
     pub(crate) const FULL: Self = Self {
+        only: None,
         rounds: 25,
         samples: 500,
         cold_samples: 10,
@@ -47,6 +55,7 @@ impl Effort {
 
     /// Just enough to see that a benchmark works.
     pub(crate) const LEAST: Self = Self {
+        only: None,
         rounds: 1,
         samples: 20,
         cold_samples: 2,

@@ -35,9 +35,16 @@ use crate::{
 pub(crate) fn run(effort: Effort, report: Report<'_>) -> Result<(), Failure> {
     let folder = folder::temporary()?;
     lookups::measure(effort, folder.path(), report)?;
-    told("record_memory", Unit::Bytes, memory::measure(effort)?, report)?;
-    told("restart_1m", Unit::Microseconds, restart::measure(effort, folder.path())?, report)?;
-    told("register_durable", Unit::RecordsPerSecond, registering::measure(effort, folder.path())?, report)
+    if effort.wants("record_memory") {
+        told("record_memory", Unit::Bytes, memory::measure(effort)?, report)?;
+    }
+    if effort.wants("restart_1m") {
+        told("restart_1m", Unit::Microseconds, restart::measure(effort, folder.path())?, report)?;
+    }
+    if effort.wants("register_durable") {
+        told("register_durable", Unit::RecordsPerSecond, registering::measure(effort, folder.path())?, report)?;
+    }
+    Ok(())
 }
 
 fn told(name: &'static str, unit: Unit, comparison: Comparison, report: Report<'_>) -> Result<(), Failure> {

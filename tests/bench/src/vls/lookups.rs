@@ -65,36 +65,79 @@ pub(crate) fn serve(arguments: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// Measures all figures.
+/// The figures that are measured here.
+const FIGURES: [&str; 7] = [
+    "lookup_cold_vs_echo",
+    "lookup_cold_vs_knot",
+    "dns_udp",
+    "http_get",
+    "lookup_many_64",
+    "overload_p99",
+    "resident_1m",
+];
+
+/// Measures all figures that are wanted.
 pub(super) fn measure(effort: Effort, folder: &Path, report: Report<'_>) -> Result<(), Failure> {
+    if !FIGURES.iter().any(|figure| effort.wants(figure)) {
+        return Ok(());
+    }
     let folder = folder.join("lookups");
     server::make(&folder, effort.records)?;
     let served = Served::start(&folder, effort.records)?;
     let ids = ids(effort.records);
-    let cold = cold_questions(&ids);
-    let ours = || Exchange::with(&served.process, served.quic, &cold, is_cold_answer);
-    let echo = Process::of_this_program(&[echo::KIND])?;
-    let theirs = Exchange::with(&echo, echo.greeting().parse()?, &cold, |answer| answer.len() == echo::ANSWER_BYTES);
-    told("lookup_cold_vs_echo", Unit::Microseconds, compared(effort, ours()?, theirs?)?, report)?;
-    drop(echo);
-
     let names: Vec<String> = ids.iter().map(|id| VatId::from_stored(*id).to_string()).collect();
-    match knot::start(&folder, &names)? {
-        Some((knot, address)) => {
-            let questions = dns_questions(&names);
-            let dns = |server, address| Exchange::with(server, address, &questions, is_dns_answer);
-            let comparison = compared(effort, ours()?, dns(&knot, address)?)?;
-            told("lookup_cold_vs_knot", Unit::Microseconds, comparison, report)?;
-            let comparison = compared(effort, dns(&served.process, served.dns)?, dns(&knot, address)?)?;
-            told("dns_udp", Unit::Microseconds, comparison, report)?;
-        }
-        None => note("lookup_cold_vs_knot, dns_udp: not measured, since there is no knotd (Debian's package knot)"),
+    let cold = cold_questions(&ids);
+    measure_datagrams(effort, &folder, &served, &cold, &names, report)?;
+    if effort.wants("http_get") {
+        told("http_get", Unit::Microseconds, requests::measure(effort, &served, &names)?, report)?;
     }
-    told("http_get", Unit::Microseconds, requests::measure(effort, &served, &names)?, report)?;
-    told("lookup_many_64", Unit::Microseconds, calls::measure(effort, &served, &ids)?, report)?;
-    told("overload_p99", Unit::Microseconds, overload::measure(effort, &served, &cold, &ids)?, report)?;
+    if effort.wants("lookup_many_64") {
+        told("lookup_many_64", Unit::Microseconds, calls::measure(effort, &served, &ids)?, report)?;
+    }
+    if effort.wants("overload_p99") {
+        told("overload_p99", Unit::Microseconds, overload::measure(effort, &served, &cold, &ids)?, report)?;
+    }
     drop(served);
-    told("resident_1m", Unit::Bytes, small_machine::measure(effort, &folder)?, report)
+    if effort.wants("resident_1m") {
+        told("resident_1m", Unit::Bytes, small_machine::measure(effort, &folder)?, report)?;
+    }
+    Ok(())
+}
+
+/// Cold lookups and DNS, each beside a server that does as much or less.
+fn measure_datagrams(
+    effort: Effort,
+    folder: &Path,
+    served: &Served,
+    cold: &Questions,
+    names: &[String],
+    report: Report<'_>,
+) -> Result<(), Failure> {
+    let ours = || Exchange::with(&served.process, served.quic, cold, is_cold_answer);
+    if effort.wants("lookup_cold_vs_echo") {
+        let echo = Process::of_this_program(&[echo::KIND])?;
+        let theirs = Exchange::with(&echo, echo.greeting().parse()?, cold, |answer| answer.len() == echo::ANSWER_BYTES);
+        told("lookup_cold_vs_echo", Unit::Microseconds, compared(effort, ours()?, theirs?)?, report)?;
+    }
+    let (wants_cold, wants_dns) = (effort.wants("lookup_cold_vs_knot"), effort.wants("dns_udp"));
+    if !wants_cold && !wants_dns {
+        return Ok(());
+    }
+    let Some((knot, address)) = knot::start(folder, names)? else {
+        note("lookup_cold_vs_knot, dns_udp: not measured, since there is no knotd (Debian's package knot)");
+        return Ok(());
+    };
+    let questions = dns_questions(names);
+    let dns = |server, address| Exchange::with(server, address, &questions, is_dns_answer);
+    if wants_cold {
+        let comparison = compared(effort, ours()?, dns(&knot, address)?)?;
+        told("lookup_cold_vs_knot", Unit::Microseconds, comparison, report)?;
+    }
+    if wants_dns {
+        let comparison = compared(effort, dns(&served.process, served.dns)?, dns(&knot, address)?)?;
+        told("dns_udp", Unit::Microseconds, comparison, report)?;
+    }
+    Ok(())
 }
 
 /// Who asks a server in datagrams.
