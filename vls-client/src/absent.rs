@@ -77,7 +77,7 @@ mod tests {
 
     fn attempt(name: &str, outcome: Outcome) -> Attempt {
         let candidate = Candidate::Entry(name.parse().unwrap());
-        Attempt { candidate, elapsed: Duration::ZERO, outcome }
+        Attempt { candidate, elapsed: Duration::ZERO, outcome, vouched: false }
     }
 
     fn recalls(absent: &Absent, number: usize, entries: &[&str], now: Duration) -> bool {

@@ -229,6 +229,19 @@ pub struct Attempt {
     pub elapsed: Duration,
     /// What came of it.
     pub outcome: Outcome,
+    /// The answer is a location server's own word of now: it came over a session that proves the server's key, or over
+    /// HTTPS with the server's time. Whatever else holds records may have lost the newest one, and whoever stands on the
+    /// way of DNS or of a datagram may show an old one.
+    pub vouched: bool,
+}
+
+impl Attempt {
+    /// Whether it testifies how far the vat has come (R7): a record that nobody vouches for proves only that the vat has
+    /// come so far, as its signature does, and neither it nor the word that there is none says that it came no further.
+    #[must_use]
+    pub fn is_testimony(&self) -> bool {
+        self.vouched && self.outcome.is_answer()
+    }
 }
 
 impl fmt::Display for Attempt {

@@ -66,6 +66,12 @@ pub struct CarrierConfig {
     pub local_only: bool,
 }
 
+/// What an entry says, and whether it is a location server's own word of now ([`Attempt::vouched`](crate::Attempt)).
+pub(crate) struct Said {
+    pub(crate) answer: Answer,
+    pub(crate) vouched: bool,
+}
+
 /// The carriers. Clones share sessions and connections.
 #[derive(Clone)]
 pub(crate) struct Carriers {
@@ -83,7 +89,7 @@ impl Carriers {
 
     /// Looks up the record of `id`. Has no deadline of its own beyond that of the carrier.
     ///
-    /// A witness (R7) is asked by ways alone on which nobody else can answer: there, also that there is no record counts.
+    /// A witness (R7) is asked over a session where there can be one: nobody else can answer on it.
     ///
     /// # Errors
     /// [`Failure`].
@@ -93,17 +99,15 @@ impl Carriers {
         id: VatId,
         goal: Goal,
         patience: Duration,
-    ) -> Result<Answer, Failure> {
-        match (entry, server(entry)) {
-            (_, Some(server)) if goal == Goal::Reach => self.pool.lookup(&server, id, patience).await,
-            (_, Some(server)) => self.pool.call(&server, |client| service::lookup(client, id)).await,
-            (SearchPathEntry::Http { url }, _) => self.http.lookup(url, id, goal).await,
-            (SearchPathEntry::Dns { origin }, _) => match self.dns.lookup(origin, id).await {
-                Ok(Answer::Unknown) if goal == Goal::Witness => Err(Failure::NoWitness),
-                answer => answer,
-            },
-            (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
-        }
+    ) -> Result<Said, Failure> {
+        let (answer, vouched) = match (entry, server(entry)) {
+            (_, Some(server)) if goal == Goal::Reach => (self.pool.lookup(&server, id, patience).await?, false),
+            (_, Some(server)) => (self.pool.call(&server, |client| service::lookup(client, id)).await?, true),
+            (SearchPathEntry::Http { url }, _) => return self.http.lookup(url, id, goal).await,
+            (SearchPathEntry::Dns { origin }, _) => (self.dns.lookup(origin, id).await?, false),
+            (_, None) => return Err(Failure::NoCarrier { carrier: Carrier::Dht }),
+        };
+        Ok(Said { answer, vouched })
     }
 
     /// Offers a record. Has no deadline of its own beyond that of the carrier.

@@ -187,6 +187,7 @@ impl DialSchedule {
             candidate: slot.candidate.clone(),
             elapsed: slot.done.unwrap_or(now).saturating_sub(self.started),
             outcome: slot.outcome.clone(),
+            vouched: false,
         };
         self.slots.iter().map(attempt).collect()
     }

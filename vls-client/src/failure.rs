@@ -72,9 +72,6 @@ pub enum Failure {
     /// It is not asked or dialled in local-only mode.
     #[error("left out: {0}")]
     LeftOut(LeftOut),
-    /// That it has no record proves nothing: DNS can be forged, and a relay or any other web server may have lost it.
-    #[error("it shows no record, which proves nothing: only a location server's own word counts for that")]
-    NoWitness,
     /// No TCP connection, or a datagram was refused.
     #[error("no connection: {source}")]
     Connect {
@@ -164,7 +161,6 @@ impl Coded for Failure {
         match self {
             Self::NoCarrier { .. } => ErrorCode::VlsNoCarrier,
             Self::LeftOut(_) => ErrorCode::VlsLeftOut,
-            Self::NoWitness => ErrorCode::VlsNoAnswer,
             Self::Connect { source } if source.kind() == io::ErrorKind::TimedOut => ErrorCode::NetTimeout,
             Self::Connect { .. } => ErrorCode::NetUnreachable,
             Self::Tls { .. } | Self::NoTrust => ErrorCode::NetTls,

@@ -31,7 +31,7 @@ use hyper::{
 use schemas::{ErrorCode, Order, RemoteError, SignedRecord, Timestamp, VatId};
 
 use crate::{
-    carriers::TrustRoots,
+    carriers::{Said, TrustRoots},
     failure::{Failure, remote_text},
     limits,
     register::{Expected, Reply},
@@ -83,12 +83,12 @@ impl HttpRecords {
         Self { inner: Rc::new(Inner { trust, tls, idle, names_packets }) }
     }
 
-    /// Looks up the record of `id`. A witness (R7) is not asked through caches; and that there is none counts only if it
-    /// is a location server that says so, for any web server says so of whatever it has not.
+    /// Looks up the record of `id`. A witness (R7) is not asked through caches; and only a location server can be one, for
+    /// any web server may have lost the newest record.
     ///
     /// # Errors
     /// [`Failure`]; each exchange, of which there are two at most, ends after [`limits::HTTP_DEADLINE`].
-    pub(crate) async fn lookup(&self, url: &str, id: VatId, goal: Goal) -> Result<Answer, Failure> {
+    pub(crate) async fn lookup(&self, url: &str, id: VatId, goal: Goal) -> Result<Said, Failure> {
         let place = Place::of(url)?;
         let fresh = (goal == Goal::Witness).then(|| (CACHE_CONTROL, "no-cache".to_owned()));
         let get = |query| Request { field: fresh.clone(), ..Request::get(&place, id, query) };
@@ -99,15 +99,15 @@ impl HttpRecords {
             }
             lapsed => (answered, lapsed.is_some()),
         };
-        match answered.status {
+        let answer = match answered.status {
             StatusCode::OK => {
                 let age = answered.seconds(&AGE).or_else(|| answered.seconds(&EXPIRED));
-                Ok(Answer::Packet { packet: bounded(&answered.body)?.to_vec(), age, lapsed })
+                Answer::Packet { packet: bounded(&answered.body)?.to_vec(), age, lapsed }
             }
-            StatusCode::NOT_FOUND if goal == Goal::Witness && !answered.is_ours() => Err(Failure::NoWitness),
-            StatusCode::NOT_FOUND => Ok(Answer::Unknown),
-            _ => Err(answered.failure()),
-        }
+            StatusCode::NOT_FOUND => Answer::Unknown,
+            _ => return Err(answered.failure()),
+        };
+        Ok(Said { answer, vouched: answered.is_ours() })
     }
 
     /// Offers a record. Has no deadline of its own beyond that of each exchange.

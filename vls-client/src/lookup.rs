@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     attempt::{Attempt, Candidate, Outcome},
-    carriers::server,
+    carriers::{Said, server},
     clock::Moment,
     failure::Failure,
     judge::Refusal,
     limits, locality,
     resolver::Inner,
-    schedule::{Action, Answer, Entry, Event, Found, Goal, Schedule},
+    schedule::{Action, Entry, Event, Found, Goal, Schedule},
 };
 
 /// What a lookup has to tell.
@@ -28,7 +28,7 @@ pub(crate) enum Signal {
     Finished,
 }
 
-type Asked = LocalBoxFuture<'static, (usize, Duration, Result<Answer, Failure>)>;
+type Asked = LocalBoxFuture<'static, (usize, Duration, Result<Said, Failure>)>;
 
 pub(crate) struct Lookup {
     id: VatId,
@@ -67,10 +67,10 @@ impl Lookup {
     }
 
     /// Takes what an entry answered, or why it will not, and marks the entry for it.
-    fn hear(&mut self, slot: usize, latency: Duration, result: Result<Answer, Failure>) -> Vec<Signal> {
+    fn hear(&mut self, slot: usize, latency: Duration, result: Result<Said, Failure>) -> Vec<Signal> {
         let now = self.resolver.clock.now();
         let event = match result {
-            Ok(answer) => Event::Answered { slot, answer },
+            Ok(Said { answer, vouched }) => Event::Answered { slot, answer, vouched },
             Err(failure) => Event::Failed { slot, failure },
         };
         self.marked.push(slot);

@@ -126,10 +126,10 @@ pub struct Newest {
 }
 
 impl Newest {
-    /// How many entries answered, be it that they know nothing. With none, there was no witness.
+    /// How many location servers gave their word, be it that they know nothing. With none, there was no witness.
     #[must_use]
     pub fn witnesses(&self) -> usize {
-        self.attempts.iter().filter(|attempt| attempt.outcome.is_answer()).count()
+        self.attempts.iter().filter(|attempt| attempt.is_testimony()).count()
     }
 }
 

@@ -121,6 +121,8 @@ pub enum Event {
         slot: usize,
         /// What it says.
         answer: Answer,
+        /// Whether this is a location server's own word of now ([`Attempt::vouched`]).
+        vouched: bool,
     },
     /// An entry that was asked will not answer.
     Failed {
@@ -193,6 +195,7 @@ struct Slot {
     /// Since when the outcome stands. Before, it is `NotTried` or `Waiting`.
     done: Option<Duration>,
     outcome: Outcome,
+    vouched: bool,
 }
 
 /// One lookup.
@@ -257,7 +260,10 @@ impl Schedule {
         }
         match event {
             Event::Begin => self.begin(now, &mut actions),
-            Event::Answered { slot, answer } if self.is_asked(slot) => self.answer(slot, answer, now, &mut actions),
+            Event::Answered { slot, answer, vouched } if self.is_asked(slot) => {
+                self.slots[slot].vouched = vouched;
+                self.answer(slot, answer, now, &mut actions);
+            }
             Event::Failed { slot, failure } if self.is_asked(slot) => {
                 self.end(slot, Outcome::Failed(failure), now);
                 self.wave.attempt_failed();
@@ -331,12 +337,17 @@ impl Schedule {
 
     /// What came of each candidate, as it stands at `now`.
     pub fn attempts(&self, now: Moment) -> Vec<Attempt> {
-        let cache =
-            self.cache.clone().map(|outcome| Attempt { candidate: Candidate::Cache, elapsed: Duration::ZERO, outcome });
+        let cache = self.cache.clone().map(|outcome| Attempt {
+            candidate: Candidate::Cache,
+            elapsed: Duration::ZERO,
+            outcome,
+            vouched: false,
+        });
         let slots = self.slots.iter().map(|slot| Attempt {
             candidate: slot.entry.candidate.clone(),
             elapsed: slot.done.unwrap_or(now.elapsed).saturating_sub(self.started),
             outcome: slot.outcome.clone(),
+            vouched: slot.vouched,
         });
         cache.into_iter().chain(slots).collect()
     }
@@ -548,7 +559,7 @@ impl Schedule {
 
 impl Slot {
     fn new(entry: Entry) -> Self {
-        Self { entry, asked: None, done: None, outcome: Outcome::NotTried }
+        Self { entry, asked: None, done: None, outcome: Outcome::NotTried, vouched: false }
     }
 
     fn is_waiting(&self) -> bool {

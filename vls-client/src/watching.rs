@@ -184,7 +184,7 @@ async fn keep_watching(shared: Rc<Shared>, slot: usize, entry: SearchPathEntry) 
             Ok(false) | Err(Failure::Remote(_)) => {
                 let patience = shared.resolver.lookup_timing.cold_patience;
                 match shared.resolver.carriers.lookup(&entry, shared.id, Goal::Reach, patience).await {
-                    Ok(answer) => shared.hear(slot, &answer),
+                    Ok(said) => shared.hear(slot, &said.answer),
                     Err(_) => shared.see(slot, Seen::Silent),
                 }
                 wait = limits::WATCH_POLL;

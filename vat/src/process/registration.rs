@@ -10,7 +10,9 @@ use schemas::{
     Address, Coded, ErrorCode, LocationRecord, RecordError, SearchPathEntry, SignedRecord, State, Timestamp, VatId,
     vat_capnp,
 };
-use vls_client::{EntryReport, Expected, Newest, Outcome, Reading, RecordDates, RecordSource, RegisterError, Resolver};
+use vls_client::{
+    Attempt, EntryReport, Expected, Newest, Outcome, Reading, RecordDates, RecordSource, RegisterError, Resolver,
+};
 
 use super::RunError;
 use crate::{
@@ -176,7 +178,13 @@ impl Seen {
     /// One line per entry that was asked.
     pub(super) fn reasons(&self) -> String {
         let attempts = self.newest.iter().flat_map(|newest| &newest.attempts);
-        attempts.map(|attempt| format!("  {attempt}")).collect::<Vec<_>>().join("\n")
+        let line = |attempt: &Attempt| {
+            let counts = attempt.is_testimony() || !attempt.outcome.is_answer();
+            let why_not =
+                if counts { "" } else { ", which only a location server's own word would prove to be the newest" };
+            format!("  {attempt}{why_not}")
+        };
+        attempts.map(line).collect::<Vec<_>>().join("\n")
     }
 
     /// The record that the first registration expects to find: of two copies that wake at the same time and

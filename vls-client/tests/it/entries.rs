@@ -224,14 +224,15 @@ fn an_answer_that_was_cut_short_is_asked_for_over_tcp() {
 }
 
 #[test]
-fn that_there_is_no_record_is_not_believed_of_dns_by_a_witness() {
+fn dns_is_no_witness_whatever_it_shows_but_what_it_shows_is_known() {
     run(async {
         let server = server().await;
         let newest = resolver(&[dns()], carriers(server.dns_address())).newest(vat()).await;
         assert_eq!(newest.witnesses(), 0, "{}", newest.attempts[0]);
-        register(&server, &live(5)).await;
+        let record = live(5);
+        register(&server, &record).await;
         let newest = resolver(&[dns()], carriers(server.dns_address())).newest(vat()).await;
-        assert_eq!((newest.witnesses(), newest.record.is_some()), (1, true));
+        assert_eq!((newest.witnesses(), newest.record), (0, Some(record)), "who stands on the way can show an old one");
         server.stop().await.unwrap();
     });
 }
@@ -326,8 +327,15 @@ fn servers_of_the_http_form_can_neither_forge_nor_flood_nor_lead_elsewhere() {
         assert_eq!(resolver(&[entry], carriers(None)).newest(vat()).await.witnesses(), 0);
         // One that only stores files: no field says anything of the record.
         let entry = https_that_says(ok(record.packet()), false).await;
-        let found = resolver(&[entry], carriers(None)).resolve(vat(), &Hints::default()).await.unwrap();
+        let found =
+            resolver(std::slice::from_ref(&entry), carriers(None)).resolve(vat(), &Hints::default()).await.unwrap();
         assert!(matches!(found.attempts[0].outcome, Outcome::Record { age: None, .. }), "{}", found.attempts[0]);
+        let newest = resolver(&[entry], carriers(None)).newest(vat()).await;
+        assert_eq!(
+            (newest.witnesses(), newest.record),
+            (0, Some(record)),
+            "nor can it know whether there is a newer one"
+        );
     });
 }
 

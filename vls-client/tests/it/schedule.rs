@@ -85,7 +85,7 @@ impl Server {
             Self::Fails => return Some(Event::Failed { slot, failure: Failure::Timeout { after: MILLISECOND } }),
             Self::Silent => return None,
         };
-        Some(Event::Answered { slot, answer })
+        Some(Event::Answered { slot, answer, vouched: true })
     }
 }
 
