@@ -53,6 +53,10 @@ pub const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(2);
 /// server that renews nothing still drops the record of a vat that vanished.
 pub const RECORD_VALIDITY: Duration = Duration::from_secs(2 * 60 * 60);
 
+/// Signed records that are kept to be offered again: the one of the vat's own clock, and those of the clocks of servers
+/// that refuse it as dated ahead.
+pub const KEPT_RECORDS: usize = 4;
+
 /// How long the record of a vat that sleeps claims to be true: it says no more than that nobody is at home, and
 /// finders should hear that instead of nothing for as long as a server keeps it.
 pub const DORMANT_VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -126,6 +126,10 @@ pub const RETRY_CAP: Duration = Duration::from_secs(60);
 /// The longest wait that a server can impose by naming a time for the next attempt.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
+/// Dates of signed records that are remembered, so that none is signed twice. With one record in half a minute it takes
+/// hours until one is forgotten, and then it is of use to nobody.
+pub const MAX_RECORD_DATES: usize = 1024;
+
 /// The end of one registration, dialling included.
 pub const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -6,7 +6,7 @@
 use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use schemas::{ErrorCode, Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord};
+use schemas::{ErrorCode, Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord, limits::MAX_CLOCK_AHEAD};
 use tokio::{
     sync::{Mutex, Notify},
     time::{sleep, timeout},
@@ -302,7 +302,7 @@ impl Inner {
     /// One that is dated too far ahead of the server's clock is refused, with its time in the answer. Which of the two
     /// clocks is wrong cannot be told here; but the vat can date what it signs for this server by this server's clock,
     /// and does not vanish from it while its own is wrong. That is only ever an earlier date, so a server that lies gets a
-    /// record that is no higher than the one that it refused.
+    /// record that is lower than the one that it refused; one that is within reach of the time that it names has no reason.
     async fn offer(
         &self,
         place: &SearchPathEntry,
@@ -315,7 +315,7 @@ impl Inner {
             Err(Offered {
                 sent: Some(sent),
                 error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time: Some(server_time), .. },
-            }) if *server_time < sent.timestamp() => {
+            }) if sent.timestamp().saturating_since(*server_time) > MAX_CLOCK_AHEAD => {
                 self.offer_record(self.source.current(Reading::Server(*server_time)), place, condition, last).await
             }
             _ => offered,

@@ -7,10 +7,19 @@
 //! A server that refuses a record as dated ahead of its clock tells its time, and the vat signs one for it by that clock
 //! ([`Reading::Server`]). Then the word of other servers counts no further than that clock reaches either: one that lies,
 //! or whose own clock is ahead, could keep the vat from all others by taking a record that is dated an hour ahead.
+//!
+//! Dates so go down as well as up. Two of them are never the same: two records of one date would prove to everybody that
+//! two copies of the vat sign, and a server that lies could ask for them by naming a time twice.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    time::Duration,
+};
 
 use schemas::{Timestamp, limits::MAX_CLOCK_AHEAD};
+
+use crate::limits;
 
 /// What time it is, by whose clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,39 +35,45 @@ pub enum Reading {
 pub struct RecordDates {
     /// Of the newest record that a server has taken.
     accepted: Cell<Timestamp>,
-    /// Of the last one that was signed by the vat's own clock, and by that of a server.
-    signed: Cell<Timestamp>,
-    signed_for_server: Cell<Timestamp>,
+    /// Of those that were signed, the last one last.
+    signed: RefCell<VecDeque<Timestamp>>,
 }
 
 impl RecordDates {
     /// The timestamp of a record that is signed now.
     #[must_use]
     pub fn next(&self, reading: Reading) -> Timestamp {
-        let (now, least, signed) = match reading {
-            Reading::Own(now) => (now, now.max(after(self.accepted.get())), &self.signed),
-            Reading::Server(now) => (now, now, &self.signed_for_server),
-        };
-        let marks = [self.accepted.get(), self.signed.get(), self.signed_for_server.get()];
-        let in_reach = marks.map(after).into_iter().filter(|next| is_in_reach(*next, now));
-        let next = in_reach.fold(least, Timestamp::max);
-        signed.set(next);
+        let mut next = reading.time().max(after(self.highest(reading)));
+        let mut signed = self.signed.borrow_mut();
+        while signed.contains(&next) {
+            next = after(next);
+        }
+        if signed.len() >= limits::MAX_RECORD_DATES {
+            signed.pop_front();
+        }
+        signed.push_back(next);
         next
     }
 
     /// Whether a record that was signed before may be offered now, as far as its date is concerned: some server can take
-    /// it.
+    /// it, and none has one of a later date from this vat.
     #[must_use]
     pub fn may_offer(&self, signed: Timestamp, reading: Reading) -> bool {
-        match reading {
-            Reading::Own(now) => is_in_reach(signed, now) || signed <= self.accepted.get(),
-            Reading::Server(now) => is_in_reach(signed, now),
-        }
+        self.highest(reading) == signed
     }
 
     /// A server has taken a record that was signed at this time.
     pub fn accepted(&self, signed: Timestamp) {
         self.accepted.set(self.accepted.get().max(signed));
+    }
+
+    /// The highest date that a server may have taken, as far as it counts by this clock.
+    fn highest(&self, reading: Reading) -> Timestamp {
+        let accepted = self.accepted.get();
+        let counts = matches!(reading, Reading::Own(_)) || is_in_reach(accepted, reading.time());
+        let signed = self.signed.borrow();
+        let in_reach = signed.iter().copied().filter(|date| is_in_reach(*date, reading.time()));
+        in_reach.chain(counts.then_some(accepted)).max().unwrap_or_default()
     }
 }
 
@@ -118,8 +133,46 @@ mod tests {
         assert!(!dates.may_offer(ahead, server));
         assert_eq!(dates.next(server), at(2));
         assert_eq!(dates.next(server), after(at(2)), "two records never have one date");
-        assert!(dates.may_offer(at(2), Reading::Own(at(3))));
         assert!(dates.may_offer(ahead, Reading::Own(at(3))), "the one that has taken it knows it");
+    }
+
+    #[test]
+    fn each_server_is_offered_the_last_of_its_own_clock_and_not_one_that_another_asked_for() {
+        let dates = RecordDates::default();
+        let (own, exact) = (Reading::Own(at(360)), Reading::Server(at(0)));
+        let taken_as_it_is = dates.next(own);
+        dates.accepted(taken_as_it_is);
+        let dated_by_the_server = dates.next(exact);
+        dates.accepted(dated_by_the_server);
+        assert!(dates.may_offer(taken_as_it_is, own) && dates.may_offer(dated_by_the_server, exact));
+        assert!(!dates.may_offer(dated_by_the_server, own), "the other server would call it stale");
+        // Between two servers that both go by their own clocks it is the same.
+        let ahead = Reading::Server(at(1200));
+        let dated_ahead = dates.next(ahead);
+        assert!(dates.may_offer(dated_ahead, ahead) && !dates.may_offer(dated_by_the_server, ahead));
+        assert!(dates.may_offer(dated_by_the_server, exact));
+    }
+
+    #[test]
+    fn no_order_of_clocks_makes_two_records_of_one_date() {
+        let dates = RecordDates::default();
+        let mut seen = std::collections::BTreeSet::new();
+        let taken = dates.next(Reading::Own(at(2 * HOUR)));
+        dates.accepted(taken);
+        seen.insert(taken);
+        for seconds in [HOUR, HOUR - 360, HOUR, HOUR - 360, HOUR - 720, HOUR, 0, 360, 0] {
+            assert!(seen.insert(dates.next(Reading::Server(at(seconds)))), "{seconds}");
+            assert!(seen.insert(dates.next(Reading::Own(at(seconds)))), "{seconds}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_dates_is_bounded() {
+        let dates = RecordDates::default();
+        for _ in 0..=limits::MAX_RECORD_DATES {
+            let _ = dates.next(Reading::Own(at(0)));
+        }
+        assert_eq!(dates.signed.borrow().len(), limits::MAX_RECORD_DATES);
     }
 
     #[test]

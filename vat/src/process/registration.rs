@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     rc::Rc,
 };
 
@@ -18,7 +19,7 @@ use super::RunError;
 use crate::{
     core::Vat,
     home::Name,
-    limits::{DORMANT_VALIDITY, RECORD_VALIDITY},
+    limits::{DORMANT_VALIDITY, KEPT_RECORDS, RECORD_VALIDITY},
 };
 
 /// What a record's `h=` says: which start of the vat signed it, and the head of its chain of frames. 16 hex
@@ -43,8 +44,9 @@ pub(super) struct OwnRecord {
     search_path: Vec<SearchPathEntry>,
     addresses: RefCell<Vec<Address>>,
     state: Cell<State>,
-    /// The newest record that was signed.
-    newest: RefCell<Option<SignedRecord>>,
+    /// The newest records that were signed, the last one first: by the vat's clock, and by those of servers that are
+    /// behind it.
+    newest: RefCell<VecDeque<SignedRecord>>,
     dates: RecordDates,
 }
 
@@ -101,7 +103,7 @@ impl RecordSource for OwnRecord {
         let is_of_use = |newest: &&SignedRecord| {
             still_says(newest, &record, now.time()) && self.dates.may_offer(newest.timestamp(), now)
         };
-        if let Some(newest) = self.newest.borrow().as_ref().filter(is_of_use) {
+        if let Some(newest) = self.newest.borrow().iter().find(is_of_use) {
             return Ok(newest.clone());
         }
         let timestamp = self.dates.next(now);
@@ -116,7 +118,9 @@ impl RecordSource for OwnRecord {
                 }
                 signed => {
                     let signed = signed?;
-                    self.newest.replace(Some(signed.clone()));
+                    let mut newest = self.newest.borrow_mut();
+                    newest.truncate(KEPT_RECORDS - 1);
+                    newest.push_front(signed.clone());
                     return Ok(signed);
                 }
             }

@@ -20,6 +20,7 @@ use crate::support::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A vat of one epoch that signs whenever it is asked, each time a little later.
@@ -386,6 +387,12 @@ fn what_a_server_refuses_as_ahead_of_its_clock_is_dated_by_its_clock_and_taken()
         let report = publisher.announce(Expected::Anything, LONG).await.remove(0);
         assert_eq!(report.error().map(Coded::code), Some(ErrorCode::RecordFuture));
         assert_eq!(server.arrived().len(), 4);
+
+        // Nor is one that refuses what by the time that it names is not dated too far ahead: it would be a later one.
+        server.reply(Replies::Ahead(now().saturating_sub(MINUTE)));
+        let report = publisher.announce(Expected::Anything, LONG).await.remove(0);
+        assert_eq!(report.error().map(Coded::code), Some(ErrorCode::RecordFuture));
+        assert_eq!(server.arrived().len(), 5);
     });
 }
 

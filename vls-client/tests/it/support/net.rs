@@ -130,6 +130,8 @@ pub(crate) enum Replies {
     },
     /// Honestly, with a clock that shows this.
     Behind(Timestamp),
+    /// Refuses everything as dated ahead of this.
+    Ahead(Timestamp),
     /// Never.
     Never,
 }
@@ -439,12 +441,14 @@ impl location_service::Server for Service {
                 refused.set_server_time(12_000_000);
                 refused.set_retry_after(retry_after);
             }
-            Replies::Behind(time) if record.timestamp() > time.saturating_add(MAX_CLOCK_AHEAD) => {
+            Replies::Behind(time) if record.timestamp() <= time.saturating_add(MAX_CLOCK_AHEAD) => {
+                self.state.register(record, expected, 3600, outcome)?;
+            }
+            Replies::Behind(time) | Replies::Ahead(time) => {
                 let mut refused = outcome.init_refused();
                 refused.set_code(ErrorCode::RecordFuture.as_str());
                 refused.set_server_time(time.as_micros());
             }
-            Replies::Behind(_) => self.state.register(record, expected, 3600, outcome)?,
             Replies::Never => std::future::pending().await,
         }
         Ok(())
