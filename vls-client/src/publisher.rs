@@ -283,7 +283,7 @@ impl Inner {
         let registered = async {
             let mut last = entry.last.lock().await;
             let result = self.offer(&entry.place, condition, *last).await;
-            if let Ok((_, record)) = &result {
+            if let Ok(Taken { record, .. }) = &result {
                 *last = Some(record.order());
                 self.source.accepted(record);
             }
@@ -308,37 +308,37 @@ impl Inner {
         place: &SearchPathEntry,
         condition: Condition,
         last: Option<Order>,
-    ) -> Result<(Registered, SignedRecord), Offered> {
-        let offered =
-            self.offer_record(self.source.current(Reading::Own(self.clock.now().wall)), place, condition, last).await;
+    ) -> Result<Taken, Offered> {
+        let offered = self.offer_record(Reading::Own(self.clock.now().wall), place, condition, last).await;
         match &offered {
             Err(Offered {
                 sent: Some(sent),
                 error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time: Some(server_time), .. },
             }) if sent.timestamp().saturating_since(*server_time) > MAX_CLOCK_AHEAD => {
-                self.offer_record(self.source.current(Reading::Server(*server_time)), place, condition, last).await
+                self.offer_record(Reading::Server(*server_time), place, condition, last).await
             }
             _ => offered,
         }
     }
 
-    /// Offers a record to a server.
+    /// Offers a record to a server, dated by this clock.
     async fn offer_record(
         &self,
-        record: Result<SignedRecord, RecordError>,
+        reading: Reading,
         place: &SearchPathEntry,
         condition: Condition,
         last: Option<Order>,
-    ) -> Result<(Registered, SignedRecord), Offered> {
-        let record = match record {
+    ) -> Result<Taken, Offered> {
+        let record = match self.source.current(reading) {
             Ok(record) => record,
             Err(error) => return Err(Offered { sent: None, error: error.into() }),
         };
+        let validity = record.record().expires.saturating_since(reading.time());
         if matches!(condition, Condition::Unchanged)
             && last == Some(record.order())
             && let Some(registered) = self.renew(place, &record).await
         {
-            return Ok((registered, record));
+            return Ok(Taken { registered, record, validity });
         }
         let mut expected = match condition {
             Condition::Given(expected) => expected,
@@ -352,7 +352,7 @@ impl Inner {
             result = self.carriers.register(place, &record, expected).await;
         }
         match result.map_err(RegisterError::from).and_then(|reply| interpret(&record, &expected, reply)) {
-            Ok(registered) => Ok((registered, record)),
+            Ok(registered) => Ok(Taken { registered, record, validity }),
             Err(error) => Err(Offered { sent: Some(record), error }),
         }
     }
@@ -387,15 +387,14 @@ impl Inner {
         }
     }
 
-    fn finish(&self, entry: usize, result: Result<(Registered, SignedRecord), Offered>) {
+    fn finish(&self, entry: usize, result: Result<Taken, Offered>) {
         let now = self.clock.now();
         let event = {
             let mut state = self.state.borrow_mut();
             let report = &mut state.reports[entry];
             report.last_attempt = Some(now.wall);
             match result {
-                Ok((registered, record)) => {
-                    let validity = record.record().expires.saturating_since(now.wall);
+                Ok(Taken { registered, validity, .. }) => {
                     let lease = registered.lease().min(validity);
                     report.last_success = Some(now.wall);
                     report.leased_until = Some(now.wall.saturating_add(lease));
@@ -439,6 +438,14 @@ fn why_never(entry: &SearchPathEntry, local_only: bool) -> Option<Failure> {
     let left_out = if local_only { locality::why_not_entry(entry) } else { None };
     let carrier = || Carrier::missing_for_registration(entry).map(|carrier| Failure::NoCarrier { carrier });
     left_out.map(Failure::LeftOut).or_else(carrier)
+}
+
+/// A registration that was carried out, and for how long the record is valid by the clock that it was dated by: that of
+/// this machine may be hours off.
+struct Taken {
+    registered: Registered,
+    record: SignedRecord,
+    validity: Duration,
 }
 
 /// A registration that was not carried out, and the record that was offered, if it came so far.

@@ -13,14 +13,14 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use vls_client::{
-    Attempt, CarrierConfig, Clock, Expected, LeftOut, LookupTiming, Moment, NameServers, Outcome, Publisher,
-    PublisherConfig, Reading, RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
+    Attempt, CarrierConfig, Expected, LeftOut, LookupTiming, NameServers, Outcome, Publisher, PublisherConfig, Reading,
+    RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
 };
 use vls_server::{CertificateFiles, Server, ServerConfig, SystemClock};
 
 use crate::support::{
     net::{dead_entry, finder, run},
-    records::{HOUR, draft, now, vat},
+    records::{Ahead, HOUR, draft, now, vat},
 };
 
 const ORIGIN: &str = "vls.example.org";
@@ -476,16 +476,6 @@ fn entries_are_scored_by_how_they_answer() {
         assert!(good.p50().is_some() && good.last_success_us.is_some() && good.rank() < bad.rank());
         server.stop().await.unwrap();
     });
-}
-
-/// A clock that is wrong.
-struct Ahead(Duration);
-
-impl Clock for Ahead {
-    fn now(&self) -> Moment {
-        let now = vls_client::SystemClock::default().now();
-        Moment { wall: now.wall + self.0, ..now }
-    }
 }
 
 #[test]

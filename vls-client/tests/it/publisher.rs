@@ -16,7 +16,7 @@ use vls_client::{
 
 use crate::support::{
     net::{Replies, Server, dead_entry, finder, run, server, until},
-    records::{altered, draft, foreign, key, now, vat},
+    records::{Ahead, altered, draft, foreign, key, now, vat},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -393,6 +393,22 @@ fn what_a_server_refuses_as_ahead_of_its_clock_is_dated_by_its_clock_and_taken()
         let report = publisher.announce(Expected::Anything, LONG).await.remove(0);
         assert_eq!(report.error().map(Coded::code), Some(ErrorCode::RecordFuture));
         assert_eq!(server.arrived().len(), 5);
+    });
+}
+
+#[test]
+fn a_clock_that_is_hours_ahead_does_not_make_the_vat_renew_without_end() {
+    run(async {
+        let server = server(51);
+        server.reply(Replies::Behind(now()));
+        let mut config = PublisherConfig::default();
+        config.clock = Rc::new(Ahead(2 * LONG));
+        let report =
+            publisher_with(&[&server.entry], &vat_of_epoch(3), config).announce(Expected::Anything, LONG).await;
+        let its_now = now() + 2 * LONG;
+        assert!(report[0].is_registered(), "{}", report[0]);
+        assert!(report[0].next_attempt.unwrap() > its_now + LONG * 40 / 100, "{:?}", report[0]);
+        assert!(report[0].leased_until.unwrap() > its_now + LONG * 90 / 100, "{:?}", report[0]);
     });
 }
 

@@ -3,13 +3,23 @@
 use std::time::Duration;
 
 use schemas::{Address, IdentityKey, LocationRecord, SignedRecord, State, Timestamp, VatId};
-use vls_client::{Clock, SystemClock};
+use vls_client::{Clock, Moment, SystemClock};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// A fixed moment for tests with simulated time.
 pub(crate) fn noon() -> Timestamp {
     Timestamp::from_seconds(1_800_000_000)
+}
+
+/// A clock that is wrong.
+pub(crate) struct Ahead(pub(crate) Duration);
+
+impl Clock for Ahead {
+    fn now(&self) -> Moment {
+        let now = SystemClock::default().now();
+        Moment { wall: now.wall + self.0, ..now }
+    }
 }
 
 /// Now, by this machine's clock.
