@@ -136,10 +136,10 @@ impl HttpRecords {
                 Reply::Stored { lease: answered.seconds(&LEASE).unwrap_or(limits::PLAIN_LEASE) }
             }
             StatusCode::CONFLICT if code == Some(ErrorCode::VlsConflict) => {
-                Reply::Conflict(self.shown(&place, record.id()).await)
+                Reply::Conflict(self.shown(&place, record.id()).await?)
             }
-            StatusCode::CONFLICT => Reply::Stale(self.shown(&place, record.id()).await),
-            StatusCode::PRECONDITION_FAILED => Reply::Unexpected(self.shown(&place, record.id()).await),
+            StatusCode::CONFLICT => Reply::Stale(self.shown(&place, record.id()).await?),
+            StatusCode::PRECONDITION_FAILED => Reply::Unexpected(self.shown(&place, record.id()).await?),
             _ => answered.refusal(),
         })
     }
@@ -155,12 +155,16 @@ impl HttpRecords {
         answered.time().ok_or(Failure::Protocol { what: "an answer without a date" })
     }
 
-    /// The evidence for a refusal, as pkarr's relays and our servers give it: the packet that is current. Nothing, if
-    /// it cannot be had: then the refusal stands without evidence, and counts for no more than that.
-    async fn shown(&self, place: &Place, id: VatId) -> Vec<u8> {
-        let current = self.ask(place, Request::get(place, id, "?policy=CacheOnly")).await;
-        let packet = current.ok().filter(|answered| answered.status == StatusCode::OK).map(|answered| answered.body);
-        packet.filter(|packet| bounded(packet).is_ok()).map(|packet| packet.to_vec()).unwrap_or_default()
+    /// The evidence for a refusal, as pkarr's relays and our servers give it: the packet that is current. It is empty only
+    /// if the server says that there is none. That it cannot be had just now proves neither that, on which a renewal would
+    /// overwrite whatever is there, nor that the refusal was a lie: the registration has failed, and is tried again.
+    async fn shown(&self, place: &Place, id: VatId) -> Result<Vec<u8>, Failure> {
+        let current = self.ask(place, Request::get(place, id, "?policy=CacheOnly")).await?;
+        match current.status {
+            StatusCode::OK => Ok(bounded(&current.body)?.to_vec()),
+            StatusCode::NOT_FOUND => Ok(Vec::new()),
+            _ => Err(current.failure()),
+        }
     }
 
     /// Whether a server names packets with entity tags like ours. Relays of pkarr take a timestamp, which tells less:

@@ -1,13 +1,13 @@
 //! Entries of every form against a real location server, and against servers that lie, stall or never end.
 
-use std::{net::SocketAddr, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use checkpoint::simulated::SimulatedDisk;
-use rustls::{RootCertStore, ServerConfig as TlsConfig, crypto::ring};
+use rustls::{RootCertStore, ServerConfig as TlsConfig, SupportedProtocolVersion, crypto::ring, version::TLS13};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use schemas::{Coded, ErrorCode, Hints, RecordError, SearchPathEntry, SignedRecord};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
     task::spawn_local,
 };
@@ -178,6 +178,43 @@ fn two_copies_that_renew_over_https_do_not_overwrite_each_other_unnoticed() {
 }
 
 #[test]
+fn what_cannot_be_shown_just_now_is_neither_lost_nor_a_lie() {
+    run(async {
+        let then = now();
+        let at = |address: &str| draft(5, then).at(&[address]).sign();
+        let (record, rival) = (at("quic:127.0.0.1:9"), at("quic:127.0.0.1:10"));
+        let (puts, busy) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(true)));
+        let (seen, is_busy, shown) = (puts.clone(), busy.clone(), rival.packet().to_vec());
+        let server = Https::new(move |_, head| {
+            let answer = match head.starts_with("put") {
+                true => {
+                    seen.set(seen.get() + 1);
+                    match seen.get() {
+                        1 => http_answer("204 No Content", "", b""),
+                        2 => http_answer("412 Precondition Failed", "", b""),
+                        _ => http_answer("409 Conflict", "", b"vls.conflict: another\n"),
+                    }
+                }
+                false if is_busy.get() => http_answer("503 Service Unavailable", "", b""),
+                false => http_answer("200 OK", "", &shown),
+            };
+            Some(answer)
+        });
+        let publisher = publisher(&server.await.entry, Rc::new(Shows(record)));
+        assert!(publisher.announce(Expected::Anything, DEADLINE).await[0].is_registered());
+        for (what, puts_so_far) in [("a swap", 2), ("a conflict", 3)] {
+            let report = publisher.renew(DEADLINE).await.remove(0);
+            assert_eq!(report.error().map(Coded::code), Some(ErrorCode::VlsRefused), "{what}: {report}");
+            assert_eq!(puts.get(), puts_so_far, "{what}: nothing is overwritten that may be there");
+            assert!(report.next_attempt.is_some() && publisher.superseded().is_none(), "{what}");
+        }
+        busy.set(false);
+        publisher.renew(DEADLINE).await;
+        assert_eq!(publisher.superseded().expect("the evidence").record, rival);
+    });
+}
+
+#[test]
 fn a_record_of_any_length_is_found_over_dns() {
     run(async {
         let server = server().await;
@@ -266,31 +303,80 @@ fn a_server_whose_certificate_is_not_trusted_is_not_asked() {
 
 /// A server that reads a request and then sends `answer`; with `endless`, and then zeros without end.
 async fn https_that_says(answer: Vec<u8>, endless: bool) -> SearchPathEntry {
-    let files = certificate();
-    let chain = vec![CertificateDer::from_pem_file(&files.certificate).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
-    let tls = TlsConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(tls.with_no_client_auth().with_single_cert(chain, key).unwrap()));
-    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let entry = https(listener.local_addr().unwrap());
-    spawn_local(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, answer) = (acceptor.clone(), answer.clone());
-            spawn_local(async move {
-                let mut stream = acceptor.accept(stream).await?;
-                let _ = stream.read(&mut [0; 4096]).await?;
-                stream.write_all(&answer).await?;
-                if endless {
-                    tokio::io::copy(&mut tokio::io::repeat(0), &mut stream).await?;
-                }
-                stream.flush().await?;
-                stream.read(&mut [0; 1]).await
-            });
+    let server = Https::with(&[&TLS13], move |_, _| Some(answer.clone()), endless).await;
+    server.entry
+}
+
+/// Any server of the HTTP form.
+struct Https {
+    entry: SearchPathEntry,
+    /// How many connections were made.
+    connections: Rc<Cell<usize>>,
+}
+
+impl Https {
+    /// Answers what `answers` says to the head of each request, of which it is also told on which connection it came; to
+    /// `None` it is silent for ever.
+    async fn new(answers: impl Fn(usize, &str) -> Option<Vec<u8>> + 'static) -> Self {
+        Self::with(&[&TLS13], answers, false).await
+    }
+
+    async fn with(
+        versions: &[&'static SupportedProtocolVersion],
+        answers: impl Fn(usize, &str) -> Option<Vec<u8>> + 'static,
+        endless: bool,
+    ) -> Self {
+        let files = certificate();
+        let chain = vec![CertificateDer::from_pem_file(&files.certificate).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+        let tls = TlsConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let tls = tls.with_protocol_versions(versions).unwrap().with_no_client_auth();
+        let acceptor = TlsAcceptor::from(Arc::new(tls.with_single_cert(chain, key).unwrap()));
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let entry = https(listener.local_addr().unwrap());
+        let (connections, answers) = (Rc::new(Cell::new(0)), Rc::new(answers));
+        let count = connections.clone();
+        spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.set(count.get() + 1);
+                let (acceptor, answers, number) = (acceptor.clone(), answers.clone(), count.get());
+                spawn_local(async move {
+                    let mut stream = acceptor.accept(stream).await?;
+                    while let Some(head) = read_request(&mut stream).await? {
+                        let Some(answer) = answers(number, &head) else { return std::future::pending().await };
+                        stream.write_all(&answer).await?;
+                        if endless {
+                            tokio::io::copy(&mut tokio::io::repeat(0), &mut stream).await?;
+                        }
+                        stream.flush().await?;
+                    }
+                    std::io::Result::Ok(())
+                });
+            }
+        });
+        Self { entry, connections }
+    }
+}
+
+/// The head of a request, after its body has been read too; `None` at the end of the connection.
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<String>> {
+    let mut request = Vec::new();
+    loop {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(None);
         }
-    });
-    entry
+        let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+        let Some(end) = text.find("\r\n\r\n") else { continue };
+        let length = text.split_once("content-length: ").and_then(|(_, rest)| rest.lines().next()?.parse().ok());
+        if request.len() >= end + 4 + length.unwrap_or(0) {
+            return Ok(Some(text[..end].to_owned()));
+        }
+    }
+}
+
+/// An answer with this status, such as `200 OK`, these fields and this body.
+fn http_answer(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+    [format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
 }
 
 #[test]
