@@ -2,18 +2,17 @@
 //!
 //! The record of a vat is a resource at `<entry>/pkarr/<id>`: GET gives the signed packet, PUT offers one. Location
 //! servers answer that, and so do the relays of pkarr, iroh's DNS servers, and files on any web server. What one
-//! of ours says beyond the packet stands in header fields that others lack, and nothing here depends on them:
+//! of ours says beyond the packet stands in header fields that others lack, and no lookup depends on them:
 //!
 //! | field | means |
 //! |---|---|
 //! | `Vls-Age` | seconds since the vat last registered there; without it nobody knows |
 //! | `Vls-Expired` | the lease has ended for so many seconds. The packet is then asked for with `?policy=CacheOnly` |
 //! | `Vls-Lease` | for how many seconds a registration holds |
-//! | `Vls-Time` | the server's clock, in microseconds |
-//! | `ETag` | names the packet. A swap demands it with `If-Match`; of a server that has none, by its timestamp |
+//! | `Vls-Time` | the server's clock, in microseconds; so it is a location server that answers, and can be a witness (R7) |
 //!
-//! The packet proves itself, so the certificate of the server adds only that nobody on the way sees who is looked for.
-//! Redirects are not followed: who else may be asked is decided by the search path.
+//! The packet proves itself. What the certificate of the server adds is that nobody on the way sees who is looked for, or
+//! shows an older packet in place of the newest. Redirects are not followed: who else may be asked is decided by the search path.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -22,13 +21,12 @@ use std::{
     time::Duration,
 };
 
-use data_encoding::HEXLOWER;
 use hyper::{
     Method, StatusCode,
     body::Bytes,
     header::{CACHE_CONTROL, DATE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER},
 };
-use schemas::{ErrorCode, Order, RemoteError, SignedRecord, Timestamp, VatId};
+use schemas::{ErrorCode, RemoteError, SignedRecord, Timestamp, VatId};
 
 use crate::{
     carriers::{Said, TrustRoots},
@@ -59,8 +57,6 @@ struct Inner {
     /// Made for the first of them: it reads the certificates of the machine.
     tls: OnceCell<Result<Tls, Failure>>,
     idle: RefCell<HashMap<Place, Open>>,
-    /// Servers known to be of ours, or known not to be.
-    names_packets: RefCell<HashMap<Place, bool>>,
 }
 
 /// A request, of which a server may see any number.
@@ -79,8 +75,7 @@ struct Answered {
 
 impl HttpRecords {
     pub(crate) fn new(trust: TrustRoots) -> Self {
-        let (tls, idle, names_packets) = (OnceCell::new(), RefCell::default(), RefCell::default());
-        Self { inner: Rc::new(Inner { trust, tls, idle, names_packets }) }
+        Self { inner: Rc::new(Inner { trust, tls: OnceCell::new(), idle: RefCell::default() }) }
     }
 
     /// Looks up the record of `id`. A witness (R7) is not asked through caches; and only a location server can be one, for
@@ -124,7 +119,8 @@ impl HttpRecords {
         let field = match expected {
             Expected::Anything => None,
             Expected::Absent => Some((IF_NONE_MATCH, "*".to_owned())),
-            Expected::Order(order) if self.names_packets(&place, record.id()).await? => Some((IF_MATCH, tag(&order))),
+            // As pkarr's relays take it, and our servers too. Two packets of one moment it does not tell apart; but a server
+            // takes neither of them in place of the other.
             Expected::Order(order) => Some((IF_MATCH, order.timestamp.as_micros().to_string())),
         };
         let body = Bytes::copy_from_slice(record.packet());
@@ -167,16 +163,6 @@ impl HttpRecords {
         }
     }
 
-    /// Whether a server names packets with entity tags like ours. Relays of pkarr take a timestamp, which tells less:
-    /// not apart two packets of one moment, of which a relay takes neither for the other all the same.
-    async fn names_packets(&self, place: &Place, id: VatId) -> Result<bool, Failure> {
-        let known = self.inner.names_packets.borrow().get(place).copied();
-        match known {
-            Some(known) => Ok(known),
-            None => Ok(self.ask(place, Request::get(place, id, "")).await?.is_ours()),
-        }
-    }
-
     /// One exchange: over the connection that is open, and if that has ended meanwhile, over a new one. GET and PUT may
     /// be repeated without harm.
     async fn ask(&self, place: &Place, request: Request) -> Result<Answered, Failure> {
@@ -205,11 +191,6 @@ impl HttpRecords {
             }
             idle.insert(place.clone(), open);
         }
-        let mut names_packets = self.inner.names_packets.borrow_mut();
-        if names_packets.len() >= limits::MAX_CANDIDATES {
-            names_packets.clear();
-        }
-        names_packets.insert(place.clone(), answered.is_ours());
         Ok(answered)
     }
 }
@@ -218,11 +199,6 @@ impl Request {
     fn get(place: &Place, id: VatId, query: &str) -> Self {
         Self { method: Method::GET, path: place.path_of(id, query), field: None, body: Bytes::new() }
     }
-}
-
-/// The entity tag of a packet, as location servers make it.
-fn tag(order: &Order) -> String {
-    format!("\"{}-{}\"", order.timestamp.as_micros(), HEXLOWER.encode(&order.digest))
 }
 
 impl Answered {

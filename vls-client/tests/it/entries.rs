@@ -1,6 +1,13 @@
 //! Entries of every form against a real location server, and against servers that lie, stall or never end.
 
-use std::{cell::Cell, net::SocketAddr, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use checkpoint::simulated::SimulatedDisk;
 use rustls::{RootCertStore, ServerConfig as TlsConfig, SupportedProtocolVersion, crypto::ring, version::TLS13};
@@ -174,6 +181,24 @@ fn two_copies_that_renew_over_https_do_not_overwrite_each_other_unnoticed() {
         publisher.renew(DEADLINE).await;
         assert_eq!(publisher.superseded().expect("another copy has signed").record, other);
         server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_swap_over_https_is_one_request_that_relays_of_pkarr_understand_too() {
+    run(async {
+        let heads = Rc::new(RefCell::new(Vec::new()));
+        let seen = heads.clone();
+        let server = Https::new(move |_, head| {
+            seen.borrow_mut().push(head.to_owned());
+            Some(http_answer("204 No Content", "", b""))
+        });
+        let (first, second) = (live(5), live(6));
+        let publisher = publisher(&server.await.entry, Rc::new(Shows(second)));
+        assert!(publisher.announce(Expected::Order(first.order()), DEADLINE).await[0].is_registered());
+        let heads = heads.borrow();
+        let condition = format!("if-match: {}", first.timestamp().as_micros());
+        assert!(heads.len() == 1 && heads[0].lines().any(|line| line == condition), "{heads:?}");
     });
 }
 
