@@ -21,12 +21,14 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{Either, select};
 use hyper::{
     Method, StatusCode,
     body::Bytes,
     header::{CACHE_CONTROL, DATE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER},
 };
 use schemas::{ErrorCode, RemoteError, SignedRecord, Timestamp, VatId};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     carriers::{Said, TrustRoots},
@@ -56,7 +58,13 @@ struct Inner {
     trust: TrustRoots,
     /// Made for the first of them: it reads the certificates of the machine.
     tls: OnceCell<Result<Tls, Failure>>,
-    idle: RefCell<HashMap<Place, Open>>,
+    idle: RefCell<HashMap<Place, Kept>>,
+}
+
+/// A connection that nothing is asked over.
+struct Kept {
+    open: Open,
+    since: Instant,
 }
 
 /// A request, of which a server may see any number.
@@ -163,24 +171,18 @@ impl HttpRecords {
         }
     }
 
-    /// One exchange: over the connection that is open, and if that has ended meanwhile, over a new one. GET and PUT may
-    /// be repeated without harm.
+    /// One exchange, over a connection that was kept or over a new one. GET and PUT may be repeated without harm.
     async fn ask(&self, place: &Place, request: Request) -> Result<Answered, Failure> {
         let deadline = limits::HTTP_DEADLINE;
+        let kept = self.inner.idle.borrow_mut().remove(place);
         let exchange = async {
-            let idle = self.inner.idle.borrow_mut().remove(place);
-            if let Some(mut open) = idle
-                && let Ok(answered) = open.ask(place, &request).await
-            {
-                return Ok((open, answered));
+            match kept.filter(|kept| kept.since.elapsed() < limits::HTTP_IDLE) {
+                Some(kept) => self.over_kept_or_new(kept.open, place, &request).await,
+                None => self.over_new(place, &request).await,
             }
-            let tls = self.inner.tls.get_or_init(|| Tls::new(&self.inner.trust)).clone()?;
-            let mut open = tls.connect(place).await?;
-            let answered = open.ask(place, &request).await?;
-            Ok((open, answered))
         };
         let (open, answered) =
-            tokio::time::timeout(deadline, exchange).await.map_err(|_| Failure::Timeout { after: deadline })??;
+            timeout(deadline, exchange).await.map_err(|_| Failure::Timeout { after: deadline })??;
         if open.can_be_kept() {
             let mut idle = self.inner.idle.borrow_mut();
             // Which of them makes room does not matter: a new one is a round trip or two away.
@@ -189,9 +191,44 @@ impl HttpRecords {
             {
                 idle.remove(&any);
             }
-            idle.insert(place.clone(), open);
+            idle.insert(place.clone(), Kept { open, since: Instant::now() });
         }
         Ok(answered)
+    }
+
+    async fn over_new(&self, place: &Place, request: &Request) -> Result<(Open, Answered), Failure> {
+        let tls = self.inner.tls.get_or_init(|| Tls::new(&self.inner.trust)).clone()?;
+        let mut open = tls.connect(place).await?;
+        let answered = open.ask(place, request).await?;
+        Ok((open, answered))
+    }
+
+    /// Over the connection that was kept; and when that has ended meanwhile, or is silent, over a new one too. What lies
+    /// between may have forgotten it, or be another network by now: then nothing ever says that it has ended.
+    async fn over_kept_or_new(
+        &self,
+        mut kept: Open,
+        place: &Place,
+        request: &Request,
+    ) -> Result<(Open, Answered), Failure> {
+        let over_kept = async {
+            let answered = kept.ask(place, request).await?;
+            Ok((kept, answered))
+        };
+        futures::pin_mut!(over_kept);
+        match timeout(limits::HTTP_PATIENCE, &mut over_kept).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(_)) => return self.over_new(place, request).await,
+            Err(_) => {}
+        }
+        let over_new = self.over_new(place, request);
+        futures::pin_mut!(over_new);
+        match select(over_kept, over_new).await {
+            Either::Left((Err(_), over_new)) => over_new.await,
+            Either::Left((done, _)) | Either::Right((done @ Ok(_), _)) => done,
+            // The old connection may still answer; if it breaks, its reason adds nothing to that of the new one.
+            Either::Right((Err(failure), over_kept)) => over_kept.await.map_err(|_: Failure| failure),
+        }
     }
 }
 

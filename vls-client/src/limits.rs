@@ -177,6 +177,16 @@ pub const MAX_HTTP_FIELDS: usize = 64;
 /// Open connections to servers of the HTTP form that are kept for the next request.
 pub const MAX_IDLE_CONNECTIONS: usize = 8;
 
+/// How long such a connection is kept: the devices on a path forget connections without traffic after minutes, some after
+/// less than one, and tell nobody.
+pub const HTTP_IDLE: Duration = Duration::from_secs(30);
+
+/// How long a connection that was kept may be silent before a new one is tried beside it. Longer than the exchange and the
+/// making of a connection take nearly everywhere, so that a server is seldom asked twice.
+pub const HTTP_PATIENCE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(HTTP_PATIENCE.as_secs() * 2 < HTTP_DEADLINE.as_secs(), "there is time left for the new one");
+
 /// For how long a server of the HTTP form is taken to answer with a record when it does not say. Relays put records into
 /// the DHT, where they stay for about two hours (BEP 44 has them published again every hour).
 pub const PLAIN_LEASE: Duration = Duration::from_secs(2 * 60 * 60);

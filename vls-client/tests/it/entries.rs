@@ -16,12 +16,13 @@ use schemas::{Coded, ErrorCode, Hints, RecordError, SearchPathEntry, SignedRecor
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
+    sync::Notify,
     task::spawn_local,
 };
 use tokio_rustls::TlsAcceptor;
 use vls_client::{
-    Attempt, CarrierConfig, Expected, LeftOut, LookupTiming, NameServers, Outcome, Publisher, PublisherConfig, Reading,
-    RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots,
+    Attempt, CarrierConfig, Expected, Failure, LeftOut, LookupTiming, NameServers, Outcome, Publisher, PublisherConfig,
+    Reading, RecordSource, RegisterError, Resolver, ResolverConfig, TrustRoots, limits,
 };
 use vls_server::{CertificateFiles, Server, ServerConfig, SystemClock};
 
@@ -328,8 +329,20 @@ fn a_server_whose_certificate_is_not_trusted_is_not_asked() {
 
 /// A server that reads a request and then sends `answer`; with `endless`, and then zeros without end.
 async fn https_that_says(answer: Vec<u8>, endless: bool) -> SearchPathEntry {
-    let server = Https::with(&[&TLS13], move |_, _| Some(answer.clone()), endless).await;
+    let then = if endless { Then::SendsOn } else { Then::Reads };
+    let server = Https::with(&[&TLS13], move |_, _| Some(answer.clone()), then).await;
     server.entry
+}
+
+/// What a server of the HTTP form does after an answer.
+#[derive(Clone, Copy)]
+enum Then {
+    /// Waits for the next request.
+    Reads,
+    /// Sends zeros without end.
+    SendsOn,
+    /// Ends the connection.
+    Closes,
 }
 
 /// Any server of the HTTP form.
@@ -343,13 +356,13 @@ impl Https {
     /// Answers what `answers` says to the head of each request, of which it is also told on which connection it came; to
     /// `None` it is silent for ever.
     async fn new(answers: impl Fn(usize, &str) -> Option<Vec<u8>> + 'static) -> Self {
-        Self::with(&[&TLS13], answers, false).await
+        Self::with(&[&TLS13], answers, Then::Reads).await
     }
 
     async fn with(
         versions: &[&'static SupportedProtocolVersion],
         answers: impl Fn(usize, &str) -> Option<Vec<u8>> + 'static,
-        endless: bool,
+        then: Then,
     ) -> Self {
         let files = certificate();
         let chain = vec![CertificateDer::from_pem_file(&files.certificate).unwrap()];
@@ -370,10 +383,12 @@ impl Https {
                     while let Some(head) = read_request(&mut stream).await? {
                         let Some(answer) = answers(number, &head) else { return std::future::pending().await };
                         stream.write_all(&answer).await?;
-                        if endless {
-                            tokio::io::copy(&mut tokio::io::repeat(0), &mut stream).await?;
-                        }
                         stream.flush().await?;
+                        match then {
+                            Then::Reads => {}
+                            Then::SendsOn => drop(tokio::io::copy(&mut tokio::io::repeat(0), &mut stream).await?),
+                            Then::Closes => break,
+                        }
                     }
                     std::io::Result::Ok(())
                 });
@@ -451,15 +466,99 @@ fn servers_of_the_http_form_can_neither_forge_nor_flood_nor_lead_elsewhere() {
 }
 
 #[test]
-fn a_silent_server_of_the_http_form_ends_with_a_timeout() {
+fn a_silent_server_of_the_http_form_ends_with_a_timeout_of_its_own() {
     run(async {
-        let entry = https_that_says(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n".to_vec(), false).await;
-        let mut config = ResolverConfig::default();
-        config.lookup.deadline = Duration::from_millis(300);
-        config.carriers = carriers(None);
-        let resolver = Resolver::new(finder(), vec![entry], None, config);
-        let error = resolver.resolve(vat(), &Hints::default()).await.unwrap_err();
-        assert_eq!(error.attempts()[0].outcome.code(), Some(ErrorCode::NetTimeout), "{error}");
+        let asked = Rc::new(Notify::new());
+        let told = asked.clone();
+        let server = Https::new(move |_, _| {
+            told.notify_one();
+            None
+        });
+        // Nothing else ends this lookup: it would wait for an hour.
+        let resolver = resolver(&[server.await.entry], carriers(None));
+        let hints = Hints::default();
+        let (found, ()) = futures::join!(resolver.resolve(vat(), &hints), async {
+            asked.notified().await;
+            // Nobody but the clock has anything to do now.
+            tokio::time::pause();
+        });
+        let error = found.unwrap_err();
+        let outcome = &error.attempts()[0].outcome;
+        assert!(
+            matches!(outcome, Outcome::Failed(Failure::Timeout { after }) if *after == limits::HTTP_DEADLINE),
+            "{error}"
+        );
+    });
+}
+
+/// A server that has this record, as far as it answers.
+async fn https_with(record: &SignedRecord, answers: impl Fn(usize) -> bool + 'static) -> Https {
+    let packet = record.packet().to_vec();
+    Https::new(move |connection, _| answers(connection).then(|| http_answer("200 OK", "", &packet))).await
+}
+
+#[test]
+fn one_connection_serves_several_requests_and_is_not_kept_for_long() {
+    run(async {
+        let server = https_with(&live(5), |_| true).await;
+        let resolver = resolver(std::slice::from_ref(&server.entry), carriers(None));
+        for _ in 0..3 {
+            resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        }
+        assert_eq!(server.connections.get(), 1);
+        tokio::time::pause();
+        tokio::time::advance(limits::HTTP_IDLE).await;
+        tokio::time::resume();
+        resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(server.connections.get(), 2);
+    });
+}
+
+#[test]
+fn a_kept_connection_that_is_dead_costs_a_moment_and_one_that_has_ended_nothing() {
+    run(async {
+        // On the first connection only the first request is ever answered.
+        let requests = Rc::new(Cell::new(0));
+        let record = live(5);
+        let server = https_with(&record, move |connection| {
+            requests.set(requests.get() + 1);
+            connection > 1 || requests.get() == 1
+        });
+        let server = server.await;
+        let resolver = resolver(std::slice::from_ref(&server.entry), carriers(None));
+        for connections in [1, 2, 2] {
+            resolver.resolve(vat(), &Hints::default()).await.unwrap();
+            assert_eq!(server.connections.get(), connections);
+        }
+    });
+    run(async {
+        let record = live(5);
+        // Says that it goes on, and does not.
+        let packet = record.packet().to_vec();
+        let server = Https::with(&[&TLS13], move |_, _| Some(http_answer("200 OK", "", &packet)), Then::Closes).await;
+        let resolver = resolver(std::slice::from_ref(&server.entry), carriers(None));
+        for connections in 1..=3 {
+            let begun = tokio::time::Instant::now();
+            resolver.resolve(vat(), &Hints::default()).await.unwrap();
+            assert_eq!(server.connections.get(), connections);
+            assert!(begun.elapsed() < limits::HTTP_PATIENCE, "nothing was waited for");
+        }
+    });
+}
+
+#[test]
+fn a_witness_of_the_http_form_is_not_asked_through_caches() {
+    run(async {
+        let (record, heads) = (live(5), Rc::new(RefCell::new(Vec::new())));
+        let (packet, seen) = (record.packet().to_vec(), heads.clone());
+        let server = Https::new(move |_, head| {
+            seen.borrow_mut().push(head.contains("cache-control: no-cache"));
+            Some(http_answer("200 OK", "Vls-Time: 1800000000000000\r\n", &packet))
+        });
+        let resolver = resolver(&[server.await.entry], carriers(None));
+        resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(resolver.newest(vat()).await.witnesses(), 1);
+        assert_eq!(*heads.borrow(), [false, true]);
     });
 }
 
@@ -623,7 +722,7 @@ fn local_only_mode_asks_and_dials_nobody_elsewhere_and_says_so() {
         let hints = Hints { addresses: vec!["198.51.100.1:7".to_owned()], ..Hints::default() };
         let error = resolver.connect(vat(), &hints).await.unwrap_err();
         let left_out = |attempt: &Attempt| match &attempt.outcome {
-            Outcome::Failed(vls_client::Failure::LeftOut(why)) => Some(*why),
+            Outcome::Failed(Failure::LeftOut(why)) => Some(*why),
             _ => None,
         };
         let why: Vec<_> = error.attempts().iter().map(left_out).collect();
