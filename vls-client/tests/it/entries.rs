@@ -18,6 +18,7 @@ use tokio::{
     net::{TcpListener, UdpSocket},
     sync::Notify,
     task::spawn_local,
+    time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
 use vls_client::{
@@ -538,7 +539,7 @@ fn a_kept_connection_that_is_dead_costs_a_moment_and_one_that_has_ended_nothing(
         let server = Https::with(&[&TLS13], move |_, _| Some(http_answer("200 OK", "", &packet)), Then::Closes).await;
         let resolver = resolver(std::slice::from_ref(&server.entry), carriers(None));
         for connections in 1..=3 {
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             resolver.resolve(vat(), &Hints::default()).await.unwrap();
             assert_eq!(server.connections.get(), connections);
             assert!(begun.elapsed() < limits::HTTP_PATIENCE, "nothing was waited for");
@@ -739,11 +740,39 @@ fn a_dead_entry_of_one_form_does_not_delay_another() {
         let server = server().await;
         register(&server, &live(5)).await;
         let dead = dead_entry();
-        let path = [dead.entry.clone(), https(server.http_address().unwrap()), dns()];
-        // No clock ends this lookup but that of an answer.
-        let resolver = resolver(&path, carriers(server.dns_address()));
-        let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
-        assert!(matches!(found.attempts[0].outcome, Outcome::Waiting), "{}", found.attempts[0]);
+        let silent = Https::new(|_, _| None).await;
+        let good = [https(server.http_address().unwrap()), dns()];
+        for (dead, good) in [&dead.entry, &silent.entry].into_iter().zip(good) {
+            // One at a time, the dead one first; and no clock ends this lookup but that of an answer.
+            let mut config = ResolverConfig::default();
+            config.carriers = carriers(server.dns_address());
+            config.lookup =
+                LookupTiming { first_wave: 1, negative_grace: HOUR, deadline: HOUR, ..LookupTiming::default() };
+            let hedge = config.lookup.hedge;
+            let resolver = Resolver::new(finder(), vec![dead.clone(), good], None, config);
+            let begun = Instant::now();
+            let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+            assert!(matches!(found.attempts[0].outcome, Outcome::Waiting), "{}", found.attempts[0]);
+            assert!(matches!(found.attempts[1].outcome, Outcome::Record { .. }), "{}", found.attempts[1]);
+            // The dead one would be given up after this.
+            assert!((hedge..limits::HTTP_DEADLINE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        }
         server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn an_entry_that_shows_a_record_older_than_the_known_one_is_scored_as_stale() {
+    run(async {
+        let shown = Rc::new(RefCell::new(live(6)));
+        let says = shown.clone();
+        let server = Https::new(move |_, _| Some(http_answer("200 OK", "", says.borrow().packet()))).await;
+        let resolver = resolver(std::slice::from_ref(&server.entry), carriers(None));
+        resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        shown.replace(live(5));
+        let found = resolver.resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.record.record().epoch, 6);
+        let score = resolver.score(&server.entry);
+        assert_eq!((score.answers, score.failures, score.stale), (2, 0, 1));
     });
 }
