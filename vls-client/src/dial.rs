@@ -1,7 +1,7 @@
 //! Dialling a host: its name resolved, its addresses raced (RFC 8305), only the holder of the key accepted.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use schemas::VatId;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use transport::{Endpoint, PeerConnection};
 
-use crate::{dial_schedule::Target, failure::Failure, limits, wave::Wave};
+use crate::{dial_schedule::Target, failure::Failure, limits, locality::is_this_machine, wave::Wave};
 
 /// Dials `target` and gives a connection to a peer that has proven `id`, and where it was.
 pub(crate) async fn dial(
@@ -49,19 +49,37 @@ pub(crate) async fn dial(
     }
 }
 
-/// The addresses of a host in the order in which to try them. An address given as such needs no lookup.
+/// The addresses of a target in the order in which to try them.
 pub(crate) async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Failure> {
-    if let Ok(address) = target.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, target.port)]);
+    addresses_of(&target.host, target.port).await
+}
+
+/// The addresses of a host, in the order in which to try them. An address given as such needs no lookup; nor does
+/// `localhost` or a name below it, which mean this machine everywhere (RFC 6761, section 6.3): who asks for them would
+/// tell a name server of them, and take its word for where they are.
+///
+/// # Errors
+/// [`Failure::Name`], [`Failure::NoAddress`]. Has no deadline of its own.
+pub async fn addresses_of(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let host = || target.host.clone();
-    match tokio::net::lookup_host((target.host.as_str(), target.port)).await {
+    if is_this_machine(host) {
+        return Ok(loopback().map(|address| SocketAddr::new(address, port)).collect());
+    }
+    match tokio::net::lookup_host((host, port)).await {
         Ok(found) => match interleave(found.collect()) {
-            addresses if addresses.is_empty() => Err(Failure::NoAddress { host: host() }),
+            addresses if addresses.is_empty() => Err(Failure::NoAddress { host: host.to_owned() }),
             addresses => Ok(addresses),
         },
-        Err(error) => Err(Failure::Name { host: host(), source: Arc::new(error) }),
+        Err(error) => Err(Failure::Name { host: host.to_owned(), source: Arc::new(error) }),
     }
+}
+
+/// Where this machine reaches itself: IPv6 first, if it has that.
+fn loopback() -> impl Iterator<Item = IpAddr> {
+    let has_ipv6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    has_ipv6.then_some(Ipv6Addr::LOCALHOST.into()).into_iter().chain([Ipv4Addr::LOCALHOST.into()])
 }
 
 /// IPv6 and IPv4 in turn, beginning with the family that the system put first (RFC 8305, section 4), each
@@ -84,6 +102,17 @@ fn interleave(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn names_of_this_machine_are_known_without_asking_anybody() {
+        // No name server and no list of hosts has one so long.
+        let deep = "x.".repeat(100) + "localhost";
+        for name in ["localhost", "LocalHost", "localhost.", "a.b.localhost", &deep] {
+            let found = addresses_of(name, 7).await.unwrap();
+            assert_eq!(found.last(), Some(&"127.0.0.1:7".parse().unwrap()), "{name}");
+            assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 7), "{name}: {found:?}");
+        }
+    }
 
     #[test]
     fn families_take_turns_and_no_address_comes_twice() {

@@ -55,6 +55,7 @@ pub use cache::{CacheError, RecordCache};
 pub use carriers::{CarrierConfig, NameServers, TrustRoots};
 pub use clock::{Clock, Moment, Randomness, SystemClock, SystemRandomness};
 pub use connect::Connected;
+pub use dial::addresses_of;
 pub use dial_schedule::DialTiming;
 pub use error::ResolveError;
 pub use failure::{Carrier, Failure};

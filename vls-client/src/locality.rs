@@ -1,7 +1,8 @@
 //! Local-only mode: what is on this machine or in its own network, and so may be asked and dialled (DESIGN §5).
 //!
 //! Decided from the text of an entry or an address alone. A name is not resolved to find out, because that is a question
-//! to somebody else; the one name that means this machine everywhere is `localhost` (RFC 6761, section 6.3).
+//! to somebody else; the one name that means this machine everywhere is `localhost` (RFC 6761, section 6.3), and nobody is
+//! asked for it ([`crate::addresses_of`]).
 
 use std::{fmt, net::IpAddr};
 
@@ -51,9 +52,15 @@ pub(crate) fn why_not_host(host: &str) -> Option<LeftOut> {
     match host.parse::<IpAddr>() {
         Ok(address) if is_local(address) => None,
         Ok(_) => Some(LeftOut::Elsewhere),
-        Err(_) if host == "localhost" || host.ends_with(".localhost") => None,
+        Err(_) if is_this_machine(host) => None,
         Err(_) => Some(LeftOut::Name),
     }
+}
+
+/// Whether a name means this machine, whoever is asked: `localhost` and what is below it (RFC 6761, section 6.3).
+pub(crate) fn is_this_machine(name: &str) -> bool {
+    let mut labels = name.strip_suffix('.').unwrap_or(name).rsplit('.');
+    labels.next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
 /// Loopback, link-local and private addresses (RFC 1918, 3927, 4193, 4291).

@@ -4,7 +4,7 @@
 use console::Failure;
 use schemas::{ErrorCode, SearchPathEntry, Timestamp, location_capnp::location_service};
 use transport::{Endpoint, Session};
-use vls_client::{CarrierConfig, LeftOut, Resolver, ResolverConfig};
+use vls_client::{CarrierConfig, LeftOut, Resolver, ResolverConfig, addresses_of};
 
 use super::connect::{failure, session_options, within};
 use crate::limits::PROBE_DEADLINE;
@@ -31,9 +31,7 @@ pub(super) async fn probe(
         let asked = Resolver::new(endpoint.clone(), Vec::new(), None, config).time_at(entry).await;
         return Ok(Answer { time: asked.map_err(Failure::from)?, seen_from: None });
     };
-    let addresses = tokio::net::lookup_host((host.as_str(), *port))
-        .await
-        .map_err(|error| Failure::new(ErrorCode::NetName, format!("{host}: {error}")))?;
+    let addresses = addresses_of(host, *port).await.map_err(Failure::from)?;
     let mut last = Failure::new(ErrorCode::NetName, format!("{host} has no address"));
     for address in addresses {
         match endpoint.dial(*id, address, PROBE_DEADLINE).await {
