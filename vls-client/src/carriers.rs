@@ -18,6 +18,7 @@ use crate::{
     dns::DnsRecords,
     failure::{Carrier, Failure},
     http::HttpRecords,
+    locality::LeftOut,
     pool::{Pool, Server},
     register::{Expected, Reply},
     schedule::{Answer, Goal},
@@ -85,6 +86,11 @@ impl Carriers {
     pub(crate) fn new(pool: Pool, config: CarrierConfig) -> Self {
         let CarrierConfig { trust, name_servers, local_only } = config;
         Self { pool, http: HttpRecords::new(trust), dns: DnsRecords::new(name_servers), local_only }
+    }
+
+    /// Why an entry is not asked, in local-only mode.
+    pub(crate) fn why_not(&self, entry: &SearchPathEntry) -> Option<LeftOut> {
+        LeftOut::of(entry).filter(|_| self.local_only)
     }
 
     /// Looks up the record of `id`. Has no deadline of its own beyond that of the carrier.

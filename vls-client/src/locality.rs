@@ -24,7 +24,11 @@ impl LeftOut {
     /// Why local-only mode leaves an entry out, if it does.
     #[must_use]
     pub fn of(entry: &SearchPathEntry) -> Option<Self> {
-        why_not_entry(entry)
+        match entry {
+            SearchPathEntry::Vls { host, .. } => why_not_host(host),
+            SearchPathEntry::Http { url } => why_not_host(host_of(url)),
+            SearchPathEntry::Dns { .. } | SearchPathEntry::Dht => Some(Self::HandedOn),
+        }
     }
 }
 
@@ -35,15 +39,6 @@ impl fmt::Display for LeftOut {
             Self::Name => "local-only mode, and a name would have to be asked for elsewhere",
             Self::HandedOn => "local-only mode, and such questions are handed on to others",
         })
-    }
-}
-
-/// Why an entry is left out, if it is.
-pub(crate) fn why_not_entry(entry: &SearchPathEntry) -> Option<LeftOut> {
-    match entry {
-        SearchPathEntry::Vls { host, .. } => why_not_host(host),
-        SearchPathEntry::Http { url } => why_not_host(host_of(url)),
-        SearchPathEntry::Dns { .. } | SearchPathEntry::Dht => Some(LeftOut::HandedOn),
     }
 }
 
@@ -112,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_form_of_entry_is_decided() {
-        let why = |text: &str| why_not_entry(&text.parse().unwrap());
+        let why = |text: &str| LeftOut::of(&text.parse().unwrap());
         let id = schemas::IdentityKey::from_seed(&[1; 32]).id();
         assert_eq!(why(&format!("vls://{id}@[::1]:1")), None);
         assert_eq!(why(&format!("vls://{id}@192.0.2.1:1")), Some(LeftOut::Elsewhere));

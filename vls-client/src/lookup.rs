@@ -12,7 +12,7 @@ use crate::{
     clock::Moment,
     failure::Failure,
     judge::Refusal,
-    limits, locality,
+    limits,
     resolver::Inner,
     schedule::{Action, Entry, Event, Found, Goal, Schedule},
 };
@@ -171,7 +171,7 @@ pub(crate) fn entries(resolver: &Inner, hints: &Hints) -> Vec<Entry> {
             expected: server.as_ref().and_then(|server| pool.expected(server)).or_else(|| score.p95()),
             suspect: server.is_some_and(|server| pool.is_suspect(&server)),
             rank: score.rank(),
-            left_out: if resolver.carriers.local_only { locality::why_not_entry(&entry) } else { None },
+            left_out: resolver.carriers.why_not(&entry),
             entry,
         });
     }

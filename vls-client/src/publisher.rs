@@ -17,7 +17,7 @@ use crate::{
     carriers::{CarrierConfig, Carriers, server},
     clock::{Clock, Randomness, SystemClock, SystemRandomness},
     failure::{Carrier, Failure},
-    limits, locality,
+    limits,
     pool::Pool,
     publish_schedule::{PublishEvent, PublishSchedule, PublishTiming},
     record_dates::Reading,
@@ -169,12 +169,12 @@ impl Publisher {
         let mut schedule = PublishSchedule::new(path.len(), timing, now.elapsed);
         let mut reports: Vec<EntryReport> = path.iter().cloned().map(EntryReport::new).collect();
         for (entry, report) in reports.iter_mut().enumerate() {
-            if let Some(failure) = why_never(&report.entry, carriers.local_only) {
+            if let Some(failure) = why_never(&report.entry, &carriers) {
                 schedule.handle(now.elapsed, PublishEvent::Impossible { entry }, random.as_mut());
                 report.outcome = Some(Err(failure.into()));
             }
         }
-        let possible = |place: &SearchPathEntry| why_never(place, carriers.local_only).is_none();
+        let possible = |place: &SearchPathEntry| why_never(place, &carriers).is_none();
         let entry = |place: SearchPathEntry| Entry { possible: possible(&place), place, last: Mutex::new(None) };
         let entries = path.into_iter().map(entry).collect();
         let inner = Inner {
@@ -434,10 +434,9 @@ impl Inner {
 }
 
 /// Why no registration with an entry can ever succeed, if none can.
-fn why_never(entry: &SearchPathEntry, local_only: bool) -> Option<Failure> {
-    let left_out = if local_only { locality::why_not_entry(entry) } else { None };
+fn why_never(entry: &SearchPathEntry, carriers: &Carriers) -> Option<Failure> {
     let carrier = || Carrier::missing_for_registration(entry).map(|carrier| Failure::NoCarrier { carrier });
-    left_out.map(Failure::LeftOut).or_else(carrier)
+    carriers.why_not(entry).map(Failure::LeftOut).or_else(carrier)
 }
 
 /// A registration that was carried out, and for how long the record is valid by the clock that it was dated by: that of

@@ -4,7 +4,9 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    net::SocketAddr,
     rc::Rc,
+    time::Duration,
 };
 
 use futures::future::join_all;
@@ -16,16 +18,17 @@ use crate::{
     absent::Absent,
     attempt::{Attempt, Lines, Summary},
     cache::RecordCache,
-    carriers::{CarrierConfig, Carriers},
+    carriers::{CarrierConfig, Carriers, server},
     clock::{Clock, Randomness, SystemClock, SystemRandomness},
     connect::{Connected, Reach},
+    dial::addresses_of,
     dial_schedule::DialTiming,
     error::ResolveError,
     failure::Failure,
     known::KnownRecords,
-    limits, locality,
+    limits,
     lookup::{Lookup, Signal, entries},
-    pool::Pool,
+    pool::{Pool, Server},
     schedule::{Found, Freshness, Goal, LookupTiming},
     scores::{EntryScore, EntryScores},
     skew::{self, ClockSkew, Reading},
@@ -125,6 +128,13 @@ pub struct Newest {
     pub attempts: Vec<Attempt>,
 }
 
+impl Inner {
+    /// The entries of the path that may be asked.
+    fn asked(&self) -> impl Iterator<Item = &SearchPathEntry> {
+        self.path.iter().filter(|entry| self.carriers.why_not(entry).is_none())
+    }
+}
+
 impl Newest {
     /// How many location servers gave their word, be it that they know nothing. With none, there was no witness.
     #[must_use]
@@ -157,6 +167,16 @@ impl Resolver {
     #[must_use]
     pub fn path(&self) -> &[SearchPathEntry] {
         &self.inner.path
+    }
+
+    /// Where the location servers of the search path are that have a session, each name looked up for at most `deadline`.
+    /// In local-only mode those that are elsewhere are left out, and nobody is asked for their names.
+    pub async fn locate_servers(&self, deadline: Duration) -> Vec<SocketAddr> {
+        let lookups = self.inner.asked().filter_map(server).map(|Server { host, port, .. }| async move {
+            // One that does not resolve, or is slow, is as good as not there.
+            timeout(deadline, addresses_of(&host, port)).await.ok().and_then(Result::ok).unwrap_or_default()
+        });
+        join_all(lookups).await.into_iter().flatten().collect()
     }
 
     /// What was measured of an entry, by this process and, with a cache, by those before it.
@@ -253,7 +273,7 @@ impl Resolver {
 
 /// Whether several of these entries agree that this machine's clock is wrong.
 pub(crate) async fn clock_skew(carriers: &Carriers, path: &[SearchPathEntry], clock: &dyn Clock) -> Option<ClockSkew> {
-    let may_ask = |entry: &&SearchPathEntry| !carriers.local_only || locality::why_not_entry(entry).is_none();
+    let may_ask = |entry: &&SearchPathEntry| carriers.why_not(entry).is_none();
     let readings = path.iter().filter(may_ask).take(limits::MAX_CANDIDATES).map(|entry| async move {
         let before = clock.now();
         let theirs = timeout(limits::CLOCK_DEADLINE, carriers.time(entry)).await.ok()?.ok()?;

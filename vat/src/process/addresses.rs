@@ -6,8 +6,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use schemas::{Address, SearchPathEntry};
+use schemas::Address;
 use transport::Endpoint;
+use vls_client::Resolver;
 
 use crate::limits::NAME_DEADLINE;
 
@@ -16,7 +17,7 @@ const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// Finds the addresses to publish.
-pub(super) async fn find(endpoint: &Endpoint, path: &[SearchPathEntry], advertise: &[Address]) -> Vec<Address> {
+pub(super) async fn find(endpoint: &Endpoint, resolver: &Resolver, advertise: &[Address]) -> Vec<Address> {
     if !advertise.is_empty() {
         return advertise.to_vec();
     }
@@ -25,7 +26,8 @@ pub(super) async fn find(endpoint: &Endpoint, path: &[SearchPathEntry], advertis
         return vec![quic(local)];
     }
     let mut found: Vec<IpAddr> = Vec::new();
-    for target in targets(path).await {
+    let anywhere = ANYWHERE.map(|ip| SocketAddr::new(ip, 9));
+    for target in resolver.locate_servers(NAME_DEADLINE).await.into_iter().chain(anywhere) {
         if let Some(ip) = source_towards(target)
             && usable_from(local, ip)
             && !found.contains(&ip)
@@ -42,18 +44,6 @@ pub(super) async fn find(endpoint: &Endpoint, path: &[SearchPathEntry], advertis
 
 fn quic(address: SocketAddr) -> Address {
     Address::Quic { host: address.ip().to_string(), port: address.port() }
-}
-
-/// What to ask the way to: all names are looked up at once, and one that does not resolve costs little.
-async fn targets(path: &[SearchPathEntry]) -> Vec<SocketAddr> {
-    let lookups = path.iter().map(|entry| async move {
-        let SearchPathEntry::Vls { host, port, .. } = entry else { return Vec::new() };
-        let found = tokio::time::timeout(NAME_DEADLINE, tokio::net::lookup_host((host.as_str(), *port))).await;
-        found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default()
-    });
-    let mut targets: Vec<SocketAddr> = futures::future::join_all(lookups).await.into_iter().flatten().collect();
-    targets.extend(ANYWHERE.map(|ip| SocketAddr::new(ip, 9)));
-    targets
 }
 
 /// The address from which this machine would send to `target`.

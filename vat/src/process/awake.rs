@@ -3,10 +3,10 @@
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use checkpoint::{Durable, Position, StoreMetrics};
-use schemas::{Address, SearchPathEntry, State, Timestamp, vat_capnp};
+use schemas::{Address, State, Timestamp, vat_capnp};
 use tokio::sync::{Notify, mpsc};
 use transport::{Endpoint, LocalListener, OutputGate, watchdog::Watchdog};
-use vls_client::{EntryReport, Expected, LeftOut, Publisher, PublisherConfig, Resolver};
+use vls_client::{EntryReport, Expected, Publisher, PublisherConfig, Resolver};
 
 use super::{
     Live, Opened, Report, RunError, addresses,
@@ -56,12 +56,6 @@ pub(crate) struct Awake {
     pub(super) backups: Backups,
 }
 
-/// The entries of the path that may be asked.
-fn asked(resolver: &Resolver, config: &Config) -> Vec<SearchPathEntry> {
-    let left_out = |entry: &&SearchPathEntry| config.local_only.value && LeftOut::of(entry).is_some();
-    resolver.path().iter().filter(|entry| !left_out(entry)).cloned().collect()
-}
-
 impl Awake {
     #[allow(clippy::too_many_arguments)] // Called once; a struct of its arguments would be `Awake` again.
     pub(super) async fn new(
@@ -78,7 +72,7 @@ impl Awake {
     ) -> Rc<Self> {
         let Opened { vat, gate, has_turns, folded, metrics: store_metrics } = opened;
         let advertise = config.advertise.value.clone();
-        let addresses = addresses::find(&endpoint, &asked(&resolver, config), &advertise).await;
+        let addresses = addresses::find(&endpoint, &resolver, &advertise).await;
         let path = resolver.path().to_vec();
         let record = Rc::new(OwnRecord::new(vat.clone(), epoch, incarnation, addresses, path));
         let publisher = Publisher::sharing(&resolver, record.clone(), PublisherConfig::default());
@@ -252,7 +246,7 @@ impl Awake {
             review.tick().await;
             let newest = self.resolver.newest(self.vat.id()).await;
             registration::check_newest(&self.name, self.standing(), &self.record, &newest)?;
-            let addresses = addresses::find(&self.endpoint, self.resolver.path(), &self.advertise).await;
+            let addresses = addresses::find(&self.endpoint, &self.resolver, &self.advertise).await;
             let turn = self.vat.engine().durable().turn;
             let moved = self.record.set_addresses(addresses);
             if moved || self.published_turn.replace(turn) != turn {

@@ -735,6 +735,25 @@ fn local_only_mode_asks_and_dials_nobody_elsewhere_and_says_so() {
 }
 
 #[test]
+fn where_servers_are_is_asked_for_those_alone_that_may_be_asked() {
+    run(async {
+        let place = |host: &str| format!("vls://{}@{host}:7", vat()).parse().unwrap();
+        let path = [place("192.0.2.7"), place("127.0.0.3"), place("a.localhost"), dns()];
+        let located = async |local_only| {
+            let mut carriers = carriers(None);
+            carriers.local_only = local_only;
+            resolver(&path, carriers).locate_servers(DEADLINE).await
+        };
+        let (elsewhere, here): (SocketAddr, SocketAddr) =
+            ("192.0.2.7:7".parse().unwrap(), "127.0.0.3:7".parse().unwrap());
+        let (all, local) = (located(false).await, located(true).await);
+        assert_eq!((all[0], &all[1..]), (elsewhere, &local[..]));
+        // What is left out for its address is left out for its name by the same word, before it is looked up.
+        assert!(local[0] == here && local.len() > 1 && local.iter().all(|address| address.ip().is_loopback()));
+    });
+}
+
+#[test]
 fn a_dead_entry_of_one_form_does_not_delay_another() {
     run(async {
         let server = server().await;
