@@ -5,7 +5,7 @@
 //! search_path = ["vls://<id>@<host>:<port>"]
 //! # Ask and dial nothing that is not on this machine or in its own network.
 //! local_only = false
-//! # Who is asked for entries of the form dns:<origin>, instead of this machine's own name servers.
+//! # Who is asked for entries of the form dns:<origin>, instead of this machine's own name servers; three at most.
 //! name_servers = ["192.0.2.53:53"]
 //! # Where `vat run` listens when --listen is not given.
 //! listen = "[::]:0"
@@ -39,7 +39,7 @@ use console::{InvalidSetting, Setting, SettingsFile};
 use schemas::{Address, Coded, ErrorCode, Recipient, SearchPathEntry};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
-use vls_client::{CarrierConfig, NameServers};
+use vls_client::{CarrierConfig, NameServers, limits::MAX_NAME_SERVERS};
 
 use crate::{
     home::{Home, HomeError, Name, replace_file},
@@ -244,7 +244,7 @@ fn parse(file: &SettingsFile) -> Result<Config, ConfigError> {
             None => Setting::default(false),
             Some(only) => Setting { source: file.source(&only), value: only.into_inner() },
         },
-        name_servers: file.list(settings.name_servers.as_ref(), str::parse::<SocketAddr>)?,
+        name_servers: name_servers(file, settings.name_servers.as_ref())?,
         advertise: file.list(settings.advertise.as_ref(), |text| format!("quic:{text}").parse::<Address>())?,
         listen: file.setting(settings.listen.as_ref(), default_listen, str::parse)?,
         listen_tls: file.setting(settings.listen_tls.as_ref(), None, |text| text.parse().map(Some))?,
@@ -265,6 +265,17 @@ fn parse(file: &SettingsFile) -> Result<Config, ConfigError> {
         backup: backup(file, settings.backup)?,
         credentials: credentials(file, &settings.credentials)?,
     })
+}
+
+fn name_servers(
+    file: &SettingsFile,
+    list: Option<&Spanned<Vec<Spanned<String>>>>,
+) -> Result<Setting<Vec<SocketAddr>>, ConfigError> {
+    if let Some(surplus) = list.and_then(|list| list.get_ref().get(MAX_NAME_SERVERS)) {
+        let reason = format!("no more than {MAX_NAME_SERVERS} name servers are asked");
+        return Err(file.invalid(Some(surplus.span()), reason).into());
+    }
+    Ok(file.list(list, str::parse::<SocketAddr>)?)
 }
 
 fn backup(file: &SettingsFile, table: BackupTable) -> Result<Backup, ConfigError> {

@@ -51,7 +51,7 @@ pub enum NameServers {
     /// Those of this machine: `/etc/resolv.conf`, read for every question, as it changes with the network.
     #[default]
     System,
-    /// These, in this order.
+    /// These, in this order: [`limits::MAX_NAME_SERVERS`](crate::limits::MAX_NAME_SERVERS) are a good number.
     Given(Vec<SocketAddr>),
 }
 

@@ -11,7 +11,8 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    path::Path,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -32,6 +33,8 @@ mod message;
 use message::{Question, Read};
 
 const CONFIGURATION: &str = "/etc/resolv.conf";
+/// Linux tells of its network interfaces here.
+const INTERFACES: &str = "/sys/class/net";
 const PORT: u16 = 53;
 
 /// Asks name servers.
@@ -57,7 +60,10 @@ impl DnsRecords {
             NameServers::Given(servers) => servers.clone(),
             NameServers::System => of_system(),
         };
-        let mut waiting = name_servers.into_iter().take(limits::MAX_NAME_SERVERS);
+        if name_servers.is_empty() {
+            return Err(Failure::NoNameServer);
+        }
+        let mut waiting = name_servers.into_iter();
         let mut running = FuturesUnordered::new();
         let mut wave = Wave::new(Duration::ZERO, 1);
         let mut last = Failure::Timeout { after: deadline };
@@ -101,6 +107,7 @@ fn answer(read: Read) -> Result<Answer, Failure> {
         Read::Nothing => Ok(Answer::Unknown),
         Read::Refused(code) => Err(Failure::NameServer { code }),
         Read::Truncated => Err(Failure::Protocol { what: "an answer that was cut short" }),
+        Read::Malformed => Err(Failure::Protocol { what: "a text in DNS that can be no record of a vat" }),
     }
 }
 
@@ -160,18 +167,37 @@ fn of_system() -> Vec<SocketAddr> {
     configured(&fs::read_to_string(CONFIGURATION).unwrap_or_default())
 }
 
-/// The name servers that a `resolv.conf` names; this machine, if it names none (resolv.conf(5)).
+/// The name servers that a `resolv.conf` names, of which the system's own resolver takes the first few as well; this
+/// machine, if it names none (resolv.conf(5)).
 fn configured(text: &str) -> Vec<SocketAddr> {
     let named = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let address = (words.next()? == "nameserver").then(|| words.next()).flatten()?;
-        Some(SocketAddr::new(address.parse().ok()?, PORT))
+        name_server(address)
     });
     let mut found: Vec<SocketAddr> = named.take(limits::MAX_NAME_SERVERS).collect();
     if found.is_empty() {
         found.push(SocketAddr::from(([127, 0, 0, 1], PORT)));
     }
     found
+}
+
+/// A name server as `resolv.conf` has it: an address, and for a link-local one the interface behind a `%` (RFC 4007,
+/// section 11), by its name or its number.
+fn name_server(text: &str) -> Option<SocketAddr> {
+    let Some((address, interface)) = text.split_once('%') else {
+        return Some(SocketAddr::new(text.parse().ok()?, PORT));
+    };
+    let number = interface.parse().ok().or_else(|| number_of(interface))?;
+    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, number).into())
+}
+
+/// The number of a network interface of this machine.
+fn number_of(interface: &str) -> Option<u32> {
+    if interface.contains('/') {
+        return None;
+    }
+    fs::read_to_string(Path::new(INTERFACES).join(interface).join("ifindex")).ok()?.trim_end().parse().ok()
 }
 
 #[cfg(test)]
@@ -181,9 +207,19 @@ mod tests {
     #[test]
     fn the_name_servers_of_the_machine_are_those_that_its_configuration_names() {
         let text = "# nameserver 192.0.2.1\nsearch example.org\nnameserver 192.0.2.2\n nameserver\t2001:db8::1 \n\
-                    nameserver fe80::1%eth0\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n";
+                    nameserver fe80::1%nothing\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n";
         let expected = ["192.0.2.2:53", "[2001:db8::1]:53", "192.0.2.3:53"];
         assert_eq!(configured(text), expected.map(|text| text.parse().unwrap()));
         assert_eq!(configured("nameserver\n"), ["127.0.0.1:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_name_server_on_a_link_is_asked_through_its_interface() {
+        let of_loopback = number_of("lo").unwrap();
+        for (text, number) in [("fe80::1%7", 7), ("fe80::1%lo", of_loopback)] {
+            let expected = SocketAddrV6::new("fe80::1".parse().unwrap(), PORT, 0, number);
+            assert_eq!(configured(&format!("nameserver {text}\n")), [expected.into()]);
+        }
+        assert_eq!(number_of("../net/lo"), None);
     }
 }

@@ -107,6 +107,9 @@ pub enum Failure {
         /// The response code of DNS.
         code: u8,
     },
+    /// There is nobody to ask for names.
+    #[error("no name server is configured")]
+    NoNameServer,
     /// A hint that is no `<host>:<port>`.
     #[error("not of the form <host>:<port>")]
     Place,
@@ -166,7 +169,7 @@ impl Coded for Failure {
             Self::Tls { .. } | Self::NoTrust => ErrorCode::NetTls,
             Self::Http { .. } => ErrorCode::SessionProtocol,
             Self::Status { said, .. } => said.as_ref().map_or(ErrorCode::VlsRefused, |said| said.code),
-            Self::NameServer { .. } => ErrorCode::NetName,
+            Self::NameServer { .. } | Self::NoNameServer => ErrorCode::NetName,
             Self::Place => ErrorCode::VlsEntryMalformed,
             Self::Name { .. } | Self::NoAddress { .. } => ErrorCode::NetName,
             // Somebody who answers with a wrong key says more than silence elsewhere.

@@ -201,7 +201,8 @@ pub const DNS_REPEAT: Duration = Duration::from_secs(1);
 /// How long a name server may stay silent before the next one is asked as well.
 pub const DNS_HEDGE: Duration = Duration::from_millis(500);
 
-/// Name servers that are asked; the system's own resolver takes as many (resolv.conf(5)).
+/// Name servers of a `resolv.conf` that are asked; the system's own resolver takes as many (resolv.conf(5)). More of them
+/// in the settings of a program are refused there.
 pub const MAX_NAME_SERVERS: usize = 3;
 
 /// Bytes of an answer from DNS that are read. With a packet, its longest name and what DNSSEC adds there are some 1,700.

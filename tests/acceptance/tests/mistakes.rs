@@ -261,6 +261,10 @@ fn a_configuration_that_is_wrong_names_line_and_column() {
         ("listen = \"here\"\n", "config.toml:1:10"),
         ("timeout = 3\nsearch_path = [\n  \"vls://nobody\",\n]\n", "config.toml:3:3"),
         ("timeout = \n", "config.toml:1:"),
+        (
+            "name_servers = [\n  \"192.0.2.1:53\", \"192.0.2.2:53\",\n  \"192.0.2.3:53\", \"192.0.2.4:53\",\n]\n",
+            "config.toml:3:19",
+        ),
     ] {
         alice.write("config.toml", text);
         for command in [&["list"][..], &["config", "show"], &["vls", "add", &absent_server()]] {

@@ -47,6 +47,8 @@ pub(super) enum Read {
     Truncated,
     /// The server does not answer such questions, or cannot.
     Refused(u8),
+    /// It answers this question with what no location server has.
+    Malformed,
 }
 
 impl Question {
@@ -97,16 +99,20 @@ impl Question {
             NO_NAME => return Some(Read::Nothing),
             code => return Some(Read::Refused(code)),
         }
-        let mut rest = message.get(self.end..)?;
-        for _ in 0..field(3)? {
-            let Record { kind, class, data, behind, .. } = Record::read(rest)?;
-            if (kind, class) == (TXT, INTERNET) {
-                return Some(Read::Packet(strings(data)?));
-            }
-            rest = behind;
-        }
-        Some(Read::Nothing)
+        Some(first_text(message.get(self.end..)?, field(3)?))
     }
+}
+
+/// The first TXT record of so many that begin here.
+fn first_text(mut rest: &[u8], count: u16) -> Read {
+    for _ in 0..count {
+        let Some(Record { kind, class, data, behind, .. }) = Record::read(rest) else { return Read::Malformed };
+        if (kind, class) == (TXT, INTERNET) {
+            return strings(data).map_or(Read::Malformed, Read::Packet);
+        }
+        rest = behind;
+    }
+    Read::Nothing
 }
 
 /// The strings of a TXT record, one behind the other; `None` if they are more than a packet.
@@ -179,9 +185,17 @@ mod tests {
             wrong[place] ^= if place == 2 { 0x80 } else { 1 };
             assert_eq!(question.read(&wrong), None, "{place}");
         }
-        let too_long: Vec<&[u8]> = vec![&[0; 255]; 5];
-        assert_eq!(question.read(&reply(&question, 0, &[&txt(TXT, &too_long)])), None);
         assert!(Question::new(id(), &"a.".repeat(120), 1).is_none());
+    }
+
+    #[test]
+    fn what_answers_this_question_with_no_packet_is_not_waited_beyond() {
+        let question = question();
+        let too_long: Vec<&[u8]> = vec![&[0; 255]; 5];
+        let text = txt(TXT, &[b"x"]);
+        for record in [&txt(TXT, &too_long), &text[..text.len() - 1], &[][..]] {
+            assert_eq!(question.read(&reply(&question, 0, &[record])), Some(Read::Malformed));
+        }
     }
 
     proptest! {

@@ -614,6 +614,11 @@ fn answers_to_other_questions_are_passed_over_and_forged_packets_refused() {
         let refuses = name_server(|query| vec![dns_answer(query, 5, b"")]).await;
         let attempt = failed(&[dns()], carriers(Some(refuses))).await;
         assert_eq!(attempt.outcome.code(), Some(ErrorCode::NetName), "{attempt}");
+        let too_much = name_server(|query| vec![dns_answer(query, 0, &[7; 1200])]).await;
+        let attempt = failed(&[dns()], carriers(Some(too_much))).await;
+        assert_eq!(attempt.outcome.code(), Some(ErrorCode::SessionProtocol), "{attempt}");
+        let nobody = failed(&[dns()], carriers(None)).await;
+        assert_eq!(nobody.outcome.to_string(), "no name server is configured (net.name)");
     });
 }
 
