@@ -302,7 +302,7 @@ error_codes! {
         "The host name does not resolve.";
         "Check the spelling and the DNS of this machine.";
     NetTls "net.tls" Unreachable:
-        "An HTTPS server has not proved its name to this machine, or speaks no TLS 1.3.";
+        "An HTTPS server has not proved its name to this machine, or speaks neither TLS 1.2 nor 1.3.";
         "Check the entry's host name and the server's certificate; SSL_CERT_FILE names further authorities to trust.";
     // ---- finding
     VlsNoAnswer "vls.no_answer" Unreachable:

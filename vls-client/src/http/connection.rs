@@ -10,7 +10,11 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::ring, version::TLS13};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    version::{TLS12, TLS13},
+};
 use rustls_pki_types::ServerName;
 use schemas::VatId;
 use tokio::{
@@ -87,7 +91,9 @@ impl Tls {
             }
         };
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_protocol_versions(&[&TLS13]).map_err(|error| tls_failure(io::Error::other(error)))?;
+        // Files on any web server will do, and not all of them speak TLS 1.3. What they show proves itself.
+        let config = config.with_protocol_versions(&[&TLS13, &TLS12]);
+        let config = config.map_err(|error| tls_failure(io::Error::other(error)))?;
         Ok(Self(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
     }
 

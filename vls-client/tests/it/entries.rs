@@ -10,7 +10,11 @@ use std::{
 };
 
 use checkpoint::simulated::SimulatedDisk;
-use rustls::{RootCertStore, ServerConfig as TlsConfig, SupportedProtocolVersion, crypto::ring, version::TLS13};
+use rustls::{
+    RootCertStore, ServerConfig as TlsConfig, SupportedProtocolVersion,
+    crypto::ring,
+    version::{TLS12, TLS13},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use schemas::{Coded, ErrorCode, Hints, RecordError, SearchPathEntry, SignedRecord};
 use tokio::{
@@ -543,6 +547,20 @@ fn a_kept_connection_that_is_dead_costs_a_moment_and_one_that_has_ended_nothing(
             resolver.resolve(vat(), &Hints::default()).await.unwrap();
             assert_eq!(server.connections.get(), connections);
             assert!(begun.elapsed() < limits::HTTP_PATIENCE, "nothing was waited for");
+        }
+    });
+}
+
+#[test]
+fn a_web_server_that_speaks_only_tls_1_2_will_do() {
+    run(async {
+        let (record, other) = (live(5), draft(5, now()).by(2).sign());
+        let says = |packet: &[u8]| http_answer("200 OK", "", packet);
+        for (packet, finds) in [(record.packet(), true), (other.packet(), false)] {
+            let answer = says(packet);
+            let server = Https::with(&[&TLS12], move |_, _| Some(answer.clone()), Then::Reads).await;
+            let found = resolver(&[server.entry], carriers(None)).resolve(vat(), &Hints::default()).await;
+            assert_eq!(found.is_ok_and(|found| found.record == record), finds);
         }
     });
 }
