@@ -37,6 +37,11 @@ impl Absent {
         entries.all(was_asked).then(|| denied.attempts.to_vec())
     }
 
+    /// Somebody knows it.
+    pub(crate) fn forget(&self, id: VatId) {
+        self.0.borrow_mut().remove(&id);
+    }
+
     /// Remembers a lookup for `memory`, if all that were asked have denied to know the vat; else forgets what was
     /// remembered of it.
     pub(crate) fn learn(&self, id: VatId, attempts: &[Attempt], memory: Duration, now: Duration) {

@@ -112,7 +112,7 @@ impl Lookup {
             match action {
                 Action::Ask(slot) => self.ask(slot),
                 Action::Learned(record) if self.schedule.goal() == Goal::Reach => {
-                    self.resolver.known.learn(&record, now.wall);
+                    self.resolver.learn(&record, now.wall);
                 }
                 Action::Learned(_) => {}
                 Action::Best(record) => signals.push(Signal::Best(record)),

@@ -129,6 +129,12 @@ pub struct Newest {
 }
 
 impl Inner {
+    /// Keeps a verified record. That nobody knew the vat is true no longer.
+    pub(crate) fn learn(&self, record: &SignedRecord, now: Timestamp) {
+        self.known.learn(record, now);
+        self.absent.forget(record.id());
+    }
+
     /// The entries of the path that may be asked.
     fn asked(&self) -> impl Iterator<Item = &SearchPathEntry> {
         self.path.iter().filter(|entry| self.carriers.why_not(entry).is_none())

@@ -143,12 +143,12 @@ impl Shared {
         let (known, _) = self.resolver.known.get(self.id, now.wall);
         match judge(self.id, packet, known.as_ref(), Some(now.wall)) {
             Verdict::Usable(record) => {
-                self.resolver.known.learn(&record, now.wall);
+                self.resolver.learn(&record, now.wall);
                 self.forget_lower(&record);
                 self.see(slot, if *lapsed { Seen::Nothing } else { Seen::Live(record) });
             }
             Verdict::Expired(record, _) => {
-                self.resolver.known.learn(&record, now.wall);
+                self.resolver.learn(&record, now.wall);
                 self.see(slot, Seen::Nothing);
             }
             Verdict::Foreign(_) => self.see(slot, Seen::Nothing),

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use schemas::{Hints, SearchPathEntry, SignedRecord, Timestamp};
+use schemas::{Coded, ErrorCode, Hints, SearchPathEntry, SignedRecord, Timestamp};
 use vls_client::{Resolver, ResolverConfig, Sighting, Watching};
 
 use crate::support::{
@@ -44,6 +44,21 @@ fn it_tells_when_a_vat_comes_moves_and_goes_and_a_dead_entry_is_not_missed() {
         server.say(Says::Truth);
         server.tell();
         assert_eq!(watching.next().await, Sighting::Registered(live(3)));
+    });
+}
+
+#[test]
+fn a_vat_that_was_seen_to_come_is_not_remembered_as_unknown() {
+    run(async {
+        let server = server(50);
+        let (resolver, mut watching) = watch(&[&server.entry]);
+        assert_eq!(watching.next().await, Sighting::Gone);
+        let error = resolver.resolve(vat(), &Hints::default()).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::VlsUnknownVat);
+        put(&server, &live(1));
+        assert_eq!(watching.next().await, Sighting::Registered(live(1)));
+        let found = resolver.resolve(vat(), &Hints::default()).await;
+        assert_eq!(found.map(|found| found.record).map_err(|error| error.to_string()), Ok(live(1)));
     });
 }
 
