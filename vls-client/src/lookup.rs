@@ -149,6 +149,17 @@ impl Lookup {
     }
 }
 
+impl Drop for Lookup {
+    /// Nobody listens any more. Whoever is silent for longer than is usual until now counts as silent: a process that ends
+    /// with its answer would otherwise never learn which entries are dead, and ask them first for ever.
+    fn drop(&mut self) {
+        let now = self.resolver.clock.now();
+        for slot in self.schedule.overdue(now) {
+            self.resolver.scores.failed(self.schedule.entry(slot), now.wall);
+        }
+    }
+}
+
 /// Whether an entry has shown a record that it would not have, if it heard from the vat.
 fn is_stale(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Refused(Refusal::Older { .. } | Refusal::LowerEpoch { .. }))

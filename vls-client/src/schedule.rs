@@ -84,7 +84,7 @@ pub struct Entry {
     pub candidate: Candidate,
     /// The entry itself.
     pub entry: SearchPathEntry,
-    /// The p95 of its answer times, if it has answered in this process.
+    /// The p95 of its answer times, if it has answered: in this process or, with a cache, in one before.
     pub expected: Option<Duration>,
     /// Its last attempt failed or stayed without an answer.
     pub suspect: bool,
@@ -362,6 +362,15 @@ impl Schedule {
         self.slots.iter().any(Slot::is_waiting)
     }
 
+    /// Those that are waited for, and at `now` for longer than is usual.
+    pub fn overdue(&self, now: Moment) -> impl Iterator<Item = usize> {
+        let is_overdue = move |slot: &Slot| {
+            let waits_since = slot.asked.filter(|_| slot.is_waiting());
+            waits_since.is_some_and(|asked| now.elapsed.saturating_sub(asked) > self.usual_end(slot.entry.expected))
+        };
+        self.slots.iter().enumerate().filter(move |(_, slot)| is_overdue(slot)).map(|(index, _)| index)
+    }
+
     fn begin(&mut self, now: Moment, actions: &mut Vec<Action>) {
         if let Some(record) = self.known.clone() {
             self.cache = Some(match record.check_time(now.wall) {
@@ -492,8 +501,12 @@ impl Schedule {
     /// answer later than that is unusual.
     fn hedge(&self, slot: usize) -> Duration {
         let waiting = self.slots.iter().filter(|slot| slot.is_waiting()).chain(self.slots.get(slot));
+        self.usual_end(waiting.filter_map(|slot| slot.entry.expected).max())
+    }
+
+    /// After how long an answer is unusual, of an entry of which this was measured.
+    fn usual_end(&self, measured: Option<Duration>) -> Duration {
         let (least, most) = limits::HEDGE_BOUNDS;
-        let measured = waiting.filter_map(|slot| slot.entry.expected).max();
         measured.map_or(self.timing.hedge, |p95| p95.clamp(least, most))
     }
 

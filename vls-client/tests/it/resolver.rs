@@ -1,12 +1,16 @@
 //! The resolver against real location servers, honest, lying and dead.
 
-use std::time::Duration;
+use std::{
+    cell::{Cell, OnceCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use schemas::{Coded, ErrorCode, Hints, SearchPathEntry, SignedRecord, State};
 use tempfile::TempDir;
 use vls_client::{
-    Candidate, Clock, Freshness, LookupTiming, Outcome, RecordCache, ResolveError, Resolver, ResolverConfig,
-    SystemClock,
+    Candidate, Clock, EntryScores, Freshness, LookupTiming, Moment, Outcome, RecordCache, ResolveError, Resolver,
+    ResolverConfig, SystemClock,
 };
 
 use crate::support::{
@@ -87,6 +91,53 @@ fn a_dead_entry_is_not_waited_for() {
                 found.attempts.iter().find(|attempt| attempt.candidate == Candidate::Entry(dead.entry.clone()));
             assert!(matches!(attempt.unwrap().outcome, Outcome::Waiting), "{found}");
         }
+    });
+}
+
+/// The clock of this machine, and so much later.
+struct Later(SystemClock, Cell<Duration>);
+
+impl Clock for Later {
+    fn now(&self) -> Moment {
+        let now = self.0.now();
+        Moment { wall: now.wall, elapsed: now.elapsed + self.1.get() }
+    }
+}
+
+#[test]
+fn an_entry_that_is_silent_until_the_process_ends_is_remembered_for_it() {
+    let (folder, dead) = (tempfile::tempdir().unwrap(), dead_entry());
+    let alive = Rc::new(OnceCell::new());
+    run({
+        let (folder, dead, alive) = (folder.path().to_owned(), dead.entry.clone(), alive.clone());
+        async move {
+            let server = server(50);
+            server.put(&live());
+            let path = vec![dead, server.entry.clone()];
+            alive.set(server.entry.clone()).unwrap();
+            let cache = RecordCache::open(&folder, 10).unwrap();
+            let clock = Rc::new(Later(SystemClock::default(), Cell::default()));
+            let mut config = config(patient());
+            config.clock = clock.clone();
+            let resolver = Resolver::new(finder(), path, Some(cache), config);
+            resolver.resolve(vat(), &Hints::default()).await.unwrap();
+            // What the program does with its answer takes this long.
+            clock.1.set(patient().hedge + SECOND);
+        }
+    });
+    let scores = EntryScores::open(folder.path());
+    let of = |entry| (scores.of(entry).answers, scores.of(entry).failures);
+    assert_eq!((of(&dead.entry), of(alive.get().unwrap())), ((0, 1), (1, 0)));
+}
+
+#[test]
+fn an_entry_that_is_silent_until_the_end_of_a_lookup_is_scored_once() {
+    run(async {
+        let dead = dead_entry();
+        let resolver = resolver(&[&dead.entry], impatient());
+        resolver.resolve(vat(), &Hints::default()).await.unwrap_err();
+        let score = resolver.score(&dead.entry);
+        assert_eq!((score.answers, score.failures), (0, 1));
     });
 }
 
@@ -482,16 +533,16 @@ fn attempts_have_one_stable_json_form() {
 fn the_clock_is_a_parameter_and_decides_what_has_expired() {
     struct Tomorrow(SystemClock);
     impl Clock for Tomorrow {
-        fn now(&self) -> vls_client::Moment {
+        fn now(&self) -> Moment {
             let now = self.0.now();
-            vls_client::Moment { wall: now.wall + HOUR * 24, ..now }
+            Moment { wall: now.wall + HOUR * 24, ..now }
         }
     }
     run(async {
         let server = server(50);
         server.put(&live());
         let mut config = config(patient());
-        config.clock = std::rc::Rc::new(Tomorrow(SystemClock::default()));
+        config.clock = Rc::new(Tomorrow(SystemClock::default()));
         let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
         let error = resolver.resolve(vat(), &Hints::default()).await.unwrap_err();
         assert_eq!(codes(error.attempts()), [Some(ErrorCode::RecordExpired)]);

@@ -351,6 +351,26 @@ fn an_expired_record_of_a_later_epoch_makes_an_earlier_one_unusable() {
 }
 
 #[test]
+fn who_is_silent_for_longer_than_usual_is_overdue_until_it_answers() {
+    let mut entries = entries(5);
+    entries[1].expected = Some(MILLISECOND * 20);
+    let timing = LookupTiming { first_wave: 3, ..LookupTiming::default() };
+    let mut schedule = Schedule::new(vat(), Goal::Reach, entries, None, None, timing, at(Duration::ZERO));
+    schedule.handle(at(Duration::ZERO), Event::Begin);
+    schedule.handle(at(MILLISECOND), Server::Unknown.event(2).unwrap());
+    let overdue = |schedule: &Schedule, now| schedule.overdue(at(now)).collect::<Vec<_>>();
+    let last = MILLISECOND / 1000;
+    // The third has answered, upon which the fourth was asked; the fifth is not asked yet.
+    assert!(overdue(&schedule, MILLISECOND * 20).is_empty());
+    assert_eq!(overdue(&schedule, MILLISECOND * 20 + last), [1]);
+    assert_eq!(overdue(&schedule, timing.hedge), [1]);
+    assert_eq!(overdue(&schedule, timing.hedge + last), [0, 1]);
+    assert_eq!(overdue(&schedule, timing.hedge + MILLISECOND + last), [0, 1, 3]);
+    schedule.handle(at(timing.hedge), Server::Unknown.event(0).unwrap());
+    assert_eq!(overdue(&schedule, timing.hedge + last), [1]);
+}
+
+#[test]
 fn what_is_left_out_or_has_no_carrier_is_reported_and_not_asked() {
     let entry = |text: &str, left_out| {
         let entry: SearchPathEntry = text.parse().unwrap();
