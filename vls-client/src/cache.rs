@@ -108,7 +108,7 @@ impl RecordCache {
     /// [`CacheError::Damaged`] and [`CacheError::Io`]; the caller goes on as if nothing were kept.
     pub fn get(&self, id: VatId, now: Timestamp) -> Result<Option<SignedRecord>, CacheError> {
         let path = self.path(id);
-        let Some(packet) = read(&path)? else { return Ok(None) };
+        let Some(packet) = read(&path, MAX_FILE)? else { return Ok(None) };
         match SignedRecord::verify(id, &packet) {
             Ok(record) => {
                 touch(&path, now);
@@ -125,7 +125,7 @@ impl RecordCache {
     pub fn put(&self, record: &SignedRecord, now: Timestamp) -> Result<bool, CacheError> {
         let _lock = self.lock()?;
         let path = self.path(record.id());
-        match read(&path)? {
+        match read(&path, MAX_FILE)? {
             None => self.make_room()?,
             Some(packet) => {
                 let kept = SignedRecord::verify(record.id(), &packet);
@@ -136,6 +136,26 @@ impl RecordCache {
         }
         self.write(&path, record.packet(), now)?;
         Ok(true)
+    }
+
+    /// Replaces another file of the folder by what `change` makes of its bytes: none if it is missing, and of
+    /// a file that is longer than `longest`, only the beginning. Nobody else changes it meanwhile.
+    ///
+    /// # Errors
+    /// [`CacheError::Busy`], [`CacheError::Io`]; the file is then as it was.
+    pub(crate) fn update(
+        &self,
+        name: &str,
+        longest: u64,
+        now: Timestamp,
+        change: impl FnOnce(&[u8]) -> io::Result<Vec<u8>>,
+    ) -> Result<(), CacheError> {
+        let _lock = self.lock()?;
+        let path = self.directory.join(name);
+        let bytes = read(&path, longest)?.unwrap_or_default();
+        let changed =
+            change(&bytes).map_err(|source| CacheError::Io { action: "change", path: path.clone(), source })?;
+        self.write(&path, &changed, now)
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -208,7 +228,8 @@ impl RecordCache {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, CacheError> {
+/// What a file holds; of one that is longer than `longest`, which is not ours, so much that this can be seen.
+pub(crate) fn read(path: &Path, longest: u64) -> Result<Option<Vec<u8>>, CacheError> {
     let io = |source| CacheError::Io { action: "read", path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -216,8 +237,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, CacheError> {
         Err(error) => return Err(io(error)),
     };
     let mut bytes = Vec::new();
-    // One byte more than any file of ours has, so that a longer one is recognised as such.
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(io)?;
+    file.take(longest.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
     Ok(Some(bytes))
 }
 

@@ -1,7 +1,7 @@
 //! The newest verified record of each vat that this process has met, in memory and, if there is one, in the
 //! disk cache behind it.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
 use schemas::{SignedRecord, Timestamp, VatId};
 
@@ -14,7 +14,7 @@ use crate::{
 
 pub(crate) struct KnownRecords {
     memory: RefCell<Memory>,
-    disk: Option<RecordCache>,
+    disk: Option<Rc<RecordCache>>,
 }
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ struct Kept {
 }
 
 impl KnownRecords {
-    pub(crate) fn new(disk: Option<RecordCache>) -> Self {
+    pub(crate) fn new(disk: Option<Rc<RecordCache>>) -> Self {
         Self { memory: RefCell::default(), disk }
     }
 

@@ -214,6 +214,10 @@ pub const SCORE_MEMORY: u32 = 64;
 /// Entries of which scores are kept: those of a search path and of the hints of some references.
 pub const MAX_SCORED: usize = 128;
 
+/// Measurements that wait for being written: those of a busy minute or two. If nothing can be written for longer, the
+/// oldest are forgotten.
+pub const MAX_UNSAVED_SCORES: usize = 4096;
+
 /// How often scores are written while a program runs; the last time is when it ends.
 pub const SCORE_INTERVAL: Duration = Duration::from_secs(60);
 

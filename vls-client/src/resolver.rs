@@ -160,7 +160,8 @@ impl Resolver {
     ) -> Self {
         let ResolverConfig { lookup, dial, carriers, greeting, clock, randomness } = config;
         let carriers = Carriers::new(Pool::new(endpoint, greeting, dial.dial_deadline), carriers);
-        let scores = cache.as_ref().map_or_else(EntryScores::in_memory, |cache| EntryScores::open(cache.directory()));
+        let cache = cache.map(Rc::new);
+        let scores = cache.clone().map_or_else(EntryScores::in_memory, EntryScores::kept_in);
         let (known, absent) = (KnownRecords::new(cache), Absent::default());
         let lingering = Cell::new(0);
         let (lookup_timing, dial_timing) = (lookup, dial);

@@ -1,23 +1,27 @@
 //! How good each entry has been, kept beside the cache (DESIGN §5): who is asked first is decided by what was measured,
 //! over the runs of a program, and not by luck.
 //!
+//! Several processes keep them in one file. What each has measured since it last wrote is added to what the file says at
+//! that moment, under the lock of the cache, so that none undoes what another has learnt.
+//!
 //! An entry is never forgotten for being bad: it is asked last, and one that recovers is soon as good as before, because
 //! counts are halved as they grow. The order of the search path decides among entries that are about equally good.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+    rc::Rc,
     time::Duration,
 };
 
 use schemas::{SearchPathEntry, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::limits;
+use crate::{
+    cache::{RecordCache, read},
+    limits,
+};
 
 const FILE: &str = "entries.json";
 
@@ -83,6 +87,15 @@ impl EntryScore {
         }
     }
 
+    /// Brings what stands in a file within the bounds of what is measured.
+    fn bound(&mut self) {
+        let surplus = self.latencies_us.len().saturating_sub(limits::LATENCY_SAMPLES);
+        self.latencies_us.drain(..surplus);
+        self.answers = self.answers.min(limits::SCORE_MEMORY);
+        self.failures = self.failures.min(limits::SCORE_MEMORY);
+        self.stale = self.stale.min(self.answers);
+    }
+
     /// Whose turn comes first: the lower. How long a good answer takes to come, failures and stale answers included, to
     /// a factor of two: finer differences are left to the order of the search path.
     #[must_use]
@@ -95,62 +108,78 @@ impl EntryScore {
     }
 }
 
+/// What a question to an entry brought, once.
+#[derive(Debug)]
+struct Measurement {
+    entry: String,
+    /// How long the answer took, and whether it was stale; `None` without one.
+    answer: Option<(Duration, bool)>,
+    when: Timestamp,
+}
+
 /// The scores of all entries that were asked.
 #[derive(Debug)]
 pub struct EntryScores {
-    file: Option<PathBuf>,
-    table: RefCell<BTreeMap<String, EntryScore>>,
-    changed: Cell<bool>,
+    cache: Option<Rc<RecordCache>>,
+    /// What the file said when it was last read, and what was measured since.
+    table: RefCell<Table>,
+    /// What was measured since the file was last written; nothing without a file.
+    unsaved: RefCell<VecDeque<Measurement>>,
     saved: Cell<Duration>,
 }
 
+#[derive(Debug, Default)]
+struct Table(BTreeMap<String, EntryScore>);
+
 impl EntryScores {
-    /// The scores that are kept in this folder, which is that of a [`RecordCache`](crate::RecordCache). What cannot be
-    /// read is begun anew.
+    /// Those that are kept in this folder, which is that of a [`RecordCache`], as they are now. What cannot be read is as
+    /// if it were not there.
     #[must_use]
     pub fn open(directory: &Path) -> Self {
-        let file = directory.join(FILE);
-        let table = read(&file).unwrap_or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::debug!(file = %file.display(), %error, "the scores of entries were ignored");
-            }
-            BTreeMap::new()
-        });
-        Self { file: Some(file), table: RefCell::new(table), changed: Cell::default(), saved: Cell::default() }
+        Self::new(None, Table::open(directory))
+    }
+
+    /// The same, and what is measured is added to them there.
+    pub(crate) fn kept_in(cache: Rc<RecordCache>) -> Self {
+        let table = Table::open(cache.directory());
+        Self::new(Some(cache), table)
     }
 
     /// Scores that end with this process.
     pub(crate) fn in_memory() -> Self {
-        Self { file: None, table: RefCell::default(), changed: Cell::default(), saved: Cell::default() }
+        Self::new(None, Table::default())
+    }
+
+    fn new(cache: Option<Rc<RecordCache>>, table: Table) -> Self {
+        Self { cache, table: RefCell::new(table), unsaved: RefCell::default(), saved: Cell::default() }
     }
 
     /// What was measured of an entry; all zero if it was never asked.
     #[must_use]
     pub fn of(&self, entry: &SearchPathEntry) -> EntryScore {
-        self.table.borrow().get(&entry.to_string()).cloned().unwrap_or_default()
+        self.table.borrow().0.get(&entry.to_string()).cloned().unwrap_or_default()
     }
 
     pub(crate) fn answered(&self, entry: &SearchPathEntry, latency: Duration, stale: bool, now: Timestamp) {
-        self.change(entry, |score| score.answered(latency, stale, now));
+        self.measured(Measurement { entry: entry.to_string(), answer: Some((latency, stale)), when: now });
     }
 
     pub(crate) fn failed(&self, entry: &SearchPathEntry, now: Timestamp) {
-        self.change(entry, |score| score.failed(now));
+        self.measured(Measurement { entry: entry.to_string(), answer: None, when: now });
     }
 
-    fn change(&self, entry: &SearchPathEntry, change: impl FnOnce(&mut EntryScore)) {
-        let (mut table, entry) = (self.table.borrow_mut(), entry.to_string());
-        if table.len() >= limits::MAX_SCORED && !table.contains_key(&entry) {
-            // Hints bring entries that nobody asks again: the one that was of use longest ago goes.
-            let oldest = table.iter().min_by_key(|(_, score)| score.last_success_us.max(score.last_failure_us));
-            let oldest = oldest.map(|(entry, _)| entry.clone());
-            oldest.and_then(|oldest| table.remove(&oldest));
+    fn measured(&self, measurement: Measurement) {
+        self.table.borrow_mut().add(&measurement);
+        if self.cache.is_some() {
+            let mut unsaved = self.unsaved.borrow_mut();
+            if unsaved.len() >= limits::MAX_UNSAVED_SCORES {
+                unsaved.pop_front();
+            }
+            unsaved.push_back(measurement);
         }
-        change(table.entry(entry).or_default());
-        self.changed.set(true);
     }
 
-    /// Writes them down, if they have changed and were not just written; `elapsed` is the monotonic time.
+    /// Writes them down, if there is something new and they were not just written; `elapsed` is the monotonic time.
     pub(crate) fn save_sometimes(&self, elapsed: Duration) {
         if elapsed.saturating_sub(self.saved.get()) >= limits::SCORE_INTERVAL {
             self.saved.set(elapsed);
@@ -159,9 +188,21 @@ impl EntryScores {
     }
 
     fn save(&self) {
-        let Some(file) = self.file.as_ref().filter(|_| self.changed.replace(false)) else { return };
-        if let Err(error) = write(file, &self.table.borrow()) {
-            tracing::debug!(file = %file.display(), %error, "the scores of entries were not kept");
+        let mut unsaved = self.unsaved.borrow_mut();
+        let (Some(cache), Some(last)) = (&self.cache, unsaved.back()) else { return };
+        let mut table = Table::default();
+        let saved = cache.update(FILE, limits::MAX_SCORE_FILE, last.when, |bytes| {
+            table = Table::read(bytes);
+            unsaved.iter().for_each(|measurement| table.add(measurement));
+            Ok(serde_json::to_vec(&table.0)?)
+        });
+        match saved {
+            Ok(()) => {
+                unsaved.clear();
+                self.table.replace(table);
+            }
+            // Mostly somebody else is writing. The next time, it is all there to be written.
+            Err(error) => tracing::debug!(%error, "the scores of entries were not kept"),
         }
     }
 }
@@ -172,32 +213,62 @@ impl Drop for EntryScores {
     }
 }
 
-fn read(file: &Path) -> io::Result<BTreeMap<String, EntryScore>> {
-    let mut text = String::new();
-    File::open(file)?.take(limits::MAX_SCORE_FILE).read_to_string(&mut text)?;
-    let mut table: BTreeMap<String, EntryScore> = serde_json::from_str(&text)?;
-    for score in table.values_mut() {
-        score.latencies_us.truncate(limits::LATENCY_SAMPLES);
+impl Table {
+    fn open(directory: &Path) -> Self {
+        match read(&directory.join(FILE), limits::MAX_SCORE_FILE) {
+            Ok(bytes) => Self::read(&bytes.unwrap_or_default()),
+            Err(error) => {
+                tracing::debug!(%error, "the scores of entries were ignored");
+                Self::default()
+            }
+        }
     }
-    Ok(table)
-}
 
-/// By rename, so that nobody reads a half; of two processes that write at once the last one wins, and little is lost.
-fn write(file: &Path, table: &BTreeMap<String, EntryScore>) -> io::Result<()> {
-    let new = file.with_extension(format!("{}.new", std::process::id()));
-    let written = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new);
-    let written = written.and_then(|mut writer| writer.write_all(serde_json::to_string(table)?.as_bytes()));
-    let renamed = written.and_then(|()| fs::rename(&new, file));
-    if renamed.is_err() {
-        // It may not even be there.
-        let _ = fs::remove_file(&new);
+    /// From a file that anything may stand in; what cannot be read is begun anew.
+    fn read(bytes: &[u8]) -> Self {
+        let mut table = match serde_json::from_slice(bytes) {
+            Ok(table) => Self(table),
+            Err(_) if bytes.is_empty() => Self::default(),
+            Err(error) => {
+                tracing::debug!(%error, "the scores of entries were ignored");
+                Self::default()
+            }
+        };
+        while table.0.len() > limits::MAX_SCORED {
+            table.forget_one();
+        }
+        table.0.values_mut().for_each(EntryScore::bound);
+        table
     }
-    renamed
+
+    fn add(&mut self, Measurement { entry, answer, when }: &Measurement) {
+        if self.0.len() >= limits::MAX_SCORED && !self.0.contains_key(entry) {
+            self.forget_one();
+        }
+        let score = self.0.entry(entry.clone()).or_default();
+        match answer {
+            Some((latency, stale)) => score.answered(*latency, *stale, *when),
+            None => score.failed(*when),
+        }
+    }
+
+    /// Hints bring entries that nobody asks again: the one that was of use longest ago goes.
+    fn forget_one(&mut self) {
+        let oldest = self.0.iter().min_by_key(|(_, score)| score.last_success_us.max(score.last_failure_us));
+        let oldest = oldest.map(|(entry, _)| entry.clone());
+        oldest.and_then(|oldest| self.0.remove(&oldest));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn kept_in(folder: &tempfile::TempDir) -> EntryScores {
+        EntryScores::kept_in(Rc::new(RecordCache::open(folder.path(), 10).unwrap()))
+    }
 
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -236,7 +307,7 @@ mod tests {
     #[test]
     fn scores_outlive_the_process_and_damage_is_no_error() {
         let folder = tempfile::tempdir().unwrap();
-        let scores = EntryScores::open(folder.path());
+        let scores = kept_in(&folder);
         scores.answered(&entry(1), Duration::from_millis(3), true, NOW);
         scores.failed(&entry(2), NOW);
         drop(scores);
@@ -244,10 +315,69 @@ mod tests {
         assert_eq!(scores.of(&entry(1)), score(&[3], 0, 1));
         assert_eq!((scores.of(&entry(2)).failures, scores.of(&entry(3))), (1, EntryScore::default()));
         fs::write(folder.path().join(FILE), "{\"dns:1.example.org\":[").unwrap();
-        let scores = EntryScores::open(folder.path());
+        let scores = kept_in(&folder);
         assert_eq!(scores.of(&entry(1)), EntryScore::default());
+        scores.failed(&entry(1), NOW);
         drop(scores);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");
+        assert_eq!(EntryScores::open(folder.path()).of(&entry(1)), score(&[], 1, 0));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left over but the lock of the cache");
+    }
+
+    #[test]
+    fn what_several_processes_measure_is_added_up_whenever_each_of_them_began() {
+        let folder = tempfile::tempdir().unwrap();
+        let (long, short) = (kept_in(&folder), kept_in(&folder));
+        long.answered(&entry(1), Duration::from_millis(3), false, NOW);
+        short.answered(&entry(1), Duration::from_millis(5), false, NOW);
+        short.failed(&entry(2), NOW);
+        drop(short);
+        long.save_sometimes(limits::SCORE_INTERVAL);
+        for scores in [&long, &EntryScores::open(folder.path())] {
+            assert_eq!(scores.of(&entry(1)), score(&[5, 3], 0, 0));
+            assert_eq!(scores.of(&entry(2)), score(&[], 1, 0));
+        }
+        drop(long);
+        assert_eq!(EntryScores::open(folder.path()).of(&entry(1)).answers, 2, "nothing is written twice");
+    }
+
+    #[test]
+    fn what_cannot_be_written_now_is_written_later_as_far_as_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let scores = kept_in(&folder);
+        let lock = fs::File::create(folder.path().join("lock")).unwrap();
+        lock.try_lock().unwrap();
+        scores.failed(&entry(1), NOW);
+        scores.save_sometimes(limits::SCORE_INTERVAL);
+        (0..limits::MAX_UNSAVED_SCORES).for_each(|_| scores.failed(&entry(2), NOW));
+        assert_eq!(EntryScores::open(folder.path()).of(&entry(2)), EntryScore::default());
+        drop(lock);
+        scores.save_sometimes(limits::SCORE_INTERVAL * 2);
+        let kept = EntryScores::open(folder.path());
+        assert_eq!(kept.of(&entry(2)), scores.of(&entry(2)));
+        assert_eq!(kept.of(&entry(1)).failures, 0, "the oldest was forgotten");
+    }
+
+    #[test]
+    fn a_file_in_which_anything_stands_is_brought_within_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let samples: Vec<u64> = (1..=100).map(|number| number * 1000).collect();
+        let most = u32::MAX;
+        let entries: Vec<String> = (0..200)
+            .map(|number| {
+                format!(
+                    "\"{}\": {{\"answers\": {most}, \"failures\": {most}, \"stale\": {most}, \
+                     \"last_success_us\": {number}, \"latencies_us\": {samples:?}}}",
+                    entry(number)
+                )
+            })
+            .collect();
+        fs::write(folder.path().join(FILE), format!("{{{}}}", entries.join(","))).unwrap();
+        let scores = EntryScores::open(folder.path());
+        let last = scores.of(&entry(199));
+        assert!(last.answers.checked_add(last.failures).is_some() && last.stale <= last.answers, "{last:?}");
+        assert_eq!(last.latencies_us, samples[100 - limits::LATENCY_SAMPLES..], "the newest are kept");
+        assert_eq!(scores.table.borrow().0.len(), limits::MAX_SCORED);
+        assert_eq!(scores.of(&entry(0)), EntryScore::default());
     }
 
     #[test]
