@@ -268,8 +268,11 @@ impl Resolver {
     }
 
     /// Watches a vat: tells the moment that it comes, moves or goes.
-    #[must_use]
-    pub fn watch(&self, id: VatId, hints: &Hints) -> Watching {
+    ///
+    /// # Errors
+    /// [`ResolveError`] if there is nobody to ask: no search path and no hint, or none that may be asked, with one line of
+    /// reason per entry.
+    pub fn watch(&self, id: VatId, hints: &Hints) -> Result<Watching, ResolveError> {
         Watching::begin(&self.inner, id, hints)
     }
 

@@ -8,6 +8,7 @@ use std::{
     cell::RefCell,
     fmt,
     rc::{Rc, Weak},
+    time::Duration,
 };
 
 use schemas::{
@@ -21,14 +22,16 @@ use tokio::{
 };
 
 use crate::{
+    attempt::{Attempt, Outcome},
     carriers::server,
+    error::ResolveError,
     failure::{Carrier, Failure},
     judge::{Verdict, judge},
     limits,
     lookup::entries,
     pool::Server,
-    resolver::Inner,
-    schedule::{Answer, Goal},
+    resolver::{Inner, not_found},
+    schedule::{Answer, Entry, Found, Goal},
     service,
 };
 
@@ -71,24 +74,36 @@ enum Seen {
 }
 
 impl Watching {
-    pub(crate) fn begin(resolver: &Rc<Inner>, id: VatId, hints: &Hints) -> Self {
-        let asked: Vec<SearchPathEntry> = entries(resolver, hints)
-            .into_iter()
-            .filter(|entry| entry.left_out.is_none() && Carrier::missing_for_entry(&entry.entry).is_none())
-            .map(|entry| entry.entry)
-            .take(limits::MAX_WATCHED)
-            .collect();
+    pub(crate) fn begin(resolver: &Rc<Inner>, id: VatId, hints: &Hints) -> Result<Self, ResolveError> {
+        let mut asked = Vec::new();
+        let mut attempts = Vec::new();
+        for Entry { entry, candidate, left_out, .. } in entries(resolver, hints) {
+            let missing = || Carrier::missing_for_entry(&entry).map(|carrier| Failure::NoCarrier { carrier });
+            match left_out.map(Failure::LeftOut).or_else(missing) {
+                None => asked.push(entry),
+                Some(failure) => attempts.push(Attempt {
+                    candidate,
+                    elapsed: Duration::ZERO,
+                    outcome: Outcome::Failed(failure),
+                    vouched: false,
+                }),
+            }
+        }
+        if asked.is_empty() {
+            return Err(not_found(id, Found::NobodyToAsk, attempts));
+        }
+        asked.truncate(limits::MAX_WATCHED);
         let seen = RefCell::new(vec![Seen::Unasked; asked.len()]);
         let shared = Rc::new(Shared { id, resolver: resolver.clone(), seen, changed: Notify::new() });
         let tasks = (0..)
             .zip(asked)
             .map(|(slot, entry)| spawn_local(keep_watching(shared.clone(), slot, entry)).abort_handle())
             .collect();
-        Self { shared, told: None, tasks }
+        Ok(Self { shared, told: None, tasks })
     }
 
     /// Waits until what is seen has changed; the first time, until something is. Of several changes only the last is told.
-    /// May be dropped without losing one. Never returns if there is no entry to ask.
+    /// May be dropped without losing one.
     pub async fn next(&mut self) -> Sighting {
         loop {
             match self.shared.sighting().filter(|now| self.told.as_ref() != Some(now)) {
@@ -124,7 +139,7 @@ impl Shared {
         match highest {
             Some(record) => Some(Sighting::Registered(record)),
             None if seen.contains(&Seen::Nothing) => Some(Sighting::Gone),
-            None if seen.is_empty() || seen.contains(&Seen::Unasked) => None,
+            None if seen.contains(&Seen::Unasked) => None,
             None => Some(Sighting::Unreachable),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use console::{Failure, ago, table};
 use schemas::{Coded, ErrorCode, Exit, Hints, SignedRecord, VatAddress, VatId};
 use serde_json::{Value, json};
-use vls_client::{Attempt, ClockSkew, Outcome, Resolution, ResolveError, Sighting, Summary};
+use vls_client::{Attempt, ClockSkew, Outcome, Resolution, Sighting, Summary};
 
 use super::{
     Context, block_on,
@@ -116,12 +116,9 @@ fn age_of(signed: &SignedRecord) -> u64 {
 /// `vat resolve TARGET --watch`
 pub(super) fn watch(context: &Context, target: &str) -> Result<Exit, Failure> {
     let (id, hints, _) = subject(context, target)?;
-    if context.config.search_path.value.is_empty() && hints == Hints::default() {
-        return Err(ResolveError::EmptyPath { id }.into());
-    }
     block_on(async {
         let endpoint = client_endpoint()?;
-        let mut watching = resolver(context, &endpoint, context.config.timeout.value)?.watch(id, &hints);
+        let mut watching = resolver(context, &endpoint, context.config.timeout.value)?.watch(id, &hints)?;
         let interrupted = tokio::signal::ctrl_c();
         futures::pin_mut!(interrupted);
         loop {

@@ -13,7 +13,7 @@ use crate::support::{
 fn watch(path: &[&SearchPathEntry]) -> (Resolver, Watching) {
     let path = path.iter().map(|entry| (*entry).clone()).collect();
     let resolver = Resolver::new(finder(), path, None, ResolverConfig::default());
-    let watching = resolver.watch(vat(), &Hints::default());
+    let watching = resolver.watch(vat(), &Hints::default()).unwrap();
     (resolver, watching)
 }
 
@@ -69,10 +69,10 @@ fn that_no_entry_can_be_reached_is_told_and_ends_when_one_can() {
         let mut config = ResolverConfig::default();
         config.dial.dial_deadline = std::time::Duration::from_millis(50);
         let resolver = Resolver::new(finder(), vec![dead.entry.clone()], None, config.clone());
-        assert_eq!(resolver.watch(vat(), &Hints::default()).next().await, Sighting::Unreachable);
+        assert_eq!(resolver.watch(vat(), &Hints::default()).unwrap().next().await, Sighting::Unreachable);
         let server = server(50);
         let resolver = Resolver::new(finder(), vec![dead.entry.clone(), server.entry.clone()], None, config);
-        assert_eq!(resolver.watch(vat(), &Hints::default()).next().await, Sighting::Gone);
+        assert_eq!(resolver.watch(vat(), &Hints::default()).unwrap().next().await, Sighting::Gone);
     });
 }
 
@@ -123,6 +123,23 @@ fn a_session_that_ends_is_opened_again_and_what_was_missed_is_told() {
         server.close_sessions();
         assert_eq!(watching.next().await, Sighting::Registered(live(2)));
         assert_eq!(server.sessions(), 2);
+    });
+}
+
+#[test]
+fn with_nobody_to_ask_it_says_why_and_does_not_wait() {
+    run(async {
+        let hints = Hints { addresses: vec!["127.0.0.1:9".to_owned()], ..Hints::default() };
+        let why = |path: &[&str]| {
+            let path = path.iter().map(|text| text.parse().unwrap()).collect();
+            let mut config = ResolverConfig::default();
+            config.carriers.local_only = true;
+            Resolver::new(finder(), path, None, config).watch(vat(), &hints).unwrap_err()
+        };
+        assert_eq!(why(&[]).code(), ErrorCode::VlsEmptyPath);
+        let error = why(&["https://vls.example.org", "dht:"]);
+        assert_eq!((error.code(), error.attempts().len()), (ErrorCode::VlsNoAnswer, 2));
+        assert_eq!(error.to_string().matches("(vls.left_out)").count(), 2, "{error}");
     });
 }
 
