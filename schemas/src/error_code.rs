@@ -378,7 +378,7 @@ error_codes! {
         "The location server is stopping. Whether it stored the registration is not known; a bit-identical one is safe to repeat.";
         "Ask again in a moment, or another entry of the search path.";
     VlsNoCarrier "vls.no_carrier" Unreachable:
-        "The search path entry or the address is of a form whose carrier this build does not have.";
+        "This build cannot use the form of the search path entry or of the address, or not for registrations.";
         "Add an entry of the form vls://<id>@<host>:<port> or https://<host>.";
     VlsClockSkew "vls.clock_skew" Degraded:
         "Several location servers agree with each other on the time, and this machine's clock differs by more than a minute.";

@@ -126,14 +126,12 @@ impl Carriers {
         record: &SignedRecord,
         expected: Expected,
     ) -> Result<Reply, Failure> {
-        if let Some(carrier) = Carrier::missing_for_registration(entry) {
-            return Err(Failure::NoCarrier { carrier });
-        }
         match (entry, server(entry)) {
             (_, Some(server)) => {
                 self.pool.call(&server, |client| service::register(client, record.clone(), expected)).await
             }
             (SearchPathEntry::Http { url }, _) => self.http.register(url, record, expected).await,
+            (SearchPathEntry::Dns { .. }, _) => Err(Failure::OnlyLookups),
             (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
         }
     }
@@ -141,12 +139,13 @@ impl Carriers {
     /// What time it is there.
     ///
     /// # Errors
-    /// [`Failure`]; [`Failure::NoCarrier`] for an entry that has no clock.
+    /// [`Failure`]; [`Failure::OnlyLookups`] and [`Failure::NoCarrier`] for an entry that has no clock.
     pub(crate) async fn time(&self, entry: &SearchPathEntry) -> Result<Timestamp, Failure> {
         match (entry, server(entry)) {
             (_, Some(server)) => self.pool.call(&server, service::time).await,
             (SearchPathEntry::Http { url }, _) => self.http.time(url).await,
-            (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dns }),
+            (SearchPathEntry::Dns { .. }, _) => Err(Failure::OnlyLookups),
+            (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
         }
     }
 }

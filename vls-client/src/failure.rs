@@ -11,8 +11,6 @@ use crate::{limits::MAX_REMOTE_TEXT, locality::LeftOut};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Carrier {
-    /// Records in DNS, which can be asked for and not registered there, and which tell no time.
-    Dns,
     /// Records on the Mainline DHT.
     Dht,
     /// A gateway that takes batches.
@@ -30,14 +28,6 @@ impl Carrier {
         }
     }
 
-    /// The carrier that registering with an entry needs, unless it is one that this build has.
-    pub(crate) fn missing_for_registration(entry: &SearchPathEntry) -> Option<Self> {
-        match entry {
-            SearchPathEntry::Dns { .. } => Some(Self::Dns),
-            other => Self::missing_for_entry(other),
-        }
-    }
-
     /// The carrier that an address needs, unless it is one that this build has.
     pub(crate) fn missing_for_address(address: &Address) -> Option<Self> {
         match address {
@@ -51,7 +41,6 @@ impl Carrier {
 impl fmt::Display for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Dns => "more than questions in DNS",
             Self::Dht => "the Mainline DHT",
             Self::Gateway => "the gateway form",
             Self::Relay => "relaying through a location server",
@@ -69,6 +58,9 @@ pub enum Failure {
         /// What it needs.
         carrier: Carrier,
     },
+    /// It is an entry that lookups alone can use.
+    #[error("DNS can be asked for other vats, but takes no registrations and tells no time")]
+    OnlyLookups,
     /// It is not asked or dialled in local-only mode.
     #[error("left out: {0}")]
     LeftOut(LeftOut),
@@ -162,7 +154,7 @@ pub enum Failure {
 impl Coded for Failure {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NoCarrier { .. } => ErrorCode::VlsNoCarrier,
+            Self::NoCarrier { .. } | Self::OnlyLookups => ErrorCode::VlsNoCarrier,
             Self::LeftOut(_) => ErrorCode::VlsLeftOut,
             Self::Connect { source } if source.kind() == io::ErrorKind::TimedOut => ErrorCode::NetTimeout,
             Self::Connect { .. } => ErrorCode::NetUnreachable,
@@ -189,6 +181,14 @@ impl Coded for Failure {
 }
 
 impl Failure {
+    /// Why registering with an entry can never succeed, or asking it for the time, if that is so.
+    pub(crate) fn beyond_lookups(entry: &SearchPathEntry) -> Option<Self> {
+        match entry {
+            SearchPathEntry::Dns { .. } => Some(Self::OnlyLookups),
+            other => Carrier::missing_for_entry(other).map(|carrier| Self::NoCarrier { carrier }),
+        }
+    }
+
     /// What an error of a call says about the server.
     pub(crate) fn of_call(error: &capnp::Error) -> Self {
         let ended = error.kind == capnp::ErrorKind::Disconnected;

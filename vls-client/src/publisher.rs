@@ -16,7 +16,7 @@ use transport::{Endpoint, Greeting};
 use crate::{
     carriers::{CarrierConfig, Carriers, server},
     clock::{Clock, Randomness, SystemClock, SystemRandomness},
-    failure::{Carrier, Failure},
+    failure::Failure,
     limits,
     pool::Pool,
     publish_schedule::{PublishEvent, PublishSchedule, PublishTiming},
@@ -435,8 +435,7 @@ impl Inner {
 
 /// Why no registration with an entry can ever succeed, if none can.
 fn why_never(entry: &SearchPathEntry, carriers: &Carriers) -> Option<Failure> {
-    let carrier = || Carrier::missing_for_registration(entry).map(|carrier| Failure::NoCarrier { carrier });
-    carriers.why_not(entry).map(Failure::LeftOut).or_else(carrier)
+    carriers.why_not(entry).map(Failure::LeftOut).or_else(|| Failure::beyond_lookups(entry))
 }
 
 /// A registration that was carried out, and for how long the record is valid by the clock that it was dated by: that of

@@ -169,6 +169,34 @@ fn an_empty_search_path_never_dead_ends() {
 }
 
 #[test]
+fn that_no_vat_is_registered_through_dns_is_said_where_it_is_added_and_when_a_vat_wakes() {
+    let world = World::new();
+    let alice = world.home("alice");
+    // Nobody answers there, which is known at once.
+    alice.write("config.toml", "name_servers = [\"127.0.0.1:9\"]\n");
+    let added = alice.vat(&["vls", "add", "dns:vls.example.org"]).ok();
+    assert!(added.stdout.contains("no vat of yours is registered"), "{added}");
+    alice.new_vat("tally", "counter");
+    let vat = alice.start(&["run", "tally", "--listen", "127.0.0.1:0"]);
+    let told = vat.wait_for_notice("that it is not registered", |line| line.contains("not registered with dns:"));
+    assert!(told.contains("takes no registrations") && !told.contains("trying again"), "{told}");
+    vat.interrupt().ok();
+    world.no_secret_leaked();
+}
+
+#[test]
+fn with_nobody_who_may_be_asked_watching_ends_with_the_reason() {
+    let world = World::new();
+    let alice = world.home("alice");
+    let id = world.home("bob").new_vat("tally", "counter");
+    alice.fails(&["resolve", &id, "--watch"], 5, "vls.empty_path");
+    alice.add_server("https://vls.example.org");
+    let failure = alice.fails(&["--local-only", "resolve", &id, "--watch"], 5, "vls.no_answer");
+    assert!(failure.message.contains("(vls.left_out)"), "{}", failure.message);
+    world.no_secret_leaked();
+}
+
+#[test]
 fn a_vat_registers_with_every_server_and_is_found_through_any() {
     let world = World::new();
     let (mut first, mut second) = (world.location_server("first"), world.location_server("second"));

@@ -84,7 +84,10 @@ fn notice_failures(live: &Live, notice: impl Fn(&str)) {
     for report in &live.registrations {
         match report.error() {
             None => notice(&format!("registered with {}", report.entry)),
-            Some(error) => notice(&format!("not registered with {}: {error}; trying again", report.entry)),
+            Some(error) => {
+                let again = if report.next_attempt.is_some() { "; trying again" } else { "" };
+                notice(&format!("not registered with {}: {error}{again}", report.entry));
+            }
         }
     }
 }

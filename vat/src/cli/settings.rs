@@ -18,7 +18,11 @@ pub(super) fn parse_entry(text: &str) -> Result<SearchPathEntry, Failure> {
 pub(super) fn add(context: &Context, entry: &str) -> Result<Exit, Failure> {
     let entry = parse_entry(entry)?;
     Config::add_entry(&context.home, &entry)?;
-    let human = format!("added {entry}\nA vat that is running takes it up when it is started again.");
+    let mut human = format!("added {entry}\nA vat that is running takes it up when it is started again.");
+    if matches!(entry, SearchPathEntry::Dns { .. }) {
+        human += "\nThrough DNS other vats are found, but no vat of yours is registered: that needs an entry of the form \
+                  vls:// or https://.";
+    }
     context.output.result(&human, &json!({"added": entry.to_string()}))?;
     Ok(Exit::Ok)
 }

@@ -311,7 +311,19 @@ fn nothing_can_be_registered_in_dns() {
         let publisher = publisher(&dns(), Rc::new(Shows(live(5))));
         let report = publisher.announce(Expected::Anything, DEADLINE).await.remove(0);
         assert_eq!(report.error().map(Coded::code), Some(ErrorCode::VlsNoCarrier), "{report}");
+        assert!(report.to_string().contains("takes no registrations"), "{report}");
         assert_eq!(report.next_attempt, None);
+    });
+}
+
+#[test]
+fn what_has_no_clock_says_for_what_reason() {
+    run(async {
+        let resolver = resolver(&[], carriers(None));
+        for (entry, reason) in [("dns:vls.example.org", "tells no time"), ("dht:", "the Mainline DHT")] {
+            let error = resolver.time_at(&entry.parse().unwrap()).await.unwrap_err();
+            assert!(error.to_string().contains(reason) && error.code() == ErrorCode::VlsNoCarrier, "{entry}: {error}");
+        }
     });
 }
 
