@@ -15,3 +15,4 @@ mod resolver;
 mod schedule;
 mod support;
 mod watching;
+mod web_servers;
