@@ -277,7 +277,6 @@ fn a_kept_connection_that_is_dead_costs_a_moment_and_one_that_has_ended_nothing(
     });
     run(async {
         let record = live(5);
-        // Says that it goes on, and does not.
         let packet = record.packet().to_vec();
         let server = Https::with(&[&TLS13], move |_, _| Some(http_answer("200 OK", "", &packet)), Then::Closes).await;
         let resolver = resolver(std::slice::from_ref(&server.entry), carriers(None));

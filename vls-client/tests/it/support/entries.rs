@@ -116,7 +116,7 @@ pub(crate) enum Then {
     Reads,
     /// Sends zeros without end.
     SendsOn,
-    /// Ends the connection.
+    /// Reads the next request, and ends the connection without an answer.
     Closes,
 }
 
@@ -162,7 +162,10 @@ impl Https {
                         match then {
                             Then::Reads => {}
                             Then::SendsOn => drop(tokio::io::copy(&mut tokio::io::repeat(0), &mut stream).await?),
-                            Then::Closes => break,
+                            Then::Closes => {
+                                read_request(&mut stream).await?;
+                                break;
+                            }
                         }
                     }
                     std::io::Result::Ok(())
