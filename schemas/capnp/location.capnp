@@ -9,10 +9,12 @@ interface LocationService {
   # Stores the packet for `id`, or renews the lease of a bit-identical one. Anyone may forward a packet:
   # only the vat can have signed it. The answer is sent only after the record is durable.
 
-  lookup @1 (id :Data) -> (answer :Answer);
-  # What the server knows of exactly this 32-byte id. There is no call that lists ids.
+  lookup @1 (id :Data, hops :UInt8) -> (answer :Answer);
+  # What the server knows of exactly this 32-byte id. There is no call that lists ids. What it does not know it may
+  # ask other servers for. `hops` is over how many servers the question has come, 0 if a finder asks: a server asks on
+  # with one more, and after two it answers from what it holds.
 
-  lookupMany @2 (ids :List(Data)) -> (answers :List(Answer));
+  lookupMany @2 (ids :List(Data), hops :UInt8) -> (answers :List(Answer));
   # One answer per id, in the same order. At most 256 ids.
 
   now @3 () -> (time :UInt64, address :Text);
@@ -28,6 +30,16 @@ interface LocationService {
   dialBack @6 (port :UInt16, over :DialBackOver) -> (result :DialBack);
   # Dials the caller at the address from which the server sees it, at this port, and from another port than this
   # session's: what gets through, everybody's packets get through. A few times a minute at most.
+
+  learn @7 (records :List(Known)) -> ();
+  # Records that have been registered with the caller, another server. They are judged as all are, their leases go on
+  # from where they are, and they are not passed on any further. At most 64 records.
+}
+
+struct Known {
+  # What a server knows of an id.
+  id @0 :Data;
+  answer @1 :Answer;
 }
 
 interface Watcher {
@@ -140,4 +152,11 @@ struct Answer {
   expired @2 :Bool;
   # The lease has ended. Such a packet says where the vat was, and still proves which (epoch, turn) it had
   # reached, but is no statement of where it is.
+
+  elapsed @3 :UInt64;
+  # The age in microseconds.
+
+  left @4 :UInt64;
+  # Microseconds until the lease ends; 0 if it has ended, or if the server does not tell. A server that learns the record
+  # from this one answers it for no longer.
 }

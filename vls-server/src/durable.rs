@@ -16,7 +16,7 @@ mod rows;
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    fmt, io,
     net::IpAddr,
     path::{Path, PathBuf},
     rc::Rc,
@@ -32,7 +32,10 @@ use transport::OutputGate;
 use crate::{
     clock::Clock,
     limits,
-    registry::{Answer, Decision, Examined, Expected, Id, Now, Outcome, Peek, Policy, Registry, Turn, Withheld, Write},
+    registry::{
+        Answer, Claim, Decision, Examined, Expected, Id, Now, Outcome, Peek, Policy, Registry, SourcePrefix, Turn,
+        Withheld, Write,
+    },
     watches::Watches,
 };
 use checks::Checks;
@@ -118,6 +121,8 @@ pub enum Seen<'a> {
         packet: &'a [u8],
         /// The time since the vat was last seen.
         age: Duration,
+        /// The time until the lease ends.
+        left: Duration,
         /// The lease has ended.
         expired: bool,
     },
@@ -163,8 +168,10 @@ pub struct DurableRegistry {
     reports: AbortHandle,
 }
 
+/// Is told of a registration.
+type Tell = Box<dyn Fn(&Id)>;
+
 /// The registry and its disk.
-#[derive(Debug)]
 struct Core {
     registry: RefCell<Registry>,
     clock: Rc<dyn Clock>,
@@ -172,6 +179,8 @@ struct Core {
     store: RefCell<Option<Store>>,
     gate: OutputGate,
     watches: Rc<Watches>,
+    /// Who is told of registrations.
+    registered: RefCell<Option<Tell>>,
     /// Why a turn was not taken by the store.
     failure: RefCell<Option<StoreError>>,
     last_sync: Rc<Cell<Option<Instant>>>,
@@ -227,7 +236,10 @@ impl DurableRegistry {
         let watches = Rc::new(Watches::new(limits::WATCHES));
         let (registry, store) = (RefCell::new(registry), RefCell::new(Some(store)));
         let (failure, committing) = (RefCell::new(None), Cell::new(false));
-        let core = Rc::new(Core { registry, clock, store, gate, watches, failure, last_sync, committer, committing });
+        let registered = RefCell::default();
+        let core =
+            Core { registry, clock, store, gate, watches, registered, failure, last_sync, committer, committing };
+        let core = Rc::new(core);
         Ok(Self { checks: Checks::new(Rc::clone(&core)), core, reports })
     }
 
@@ -249,11 +261,39 @@ impl DurableRegistry {
             let mut registry = self.core.registry.borrow_mut();
             registry.examine(self.core.clock.now(), source, id, packet, expected)
         };
+        self.conclude(examined, false).await
+    }
+
+    /// Takes a record that the server `source` told of ([`Registry::examine_learned`]), and waits in the same way.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn learn(
+        &self,
+        source: SourcePrefix,
+        id: &[u8],
+        packet: &[u8],
+        claim: Claim,
+    ) -> Result<Outcome, Stopping> {
+        self.wait_for_room().await?;
+        let examined = {
+            let mut registry = self.core.registry.borrow_mut();
+            registry.examine_learned(self.core.clock.now(), source, id, packet, claim)
+        };
+        self.conclude(examined, true).await
+    }
+
+    async fn conclude(&self, examined: Examined, is_learned: bool) -> Result<Outcome, Stopping> {
         let withheld = match examined {
-            Examined::Decided(decision) => self.core.take(decision)?,
+            Examined::Decided(decision) => self.core.take(decision, is_learned)?,
             Examined::Unverified(candidate) => self.checks.check(candidate).await?,
         };
         self.core.reveal(withheld).await
+    }
+
+    /// Has everything that is registered here from now on told to `tell`, by its id; not what is learned.
+    pub(crate) fn on_registered(&self, tell: impl Fn(&Id) + 'static) {
+        self.core.registered.replace(Some(Box::new(tell)));
     }
 
     /// What is known of an id, once that is durable.
@@ -273,7 +313,7 @@ impl DurableRegistry {
         match self.core.registry.borrow().peek(now, id) {
             None => look(Seen::Nothing),
             Some(Peek { turn, .. }) if turn > self.core.gate.durable() => look(Seen::Early),
-            Some(Peek { packet, age, expired, .. }) => look(Seen::Record { packet, age, expired }),
+            Some(Peek { packet, age, left, expired, .. }) => look(Seen::Record { packet, age, left, expired }),
         }
     }
 
@@ -393,16 +433,22 @@ impl DurableRegistry {
     }
 }
 
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("committer", &self.committer).finish_non_exhaustive()
+    }
+}
+
 impl Core {
     /// Hands the writes of a decision over. What it says is told later.
-    fn take(self: &Rc<Self>, decision: Decision) -> Result<Withheld<Outcome>, Stopping> {
+    fn take(self: &Rc<Self>, decision: Decision, is_learned: bool) -> Result<Withheld<Outcome>, Stopping> {
         if let Some(turn) = decision.turn {
-            self.submit(turn)?;
+            self.submit(turn, is_learned)?;
         }
         Ok(decision.outcome)
     }
 
-    fn submit(self: &Rc<Self>, turn: Turn) -> Result<(), Stopping> {
+    fn submit(self: &Rc<Self>, turn: Turn, is_learned: bool) -> Result<(), Stopping> {
         let delta = TurnDelta { turn: turn.number, changes: turn.writes.iter().map(rows::change).collect() };
         let submitted = self.store.borrow().as_ref().map(|store| match self.committer {
             Committer::Beside => store.submit(delta),
@@ -416,6 +462,9 @@ impl Core {
             for write in &turn.writes {
                 if let Write::PutRecord { id, .. } = write {
                     self.watches.changed(id);
+                    if let Some(tell) = self.registered.borrow().as_ref().filter(|_| !is_learned) {
+                        tell(id);
+                    }
                 }
             }
             return Ok(());

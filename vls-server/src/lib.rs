@@ -24,6 +24,7 @@ mod clock;
 mod durable;
 mod identity_file;
 pub mod limits;
+mod peering;
 pub mod program;
 pub mod registry;
 mod server;
@@ -34,6 +35,6 @@ pub use clock::{Clock, SystemClock};
 pub use durable::{Committer, DurableRegistry, Journaling, RecordsError, RowError, Seen, Stopping};
 pub use identity_file::IdentityFileError;
 pub use server::{
-    CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError, Server, ServerConfig, ServerError,
-    Status, dns,
+    CertificateError, CertificateFiles, HttpLimits, Peer, PeerError, ProxyNetwork, ProxyNetworkError, Server,
+    ServerConfig, ServerError, Status, dns,
 };

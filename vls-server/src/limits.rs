@@ -60,6 +60,13 @@ pub const SIGNATURE_CHECKS: Rate = Rate { burst: 4_096, interval: Duration::from
 /// stays far below the burst.
 pub const WRITES_PER_ID: Rate = Rate { burst: 256, interval: Duration::from_secs(1) };
 
+/// New ids of one server from which records are learned. A server that begins with nothing learns those that are asked
+/// for; two hundred a second are a twentieth of a core, and fill no table before the next lease has ended.
+pub const LEARNED_IDS: Rate = Rate { burst: 4_096, interval: Duration::from_millis(5) };
+
+/// What was learned from one server takes at most this part of the table, so that none can fill it alone.
+pub(crate) const LEARNED_PART: usize = 2;
+
 /// Sets of a table of source prefixes, a power of two: with its ways it is all the memory that quotas, or the rates of one
 /// carrier, ever use.
 pub(crate) const SOURCE_SETS: usize = 4_096;
@@ -265,6 +272,73 @@ pub(crate) const DNS_ZONE_TTL: u32 = 3_600;
 /// Time to live, in seconds, of "there is nothing": how long after its registration a vat may still be invisible to
 /// who asked too early.
 pub(crate) const DNS_NEGATIVE_TTL: u32 = 10;
+
+// ---- other servers
+
+/// Servers that one server follows. Each costs a session, and a question for each that is not held.
+pub const MOST_PEERS: usize = 8;
+
+/// Over how many servers a question may have come to be asked on: a finder asks one, which asks those that it follows,
+/// which ask those that they follow. With eight peers each, one question is 64 at most.
+pub(crate) const MOST_HOPS: u8 = 2;
+
+/// For how long others are asked before a finder is answered; those who are asked by them have half of that. A session
+/// that has to be made takes two round trips, the question one more, and finders give one server little longer.
+pub(crate) const PEERS_DEADLINE: Duration = Duration::from_millis(1_600);
+
+/// After this part of the deadline those are asked, too, who are asked last.
+pub(crate) const SECOND_WAVE_PART: u32 = 4;
+
+/// Questions of others under way: with what each waits for, some 2 kB each.
+pub(crate) const PEER_QUESTIONS: usize = 256;
+
+/// Beyond so many, questions are begun no more that nobody waits for, or whose sender may be invented.
+pub(crate) const PEER_QUESTIONS_BESIDE: usize = 128;
+
+/// Cold lookups that wait for the answer of other servers, of everybody. Others are answered at once.
+pub(crate) const PATIENT_DATAGRAMS: usize = 256;
+
+/// Questions that each network may cause. A finder that wakes asks for all its friends; whoever goes on for longer with
+/// what nobody knows has our peers asked no more than this.
+pub const ASKED_FOR: Rate = Rate { burst: 1_024, interval: Duration::from_millis(10) };
+
+/// For how long what nobody knew is not asked for again.
+pub(crate) const UNKNOWN: Duration = Duration::from_secs(3);
+
+/// For how long a record that is held, or was found, is answered without looking whether others know a higher one.
+pub(crate) const CONFIRMED: Duration = Duration::from_secs(30);
+
+/// Questions that are remembered so as not to be asked again. With a hundred bytes each, 1.6 MB.
+pub(crate) const RECENT_QUESTIONS: usize = 16 << 10;
+
+/// How long a peer that did not answer is asked last: until a restart is over, or a line is back.
+pub(crate) const FAILED_PEER: Duration = Duration::from_secs(30);
+
+/// How long a peer is asked last that said what it ought to have known to be wrong.
+pub(crate) const LYING_PEER: Duration = Duration::from_mins(10);
+
+/// Registrations that a peer has not been told of. At a hundred bytes each, 400 kB for each peer; a whole burst of one
+/// network fits.
+pub(crate) const UNTOLD: usize = 4_096;
+
+/// Records in one call to a peer (`learn`): 64 of the greatest length are 70 kB.
+pub const MAX_LEARNED_PER_CALL: u32 = 64;
+
+/// Longest message of a peer, in bytes: one answer is a kilobyte.
+pub(crate) const PEER_MESSAGE_BYTES: usize = 16 << 10;
+
+/// How long a peer may take to shake hands.
+pub(crate) const PEER_DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a peer may take to make durable what it was told, a busy disk included.
+pub(crate) const TELLING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a peer that could not be dialled is left alone: so long at first, then twice as long each time, up to the
+/// longest.
+pub(crate) const REDIAL: Duration = Duration::from_millis(500);
+
+/// See [`REDIAL`].
+pub(crate) const LONGEST_REDIAL: Duration = Duration::from_mins(1);
 
 // ---- the program
 

@@ -38,8 +38,8 @@ use schemas::{IdentityError, RecordError, SignedPacket, Timestamp, UnverifiedPac
 pub(crate) use self::{decision::seconds, quota::SourceTable};
 pub use self::{
     decision::{
-        Answer, Candidate, Decision, Examined, Expected, Origin, Outcome, Peek, Refusal, RefusalReason, Turn, Withheld,
-        Write,
+        Answer, Candidate, Claim, Decision, Examined, Expected, Origin, Outcome, Peek, Refusal, RefusalReason, Turn,
+        Withheld, Write,
     },
     evidence::Evidence,
     marks::HighWaterMark,
@@ -50,6 +50,7 @@ pub use self::{
 use self::{
     evidence::EvidenceTable,
     table::{Held, Lease, Table},
+    time::Moment,
 };
 use crate::limits;
 
@@ -73,6 +74,8 @@ pub struct Policy {
     pub signature_checks: Rate,
     /// Writes per id.
     pub writes_per_id: Rate,
+    /// New ids per server from which records are learned; of signature checks it has so many again.
+    pub learned_ids: Rate,
 }
 
 impl Default for Policy {
@@ -85,6 +88,7 @@ impl Default for Policy {
             new_ids: limits::NEW_IDS,
             signature_checks: limits::SIGNATURE_CHECKS,
             writes_per_id: limits::WRITES_PER_ID,
+            learned_ids: limits::LEARNED_IDS,
         }
     }
 }
@@ -168,9 +172,31 @@ impl Registry {
         packet: &[u8],
         expected: &Expected,
     ) -> Examined {
-        self.table.lapse(now.moment());
-        self.look_at(now, SourcePrefix::of(source), id, packet, expected)
-            .unwrap_or_else(|reason| Examined::Decided(refused(now, reason)))
+        let origin = Origin { source: SourcePrefix::of(source), expected: *expected, claimed: None };
+        self.look_at(now, origin, id, packet)
+    }
+
+    /// The same for a record that another server told of, which is the `source`. It is judged by the same rules, but that
+    /// somebody has heard of a vat does not mean that the vat was seen: its lease is what `claim` leaves of it (rule 6),
+    /// and may have ended. A bit-identical packet takes over the lease of the claim if that ends later, and changes
+    /// nothing otherwise.
+    pub fn examine_learned(
+        &mut self,
+        now: Now,
+        source: SourcePrefix,
+        id: &[u8],
+        packet: &[u8],
+        claim: Claim,
+    ) -> Examined {
+        let origin = Origin { source, expected: Expected::Anything, claimed: Some(self.claimed(now, source, claim)) };
+        self.look_at(now, origin, id, packet)
+    }
+
+    /// What a claim comes to by this server's policy.
+    fn claimed(&self, now: Now, source: SourcePrefix, claim: Claim) -> Lease {
+        let seen = now.moment().before(claim.age);
+        let end = now.moment().after(claim.left).min(seen.after(self.policy.lease));
+        Lease { source, seen, end }
     }
 
     /// The second half of [`Self::register`]: decides about a record whose signature was checked meanwhile. Other
@@ -186,10 +212,10 @@ impl Registry {
 
     /// What is known of exactly this id. There is no other way to ask (rule 9).
     pub fn lookup(&self, now: Now, id: &Id) -> Withheld<Answer> {
-        let Some(Peek { packet, age, expired, turn }) = self.peek(now, id) else {
+        let Some(Peek { packet, age, left, expired, turn }) = self.peek(now, id) else {
             return Withheld::until(0, Answer::default());
         };
-        Withheld::until(turn, Answer { packet: Some(packet.into()), age, expired })
+        Withheld::until(turn, Answer { packet: Some(packet.into()), age, left, expired })
     }
 
     /// The same without taking any memory: for carriers that write the packet somewhere else at once. The caller has to
@@ -197,8 +223,8 @@ impl Registry {
     #[must_use]
     pub fn peek(&self, now: Now, id: &Id) -> Option<Peek<'_>> {
         let held = self.table.get(id)?;
-        let age = now.moment().since(held.seen);
-        Some(Peek { packet: held.packet, age, expired: held.end <= now.moment(), turn: held.turn })
+        let (age, left) = (now.moment().since(held.seen), held.end.since(now.moment()));
+        Some(Peek { packet: held.packet, age, left, expired: held.end <= now.moment(), turn: held.turn })
     }
 
     /// Has what is held of these ids come from memory, for who looks all of them up next: together that takes a fraction
@@ -256,40 +282,38 @@ impl Registry {
         self.table.part(part)
     }
 
-    fn look_at(
-        &mut self,
-        now: Now,
-        source: SourcePrefix,
-        id: &[u8],
-        packet: &[u8],
-        expected: &Expected,
-    ) -> Result<Examined, RefusalReason> {
+    fn look_at(&mut self, now: Now, origin: Origin, id: &[u8], packet: &[u8]) -> Examined {
+        self.table.lapse(now.moment());
+        self.check(now, origin, id, packet).unwrap_or_else(|reason| Examined::Decided(refused(now, reason)))
+    }
+
+    fn check(&mut self, now: Now, origin: Origin, id: &[u8], packet: &[u8]) -> Result<Examined, RefusalReason> {
         let id: Id = id.try_into().map_err(|_| IdentityError::Length { found: id.len() })?;
         if self.holds(&id, packet) {
-            return self.renew(now, id).map(Examined::Decided);
+            return self.renew(now, id, &origin).map(Examined::Decided);
         }
         let record = UnverifiedPacket::parse_with(VatKey::from_bytes(id)?, packet)?;
         record.check_time(now.wall)?;
-        let standing = self.standing(record.id(), HighWaterMark::claimed_by(&record), expected)?;
+        let standing = self.standing(record.id(), HighWaterMark::claimed_by(&record), &origin.expected)?;
         let new = match standing {
             Standing::Decided(decision) => return Ok(Examined::Decided(decision)),
             Standing::Contradicts => false,
             Standing::Higher { new } => new,
         };
-        self.pay_for_check(now, source, new)?;
-        Ok(Examined::Unverified(Box::new(Candidate::new(record, source, *expected))))
+        self.pay_for_check(now, &origin, new)?;
+        Ok(Examined::Unverified(Box::new(Candidate::new(record, origin))))
     }
 
     fn decide(&mut self, now: Now, origin: Origin, record: SignedPacket) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         if self.holds(&id, record.packet()) {
-            return self.renew(now, id);
+            return self.renew(now, id, &origin);
         }
         record.check_time(now.wall)?;
         match self.standing(record.id(), HighWaterMark::of(&record), &origin.expected)? {
             Standing::Decided(decision) => Ok(decision),
-            Standing::Contradicts => self.conflict(now, &record),
-            Standing::Higher { .. } => self.store(now, origin.source, &record),
+            Standing::Contradicts => self.conflict(now, &origin, &record),
+            Standing::Higher { .. } => self.store(now, &origin, &record),
         }
     }
 
@@ -328,13 +352,17 @@ impl Registry {
 
     /// Lets the source have a signature checked, if it may. A new id costs its token even if the signature turns out to
     /// be forged.
-    fn pay_for_check(&mut self, now: Now, source: SourcePrefix, new: bool) -> Result<(), RefusalReason> {
-        if source == SourcePrefix::LOCAL {
+    fn pay_for_check(&mut self, now: Now, origin: &Origin, new: bool) -> Result<(), RefusalReason> {
+        if origin.source == SourcePrefix::LOCAL {
             return Ok(());
         }
-        let (new_ids, checks) = (self.policy.new_ids, self.policy.signature_checks);
+        let (new_ids, checks) = if origin.source.is_server() {
+            (self.policy.learned_ids, self.policy.learned_ids)
+        } else {
+            (self.policy.new_ids, self.policy.signature_checks)
+        };
         let now = now.moment();
-        let [of_new_ids, of_checks] = self.sources.buckets(source, now);
+        let [of_new_ids, of_checks] = self.sources.buckets(origin.source, now);
         if let Some(retry_after) = of_new_ids.wait(new_ids, now).filter(|_| new) {
             return Err(RefusalReason::NewIds { retry_after });
         }
@@ -349,7 +377,7 @@ impl Registry {
     }
 
     /// Bit-identical: the signature was verified when these bytes were stored, so nothing is checked but time.
-    fn renew(&mut self, now: Now, id: Id) -> Result<Decision, RefusalReason> {
+    fn renew(&mut self, now: Now, id: Id, origin: &Origin) -> Result<Decision, RefusalReason> {
         let Some(held) = self.table.get(&id) else {
             debug_assert!(false, "what is renewed is held");
             return Err(RefusalReason::Full { retry_after: Duration::ZERO });
@@ -361,38 +389,45 @@ impl Registry {
         let moment = now.moment();
         // Anybody can send a public packet again. What would hardly lengthen the lease is not written, and the
         // answer tells what is true without it. The lease is the one that was granted: the policy may be another one since.
-        if held.end > moment && moment.since(held.seen) < held.end.since(held.seen) / limits::RENEWAL_GRAIN {
+        // What another server has heard of never shortens it.
+        let claimed = origin.claimed;
+        let seen = claimed.map_or(moment, |claimed| claimed.seen);
+        let is_longer = claimed.is_none_or(|claimed| claimed.end > held.end && claimed.seen > held.seen);
+        let grain = held.end.since(held.seen) / limits::RENEWAL_GRAIN;
+        if !is_longer || held.end > moment && seen.since(held.seen) < grain {
             let lease = held.end.since(moment);
             return Ok(answer(&held, |_| Outcome::Refreshed { lease }));
         }
         let packet = held.packet.into();
-        let source = self.table.source(&id).unwrap_or(SourcePrefix::LOCAL);
+        let source = self.table.source(&id).filter(|held| !held.is_server()).unwrap_or(origin.source);
         let mut turn = self.begin();
-        let (length, lease) = self.grant(now, source, expires);
+        let lease = self.grant(now, source, expires, claimed);
         self.table.renew(&id, &lease, turn.number, moment);
-        turn.writes.push(put(now, id, source, length, packet));
-        Ok(self.end(turn, Outcome::Refreshed { lease: length }))
+        turn.writes.push(put(now, id, &lease, packet));
+        Ok(self.end(turn, Outcome::Refreshed { lease: lease.end.since(moment) }))
     }
 
     /// A record that is higher than any before, or as high as a mark whose bytes are forgotten.
-    fn store(&mut self, now: Now, source: SourcePrefix, record: &SignedPacket) -> Result<Decision, RefusalReason> {
+    fn store(&mut self, now: Now, origin: &Origin, record: &SignedPacket) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         let mut turn = self.begin();
+        // What was learned and is registered here now is the vat's own.
         let held = self.table.source(&id);
+        let source = held.filter(|held| !held.is_server()).unwrap_or(origin.source);
         self.may_be_written(now, &id)?;
         // From here on nothing fails that has changed something.
         if held.is_none() {
-            self.make_room(now, source, &mut turn)?;
+            self.make_room(now, origin, &mut turn)?;
         }
         if self.table.marks.remove(&id) {
             turn.writes.push(Write::RemoveMark { id });
         }
-        let lease = self.place(now, held.unwrap_or(source), record, &mut turn);
+        let lease = self.place(now, source, origin.claimed, record, &mut turn);
         Ok(self.end(turn, Outcome::Stored { lease }))
     }
 
     /// The same epoch and timestamp as the record that is held, and other bytes (rule 3).
-    fn conflict(&mut self, now: Now, record: &SignedPacket) -> Result<Decision, RefusalReason> {
+    fn conflict(&mut self, now: Now, origin: &Origin, record: &SignedPacket) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         let (Some(held), Some(source)) = (self.table.get(&id), self.table.source(&id)) else {
             debug_assert!(false, "a record contradicts one that is held");
@@ -411,7 +446,7 @@ impl Registry {
             self.keep_evidence(id, evidence, &mut turn);
         }
         if higher {
-            self.place(now, source, record, &mut turn);
+            self.place(now, source, origin.claimed, record, &mut turn);
         } else {
             self.table.pay_for_write(&id, self.policy.writes_per_id, now.moment());
             self.table.touch(&id, turn.number);
@@ -439,30 +474,45 @@ impl Registry {
     }
 
     /// Makes `record` the current one of its id, at the cost of a write; gives its lease.
-    fn place(&mut self, now: Now, source: SourcePrefix, record: &SignedPacket, turn: &mut Turn) -> Duration {
+    fn place(
+        &mut self,
+        now: Now,
+        source: SourcePrefix,
+        claimed: Option<Lease>,
+        record: &SignedPacket,
+        turn: &mut Turn,
+    ) -> Duration {
         let id = *record.id().as_bytes();
-        let (length, lease) = self.grant(now, source, record.expires());
+        let lease = self.grant(now, source, record.expires(), claimed);
         self.table.put(&id, record.packet(), &lease, turn.number, now.moment());
         self.table.pay_for_write(&id, self.policy.writes_per_id, now.moment());
-        turn.writes.push(put(now, id, source, length, record.packet().into()));
-        length
+        turn.writes.push(put(now, id, &lease, record.packet().into()));
+        lease.end.since(now.moment())
     }
 
-    /// A new lease from now on, with its length: for as long as the policy says, or until the record's own end of
-    /// validity if it states one that comes before (rule 6).
-    fn grant(&self, now: Now, source: SourcePrefix, expires: Option<Timestamp>) -> (Duration, Lease) {
+    /// A new lease: from now on for as long as the policy says, or the one that was claimed; or until the record's own end
+    /// of validity if it states one that comes before (rule 6).
+    fn grant(&self, now: Now, source: SourcePrefix, expires: Option<Timestamp>, claimed: Option<Lease>) -> Lease {
+        let moment = now.moment();
+        let (seen, end) = match claimed {
+            Some(Lease { seen, end, .. }) => (seen, end),
+            None => (moment, moment.after(self.policy.lease)),
+        };
         let validity = expires.map_or(Duration::MAX, |expires| expires.saturating_since(now.wall));
-        let length = self.policy.lease.min(validity);
-        let seen = now.moment();
-        (length, Lease { source, seen, end: seen.after(length) })
+        Lease { source, seen, end: end.min(moment.after(validity)).max(seen) }
     }
 
-    /// Gives up a record, if the table is full, for a newcomer from `source`.
-    fn make_room(&mut self, now: Now, source: SourcePrefix, turn: &mut Turn) -> Result<(), RefusalReason> {
-        if self.table.len() < self.policy.max_records {
+    /// Gives up a record for a newcomer, if the table is full, or the newcomer comes from a server of which there is enough.
+    fn make_room(&mut self, now: Now, origin: &Origin, turn: &mut Turn) -> Result<(), RefusalReason> {
+        let most_learned = (self.policy.max_records / limits::LEARNED_PART).max(1);
+        let source = origin.source;
+        let is_live = origin.claimed.is_none_or(|claimed| claimed.end > now.moment());
+        let has_enough = is_live && source.is_server() && self.table.count(source) >= most_learned;
+        if self.table.len() < self.policy.max_records && !has_enough {
             return Ok(());
         }
-        let displaced = self.table.displaced_by(source, now.moment());
+        let displaced =
+            if has_enough { self.table.first_of(source) } else { self.table.displaced_by(source, now.moment()) };
         let Some((id, held)) = displaced.and_then(|id| Some((id, self.table.get(&id)?))) else {
             let retry_after = self.table.next_end().map_or(Duration::ZERO, |end| end.since(now.moment()));
             return Err(RefusalReason::Full { retry_after });
@@ -516,7 +566,9 @@ fn refused(now: Now, reason: RefusalReason) -> Decision {
     untold(Outcome::Refused(Refusal { reason, server_time: now.wall }))
 }
 
-/// The row of a record whose lease begins now.
-fn put(now: Now, id: Id, source: SourcePrefix, lease: Duration, packet: Arc<[u8]>) -> Write {
-    Write::PutRecord { id, source, seen: now.wall, until: now.wall.saturating_add(lease), packet }
+/// The row of a record with this lease.
+fn put(now: Now, id: Id, lease: &Lease, packet: Arc<[u8]>) -> Write {
+    let moment = now.moment();
+    let at = |when: Moment| now.wall.saturating_add(when.since(moment)).saturating_sub(moment.since(when));
+    Write::PutRecord { id, source: lease.source, seen: at(lease.seen), until: at(lease.end), packet }
 }

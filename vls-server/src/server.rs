@@ -11,6 +11,7 @@ pub mod dns;
 mod http;
 mod listeners;
 mod metrics;
+mod peers;
 mod places;
 mod rates;
 mod sessions;
@@ -36,6 +37,7 @@ pub(crate) use self::{
     back_dialler::BackDialler,
     http::Inspected,
     metrics::{Metrics, QUOTA},
+    peers::{Asker, Peers},
     sessions::{Call, Calls},
 };
 use self::{
@@ -47,6 +49,7 @@ use self::{
 };
 pub use self::{
     http::{CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError},
+    peers::{Peer, PeerError},
     status::Status,
 };
 use crate::{
@@ -79,6 +82,9 @@ pub struct ServerConfig {
     pub idle_session: Duration,
     /// How often a watch looks whether a lease has ended.
     pub watch_interval: Duration,
+    /// Other servers that are asked for what is not held here, and told what is registered here; at most
+    /// [`limits::MOST_PEERS`].
+    pub peers: Vec<Peer>,
     /// The TCP address for HTTP.
     pub http: Option<SocketAddr>,
     /// With it, HTTP is HTTPS.
@@ -111,6 +117,7 @@ impl ServerConfig {
             sessions_per_network: limits::SESSIONS_PER_NETWORK,
             idle_session: limits::IDLE_SESSION,
             watch_interval: limits::WATCH_INTERVAL,
+            peers: Vec::new(),
             http: None,
             certificate: None,
             trusted_proxies: Vec::new(),
@@ -267,13 +274,15 @@ impl Server {
         let mut incarnation = [0; 16];
         getrandom::fill(&mut incarnation).map_err(ServerError::Random)?;
         let id = endpoint.id();
-        let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, back, config));
+        let seed = getrandom::u64().map_err(ServerError::Random)?;
+        let carrier = Rc::new(Carrier::new(endpoint, registry, incarnation, back, config, seed));
         let (stage, watched) = watch::channel(Stage::Serving);
         let shared = shared(&carrier, config);
         let mut listeners = Listeners::new(Rc::clone(&shared));
         listeners.make(listeners.prepare(config).await?);
+        carrier.peers.follow(&config.peers);
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
-        let cold = ColdLookups::new(&carrier.endpoint, Rc::clone(&carrier.registry), &shared.metrics);
+        let cold = ColdLookups::new(&carrier.endpoint, &shared);
         let answering = tokio::task::spawn_local(async move { cold.answer().await });
         let fixed = Fixed { listen: config.listen, data: config.data.clone(), sessions: config.sessions };
         Ok(Self { id, carrier, stage, accepting, answering, shared, listeners, fixed })
@@ -291,6 +300,7 @@ impl Server {
         self.listeners.closed().await;
         self.carrier.registry.set_policy(config.policy.clone());
         self.carrier.set_limits(config);
+        self.carrier.peers.follow(&config.peers);
         self.shared.lease.set(config.policy.lease);
         let kept = [
             ("listen", config.listen != self.fixed.listen),
@@ -401,6 +411,7 @@ impl Server {
     async fn end(&mut self) {
         self.reach(Stage::Closing);
         self.answering.abort();
+        self.carrier.peers.follow(&[]);
         // Fails only if the task panicked; the sessions went with it then.
         let _ = (&mut self.accepting).await;
         self.listeners.ended().await;
@@ -412,6 +423,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
         self.answering.abort();
+        self.carrier.peers.follow(&[]);
     }
 }
 
@@ -422,6 +434,7 @@ fn shared(carrier: &Rc<Carrier>, config: &ServerConfig) -> Rc<Shared> {
         registry: Rc::clone(&carrier.registry),
         calls: Rc::clone(&carrier.calls),
         metrics: Rc::clone(&carrier.metrics),
+        peers: Rc::clone(&carrier.peers),
         started: carrier.registry.clock().now(),
         lease: Cell::new(config.policy.lease),
         // With the listeners.

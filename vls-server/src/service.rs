@@ -12,6 +12,7 @@ use std::{
 };
 
 use capnp::Error;
+use futures::future::join_all;
 use schemas::{
     Coded, ErrorCode, Order, Timestamp, UnverifiedPacket, VatId,
     location_capnp::{DialBackOver, answer, expected, location_service, order, outcome},
@@ -21,13 +22,16 @@ use tokio::time::Instant;
 use crate::{
     durable::{DurableRegistry, Seen, Stopping},
     limits,
-    registry::{Answer, Expected, Id, Now, Outcome, seconds},
-    server::{BackDialler, Call, Calls, Metrics, QUOTA},
+    registry::{Answer, Claim, Expected, Id, Now, Outcome, seconds},
+    server::{Asker, BackDialler, Call, Calls, Metrics, Peers, QUOTA},
     watches::Watch,
 };
 
 /// As metrics name it.
 const CARRIER: &str = "quic";
+
+/// What other servers tell.
+const CARRIER_OF_SERVERS: &str = "peer";
 
 /// What one caller talks to.
 pub(crate) struct Service {
@@ -36,6 +40,7 @@ pub(crate) struct Service {
     metrics: Rc<Metrics>,
     caller: Rc<Caller>,
     back: Rc<BackDialler>,
+    peers: Rc<Peers>,
     watch_interval: Duration,
 }
 
@@ -83,9 +88,10 @@ impl Service {
         metrics: Rc<Metrics>,
         caller: Rc<Caller>,
         back: Rc<BackDialler>,
+        peers: Rc<Peers>,
         watch_interval: Duration,
     ) -> Self {
-        Self { registry, calls, metrics, caller, back, watch_interval }
+        Self { registry, calls, metrics, caller, back, peers, watch_interval }
     }
 
     /// Begins a call, unless the server is stopping.
@@ -94,21 +100,25 @@ impl Service {
         self.calls.begin().ok_or_else(|| stopping(Stopping))
     }
 
+    fn asker(&self, hops: u8) -> Asker {
+        Asker { id: Some(self.caller.id), network: self.caller.network(), hops }
+    }
+
     /// Writes what is known of an id; tells whether anything is.
     async fn answer_to(&self, id: &Id, now: Now, mut builder: answer::Builder<'_>) -> Result<bool, Error> {
         let found = self.registry.see(id, now, |seen| match seen {
             Seen::Early => None,
             Seen::Nothing => Some(false),
-            Seen::Record { packet, age, expired } => {
-                write_answer(packet, age, expired, builder.reborrow());
+            Seen::Record { packet, age, left, expired } => {
+                write_answer(packet, (age, left), expired, builder.reborrow());
                 Some(true)
             }
         });
         if let Some(found) = found {
             return Ok(found);
         }
-        let Answer { packet, age, expired } = self.registry.lookup(id).await.map_err(stopping)?;
-        write_answer(packet.as_deref().unwrap_or_default(), age, expired, builder);
+        let Answer { packet, age, left, expired } = self.registry.lookup(id).await.map_err(stopping)?;
+        write_answer(packet.as_deref().unwrap_or_default(), (age, left), expired, builder);
         Ok(packet.is_some())
     }
 }
@@ -138,7 +148,11 @@ impl location_service::Server for Service {
         mut results: location_service::LookupResults,
     ) -> Result<(), Error> {
         let (_under_way, begun) = (self.begin()?, Instant::now());
-        let id = read_id(params.get()?.get_id()?)?;
+        let (id, hops) = {
+            let params = params.get()?;
+            (read_id(params.get_id()?)?, params.get_hops())
+        };
+        self.peers.seek(&id, self.asker(hops)).await;
         let now = self.registry.clock().now();
         let is_found = self.answer_to(&id, now, results.get().init_answer()).await?;
         self.metrics.answered(CARRIER, if is_found { "found" } else { "unknown" }, begun.elapsed());
@@ -151,6 +165,7 @@ impl location_service::Server for Service {
         mut results: location_service::LookupManyResults,
     ) -> Result<(), Error> {
         let (_under_way, begun) = (self.begin()?, Instant::now());
+        let hops = params.get()?.get_hops();
         let ids = {
             let ids = params.get()?.get_ids()?;
             let (found, limit) = (ids.len(), limits::MAX_LOOKUPS_PER_CALL);
@@ -160,6 +175,11 @@ impl location_service::Server for Service {
             ids.iter().map(|id| read_id(id?)).collect::<Result<Vec<_>, Error>>()?
         };
         self.registry.approach(ids.iter());
+        let asker = self.asker(hops);
+        let asked = ids
+            .iter()
+            .filter_map(|id| self.peers.inquire(id, self.registry.clock().now(), asker, limits::PEER_QUESTIONS));
+        join_all(asked).await;
         let now = self.registry.clock().now();
         let mut list = results.get().init_answers(u32::try_from(ids.len()).unwrap_or(0));
         for (index, id) in (0..).zip(&ids) {
@@ -178,6 +198,8 @@ impl location_service::Server for Service {
         let _under_way = self.begin()?;
         let params = params.get()?;
         let (id, watcher) = (read_id(params.get_id()?)?, params.get_watcher()?);
+        // What comes of it, the watch sees.
+        drop(self.peers.inquire(&id, self.registry.clock().now(), self.asker(0), limits::PEER_QUESTIONS_BESIDE));
         let (registry, caller) = (Rc::clone(&self.registry), Rc::clone(&self.caller));
         let watches = Rc::clone(self.registry.watches());
         let watch = Watch::begin(registry, &watches, caller, id, watcher, self.watch_interval)
@@ -239,6 +261,31 @@ impl location_service::Server for Service {
                 failed.set_message(&remote.message);
                 failed.set_server_time(self.registry.clock().now().wall.as_micros());
             }
+        }
+        Ok(())
+    }
+
+    async fn learn(
+        self: capnp::capability::Rc<Self>,
+        params: location_service::LearnParams,
+        _: location_service::LearnResults,
+    ) -> Result<(), Error> {
+        let _under_way = self.begin()?;
+        let records = params.get()?.get_records()?;
+        let (found, limit) = (records.len(), limits::MAX_LEARNED_PER_CALL);
+        if found > limit {
+            return Err(argument(&format!("one call may tell of {limit} records, this one tells of {found}")));
+        }
+        let source = self.peers.source_of(self.caller.id, self.caller.network());
+        let records = records.iter().map(|known| {
+            let answer = known.get_answer()?;
+            Ok((known.get_id()?, answer.get_packet()?, read_claim(answer)))
+        });
+        let records = records.collect::<Result<Vec<_>, Error>>()?;
+        let learned = records.into_iter().map(|(id, packet, claim)| self.registry.learn(source, id, packet, claim));
+        for outcome in join_all(learned).await {
+            // The caller has nothing to do about what is refused.
+            self.metrics.answered(CARRIER_OF_SERVERS, outcome_name(&outcome.map_err(stopping)?), Duration::ZERO);
         }
         Ok(())
     }
@@ -321,10 +368,30 @@ fn write_outcome(outcome: Outcome, mut builder: outcome::Builder<'_>) {
     }
 }
 
-pub(crate) fn write_answer(packet: &[u8], age: Duration, expired: bool, mut builder: answer::Builder<'_>) {
+/// `lease` is the time since the vat was last seen, and that until its lease ends.
+pub(crate) fn write_answer(
+    packet: &[u8],
+    lease: (Duration, Duration),
+    expired: bool,
+    mut builder: answer::Builder<'_>,
+) {
+    let (age, left) = lease;
     builder.set_packet(packet);
     builder.set_age(whole_seconds(age));
     builder.set_expired(expired);
+    builder.set_elapsed(micros(age));
+    builder.set_left(micros(left));
+}
+
+/// What another server says of a lease. One that does not say when it ends has it end now.
+pub(crate) fn read_claim(answer: answer::Reader<'_>) -> Claim {
+    let age = Duration::from_micros(answer.get_elapsed()).max(Duration::from_secs(answer.get_age().into()));
+    let left = if answer.get_expired() { Duration::ZERO } else { Duration::from_micros(answer.get_left()) };
+    Claim { age, left }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Rounded down: a lease is not promised for longer than it lasts.

@@ -139,6 +139,6 @@ async fn tell(registry: &DurableRegistry, place: &Place, watcher: &watcher::Clie
 async fn say(watcher: &watcher::Client, answer: &Answer) -> Result<(), capnp::Error> {
     let mut request = watcher.changed_request();
     let packet = answer.packet.as_deref().unwrap_or_default();
-    write_answer(packet, answer.age, answer.expired, request.get().init_answer());
+    write_answer(packet, (answer.age, answer.left), answer.expired, request.get().init_answer());
     request.send().promise.await.map(drop)
 }

@@ -139,8 +139,9 @@ impl Shared {
         if self.core.gate.is_poisoned() {
             return Err(Stopping);
         }
+        let is_learned = origin.is_learned();
         let decision = self.core.registry.borrow_mut().admit(self.core.clock.now(), origin, verified);
-        self.core.take(decision)
+        self.core.take(decision, is_learned)
     }
 }
 

@@ -20,7 +20,7 @@ use super::advertise;
 use crate::{
     limits,
     registry::Policy,
-    server::{CertificateFiles, ProxyNetwork, ServerConfig, dns::DomainName},
+    server::{CertificateFiles, Peer, ProxyNetwork, ServerConfig, dns::DomainName},
 };
 
 /// The file of the server that belongs to the system.
@@ -47,6 +47,9 @@ pub(super) struct Flags {
     /// Host name or address to print instead of the one found: what others reach this machine by
     #[arg(long, value_name = "HOST", value_parser = advertise::parse_host)]
     pub(super) advertise: Option<String>,
+    /// Another server that is asked for what is not held here, and told what is registered here, as vls://<id>@<host>:<port>; repeatable
+    #[arg(long, value_name = "ENTRY")]
+    peer: Vec<Peer>,
     /// TCP address for HTTP: records as pkarr relays and iroh's DNS server offer them, a page for people, /metrics
     #[arg(long, value_name = "ADDR")]
     pub(super) http: Option<SocketAddr>,
@@ -122,6 +125,7 @@ struct File {
     data: Option<Spanned<String>>,
     lease: Option<Spanned<u64>>,
     advertise: Option<Spanned<String>>,
+    peers: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     limits: LimitsTable,
     #[serde(default)]
@@ -181,6 +185,7 @@ pub(super) struct Configuration {
     pub(super) data: Setting<PathBuf>,
     lease: Setting<Duration>,
     pub(super) advertise: Setting<Option<String>>,
+    peers: Setting<Vec<Peer>>,
     records: Setting<usize>,
     pub(super) sessions: Setting<usize>,
     sessions_per_network: Setting<usize>,
@@ -230,6 +235,7 @@ impl Configuration {
             return Err(no_data());
         };
         let LimitsTable { records, sessions, sessions_per_network } = text.limits;
+        let peers = (!flags.peer.is_empty()).then(|| flags.peer.clone());
         let proxies = (!flags.http_proxy.is_empty()).then(|| flags.http_proxy.clone());
         Ok(Self {
             file: None,
@@ -239,6 +245,7 @@ impl Configuration {
             advertise: file
                 .setting(text.advertise.as_ref(), None, |text| advertise::parse_host(text).map(Some))?
                 .or_argument(flags.advertise.clone().map(Some)),
+            peers: file.list(text.peers.as_ref(), str::parse)?.or_argument(peers),
             records: number(file, "limits.records", records, limits::MAX_RECORDS, limits::MOST_RECORDS)?,
             sessions: number(file, "limits.sessions", sessions, limits::SESSIONS, limits::MOST_SESSIONS)?,
             sessions_per_network: number(
@@ -275,6 +282,10 @@ impl Configuration {
                 return Err(self.wrong(source, format!("http.{by} needs http.{needed}: both belong together")));
             }
         }
+        if self.peers.value.len() > limits::MOST_PEERS {
+            let reason = format!("a server follows at most {} others", limits::MOST_PEERS);
+            return Err(self.wrong(self.peers.source, reason));
+        }
         let http = self.http.value.is_some();
         if self.certificate.value.is_some() && !http {
             return Err(self.wrong(self.certificate.source, "a certificate is for http.listen (--http)".to_owned()));
@@ -307,6 +318,7 @@ impl Configuration {
         config.policy = Policy { lease: self.lease.value, max_records: self.records.value, ..Policy::default() };
         config.sessions = self.sessions.value;
         config.sessions_per_network = self.sessions_per_network.value;
+        config.peers.clone_from(&self.peers.value);
         config.http = self.http.value;
         config.certificate = self.certificate_files();
         config.trusted_proxies.clone_from(&self.trusted_proxies.value);
@@ -334,6 +346,7 @@ impl Configuration {
             row("data", &self.data, |value| json!(value)),
             row("lease", &self.lease, |value| json!(value.as_secs())),
             row("advertise", &self.advertise, |value| json!(value)),
+            row("peers", &self.peers, |list| json!(list.iter().map(ToString::to_string).collect::<Vec<_>>())),
             row("limits.records", &self.records, |value| json!(value)),
             row("limits.sessions", &self.sessions, |value| json!(value)),
             row("limits.sessions_per_network", &self.sessions_per_network, |value| json!(value)),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use schemas::{Coded, ErrorCode, IdentityError, Order, RecordError, Timestamp, UnverifiedPacket};
 
-use super::{Id, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix};
+use super::{Id, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix, table::Lease};
 
 /// What the writer believes to be the current record (rule 5: compare-and-swap).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,11 +151,29 @@ pub struct Candidate {
 pub struct Origin {
     pub(super) source: SourcePrefix,
     pub(super) expected: Expected,
+    /// Of a record that another server told of: the lease that it has there.
+    pub(super) claimed: Option<Lease>,
+}
+
+/// What another server says of the lease of a record, at the moment at which it is examined here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The time since the vat was last seen by whoever it registered with.
+    pub age: Duration,
+    /// The time until the lease ends there; zero if it has ended.
+    pub left: Duration,
+}
+
+impl Origin {
+    /// Whether another server told of it.
+    pub(crate) fn is_learned(&self) -> bool {
+        self.claimed.is_some()
+    }
 }
 
 impl Candidate {
-    pub(super) fn new(record: UnverifiedPacket, source: SourcePrefix, expected: Expected) -> Self {
-        Self { record, origin: Origin { source, expected } }
+    pub(super) fn new(record: UnverifiedPacket, origin: Origin) -> Self {
+        Self { record, origin }
     }
 
     /// The record, whose signature is to be verified, and what [`Registry::admit`](super::Registry::admit) has to know
@@ -173,6 +191,8 @@ pub struct Peek<'a> {
     pub packet: &'a [u8],
     /// The time since the vat was last seen.
     pub age: Duration,
+    /// The time until the lease ends.
+    pub left: Duration,
     /// The lease has ended: see [`Answer::expired`].
     pub expired: bool,
     /// None of this may be told before this turn is durable.
@@ -186,6 +206,8 @@ pub struct Answer {
     pub packet: Option<Arc<[u8]>>,
     /// The time since the vat was last seen.
     pub age: Duration,
+    /// The time until the lease ends.
+    pub left: Duration,
     /// The lease has ended: the packet says where the vat was and how far it had come, not where it is.
     pub expired: bool,
 }

@@ -7,7 +7,7 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use schemas::Network;
+use schemas::{Network, VatId};
 
 use super::time::Moment;
 use crate::limits::{SOURCE_SETS, SOURCE_WAYS};
@@ -30,10 +30,27 @@ impl SourcePrefix {
     /// No network at all.
     pub const LOCAL: Self = Self(0);
 
+    /// The last byte of those that are no network but another server, from which records are learned.
+    const SERVER: u64 = 0x53;
+
     /// The prefix of an address.
     #[must_use]
     pub fn of(source: Option<IpAddr>) -> Self {
         source.map_or(Self::LOCAL, |address| Self(Network::of(address).to_bits()))
+    }
+
+    /// The server with this id: it has a share of its own, wherever it is.
+    #[must_use]
+    pub fn of_server(id: VatId) -> Self {
+        let [a, b, c, d, e, f, g, ..] = *id.as_bytes();
+        // As many bits as there is room for. Two servers that share them share their quota.
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, 0]) | Self::SERVER)
+    }
+
+    /// Whether it stands for a server.
+    #[must_use]
+    pub fn is_server(self) -> bool {
+        self.0 & 0xff == Self::SERVER
     }
 
     /// For the record table's rows.
@@ -53,6 +70,7 @@ impl fmt::Display for SourcePrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Network::from_bits(self.0) {
             Some(network) => network.fmt(f),
+            None if self.is_server() => f.write_str("another server"),
             None => f.write_str("local"),
         }
     }

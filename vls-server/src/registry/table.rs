@@ -54,7 +54,7 @@ pub(super) struct Held<'a> {
 }
 
 /// A lease: for whom the record is answered, and for how long.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lease {
     /// Who paid for the place in the table. A packet that somebody else forwards does not change it.
     pub(super) source: SourcePrefix,
@@ -238,6 +238,16 @@ impl Table {
             let source = self.order.remove(&mut self.cells, number);
             self.order.insert(&mut self.cells, number, source, true);
         }
+    }
+
+    /// How many live records are held for this source.
+    pub(super) fn count(&self, source: SourcePrefix) -> usize {
+        self.order.count(source) as usize
+    }
+
+    /// The live record of this source whose lease ends first.
+    pub(super) fn first_of(&self, source: SourcePrefix) -> Option<Id> {
+        self.order.first_of(source).map(|number| self.cells.id(number))
     }
 
     /// Whom a newcomer from `source` displaces. `None` if all others have as good a right as the newcomer.

@@ -31,6 +31,11 @@ struct Answered {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CameTo {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
     carrier: &'static str,
 }
@@ -48,6 +53,7 @@ pub(crate) struct Metrics {
     /// Looked up in `answers` before; an answer costs an increment and no search by text.
     known: RefCell<Vec<(&'static str, &'static str, Counter)>>,
     connections: Family<Of, Gauge>,
+    peers: Family<CameTo, Counter>,
     records: Gauge,
     sessions: Gauge,
     handshakes: Family<Became, Counter>,
@@ -85,6 +91,12 @@ impl Metrics {
             Unit::Seconds,
             seconds.clone(),
         );
+        let peers = Family::<CameTo, Counter>::default();
+        registry.register(
+            "peers",
+            "What was asked of other servers, and records that they were told of, by what it came to",
+            peers.clone(),
+        );
         registry.register("connections", "TCP connections that are open, by carrier", connections.clone());
         let records = gauge(&mut registry, "records", "Records held, live and expired");
         let sessions = gauge(&mut registry, "sessions", "QUIC sessions that are open");
@@ -101,6 +113,7 @@ impl Metrics {
             seconds,
             known,
             connections,
+            peers,
             records,
             sessions,
             handshakes,
@@ -142,6 +155,11 @@ impl Metrics {
             }
         }
         (carriers, limited)
+    }
+
+    /// Counts what was asked of other servers or told to them.
+    pub(super) fn of_peers(&self, outcome: &'static str, count: u64) {
+        self.peers.get_or_create(&CameTo { outcome }).inc_by(count);
     }
 
     /// The number of a carrier's connections.

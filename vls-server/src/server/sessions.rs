@@ -16,7 +16,7 @@ use transport::{
 use crate::{
     durable::DurableRegistry,
     limits,
-    server::{ServerConfig, back_dialler::BackDialler, metrics::Metrics},
+    server::{ServerConfig, back_dialler::BackDialler, metrics::Metrics, peers::Peers},
     service::{Caller, Service},
 };
 
@@ -40,6 +40,7 @@ pub(super) struct Carrier {
     incarnation: [u8; 16],
     table: Sessions,
     back: Rc<BackDialler>,
+    pub(super) peers: Rc<Peers>,
     idle_session: Duration,
     watch_interval: Duration,
 }
@@ -51,12 +52,17 @@ impl Carrier {
         incarnation: [u8; 16],
         back: Option<Endpoint>,
         config: &ServerConfig,
+        seed: u64,
     ) -> Self {
         let table = Sessions::new(endpoint.id(), places(config));
         let (registry, calls, metrics) = (Rc::new(registry), Rc::new(Calls::default()), Rc::new(Metrics::new()));
         let back = Rc::new(BackDialler::new(back));
         let (idle_session, watch_interval) = (config.idle_session, config.watch_interval);
-        Self { endpoint, registry, calls, metrics, incarnation, table, back, idle_session, watch_interval }
+        let peers = {
+            let (registry, metrics) = (Rc::clone(&registry), Rc::clone(&metrics));
+            Peers::new(registry, metrics, endpoint.clone(), greeting(incarnation), seed)
+        };
+        Self { endpoint, registry, calls, metrics, incarnation, table, back, peers, idle_session, watch_interval }
     }
 
     /// Closes the ports.
@@ -130,11 +136,11 @@ impl Carrier {
             Rc::new(Caller::new(connection.peer(), move || connection.remote_address()))
         };
         let (registry, calls, back) = (Rc::clone(&self.registry), Rc::clone(&self.calls), Rc::clone(&self.back));
-        let service =
-            Service::new(registry, calls, Rc::clone(&self.metrics), Rc::clone(&caller), back, self.watch_interval);
+        let (metrics, peers) = (Rc::clone(&self.metrics), Rc::clone(&self.peers));
+        let service = Service::new(registry, calls, metrics, Rc::clone(&caller), back, peers, self.watch_interval);
         let client: location_service::Client = capnp_rpc::new_client(service);
         let options = SessionOptions {
-            greeting: self.greeting(),
+            greeting: greeting(self.incarnation),
             bootstrap: Some(client.client),
             // Each answer waits for its own turn; there is nothing to hold back for a whole session.
             gate: OutputGate::always_open(),
@@ -142,12 +148,12 @@ impl Carrier {
         };
         (options, caller)
     }
+}
 
-    fn greeting(&self) -> Greeting {
-        let program = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
-        // Epoch 0: not a vat.
-        Greeting { epoch: 0, incarnation: self.incarnation, program }
-    }
+fn greeting(incarnation: [u8; 16]) -> Greeting {
+    let program = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
+    // Epoch 0: not a vat.
+    Greeting { epoch: 0, incarnation, program }
 }
 
 /// Waits until the server has come that far; also if it was dropped.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::Ipv4Addr,
     rc::Rc,
     time::Duration,
 };
@@ -12,10 +13,12 @@ use transport::HandshakeCounts;
 use super::{
     dns::Zone,
     metrics::{Metrics, Readings},
+    peers::{Asker, Peers},
     sessions::Calls,
 };
 use crate::{
     durable::{DurableRegistry, Seen},
+    limits,
     registry::{Id, Now},
     server::dns::Known,
 };
@@ -26,6 +29,7 @@ pub(super) struct Shared {
     pub(super) registry: Rc<DurableRegistry>,
     pub(super) calls: Rc<Calls>,
     pub(super) metrics: Rc<Metrics>,
+    pub(super) peers: Rc<Peers>,
     pub(super) started: Now,
     /// For how long a record is answered after its vat was last seen.
     pub(super) lease: Cell<Duration>,
@@ -56,18 +60,15 @@ impl Shared {
         Readings { records, sessions, handshakes, turn, durable_turn, uptime: self.uptime() }
     }
 
-    /// What is left of a lease, `age` after the vat was seen. A record may end before its lease does; what that
-    /// makes wrong is bounded by the short time for which anything is cached.
-    pub(super) fn lease_left(&self, age: Duration) -> Duration {
-        self.lease.get().saturating_sub(age)
-    }
-
-    /// For the DNS core.
+    /// For the DNS core, which does not wait: what other servers know of an id is found by who asks a second time.
     pub(super) fn known(&self, id: &Id) -> Known {
+        // Resolvers ask for whoever asks them, and from everywhere: all of them have one network's share.
+        let asker = Asker { id: None, network: Ipv4Addr::UNSPECIFIED.into(), hops: 0 };
+        drop(self.peers.inquire(id, self.registry.clock().now(), asker, limits::PEER_QUESTIONS_BESIDE));
         self.registry.see(id, self.registry.clock().now(), |seen| match seen {
             Seen::Early => Known::Early,
             Seen::Nothing | Seen::Record { expired: true, .. } => Known::Nothing,
-            Seen::Record { packet, age, .. } => Known::Record { packet: packet.to_vec(), left: self.lease_left(age) },
+            Seen::Record { packet, left, .. } => Known::Record { packet: packet.to_vec(), left },
         })
     }
 }

@@ -128,6 +128,7 @@ impl Model {
         self.vats.get(id).map_or_else(Answer::default, |known| Answer {
             packet: Some(known.record.packet().into()),
             age: now - known.seen,
+            left: known.end.saturating_since(now),
             expired: known.end <= now,
         })
     }

@@ -39,7 +39,7 @@ use crate::{
     durable::Stopping,
     limits,
     registry::{Expected, Id, Outcome, Refusal, RefusalReason},
-    server::{dns, shared::Shared},
+    server::{dns, peers::Asker, shared::Shared},
 };
 
 /// The media type of pkarr's design page on relays.
@@ -70,6 +70,8 @@ pub(super) async fn answer(
         Method::GET | Method::HEAD => {
             let even_expired =
                 request.uri().query().is_some_and(|query| query.split('&').any(|p| p == "policy=CacheOnly"));
+            let asker = Asker { id: None, network: client, hops: 0 };
+            shared.peers.seek(id, asker).await;
             get(shared, id, request.headers(), even_expired).await
         }
         Method::PUT => {
@@ -111,7 +113,7 @@ async fn get(shared: &Shared, id: &Id, headers: &HeaderMap, even_expired: bool) 
     }
     let ttl = dns::time_to_live(packet.get(PACKET_HEADER..).unwrap_or_default());
     let ttl = ttl.map_or(limits::HTTP_CACHE, |seconds| Duration::from_secs(seconds.into()));
-    Ok(reply.cached_for(ttl.min(shared.lease_left(answer.age)).min(limits::HTTP_CACHE)))
+    Ok(reply.cached_for(ttl.min(answer.left).min(limits::HTTP_CACHE)))
 }
 
 async fn put(shared: &Shared, id: &Id, packet: &[u8], client: IpAddr, demand: Demand) -> Result<Reply, Problem> {

@@ -1,0 +1,301 @@
+//! Which peers a question goes to, and when enough has been heard.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{PeerNumber, Question, recent::Recent};
+use crate::limits;
+
+/// The questions that are under way, and what is known of the peers.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    /// Until when each peer is asked last.
+    last_until: Vec<Duration>,
+    flights: HashMap<Question, Flight>,
+    recent: Recent,
+}
+
+/// A question that is under way.
+#[derive(Debug)]
+struct Flight {
+    /// To be asked at once, and when that has led to nothing.
+    first: Vec<PeerNumber>,
+    last: Vec<PeerNumber>,
+    /// Those who were asked and have not been heard.
+    unheard: Vec<PeerNumber>,
+    has_found: bool,
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// Nobody is to be asked: what is held is the answer.
+    Nobody,
+    /// The same question is under way.
+    Joined,
+    /// It is to be carried out by who asked, by way of [`Asking::step`].
+    Started,
+}
+
+/// What a peer's answer came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// A record whose lease has not ended.
+    Live,
+    /// Nothing that is of use.
+    Nothing,
+    /// Something that it ought to have known to be wrong.
+    Lie,
+    /// It did not answer in time, or is not to be reached.
+    Failure,
+}
+
+/// What to do next for a question.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Whom to ask.
+    pub(crate) ask: Vec<PeerNumber>,
+    /// When to come again although nobody has answered, in time since the question began.
+    pub(crate) wake: Duration,
+    /// Who waits needs to wait no longer.
+    pub(crate) is_answered: bool,
+    /// Nothing more will be heard.
+    pub(crate) is_over: bool,
+}
+
+impl Asking {
+    /// With so many peers.
+    pub(crate) fn new(peers: usize) -> Self {
+        let recent = Recent::new(limits::RECENT_QUESTIONS);
+        Self { last_until: vec![Duration::ZERO; peers], flights: HashMap::new(), recent }
+    }
+
+    /// Somebody asks for what is not held. `asker` is not asked, `room` is how many questions may be under way for this one
+    /// to be begun.
+    pub(crate) fn begin(&mut self, now: Duration, question: Question, asker: Option<PeerNumber>, room: usize) -> Begun {
+        if question.hops >= limits::MOST_HOPS || self.recent.covers(question, now) {
+            return Begun::Nobody;
+        }
+        if self.flights.contains_key(&question) {
+            return Begun::Joined;
+        }
+        let others = (0..self.last_until.len()).filter(|peer| Some(*peer) != asker);
+        let (first, last): (Vec<_>, Vec<_>) = others.partition(|peer| self.last_until[*peer] <= now);
+        if self.flights.len() >= room || first.is_empty() && last.is_empty() {
+            return Begun::Nobody;
+        }
+        self.flights.insert(question, Flight { first, last, unheard: Vec::new(), has_found: false });
+        Begun::Started
+    }
+
+    /// What to do next, `elapsed` after the question began.
+    pub(crate) fn step(&mut self, question: Question, elapsed: Duration) -> Step {
+        let deadline = deadline(question.hops);
+        let Some(flight) = self.flights.get_mut(&question) else {
+            return Step { ask: Vec::new(), wake: deadline, is_answered: true, is_over: true };
+        };
+        let is_late = elapsed >= deadline;
+        let mut ask = std::mem::take(&mut flight.first);
+        let second = deadline / limits::SECOND_WAVE_PART;
+        if !flight.has_found && ask.is_empty() && (flight.unheard.is_empty() || elapsed >= second) {
+            ask = std::mem::take(&mut flight.last);
+        }
+        if is_late {
+            ask.clear();
+        }
+        flight.unheard.extend(&ask);
+        let is_over = is_late || flight.unheard.is_empty();
+        let wake = if flight.last.is_empty() || flight.has_found { deadline } else { second };
+        Step { ask, wake, is_answered: is_over || flight.has_found, is_over }
+    }
+
+    /// One of those who were asked has been heard.
+    pub(crate) fn heard(&mut self, now: Duration, question: Question, peer: PeerNumber, heard: Heard) {
+        self.ask_last(now, peer, heard);
+        if let Some(flight) = self.flights.get_mut(&question) {
+            flight.unheard.retain(|unheard| *unheard != peer);
+            flight.has_found |= heard == Heard::Live;
+        }
+    }
+
+    fn ask_last(&mut self, now: Duration, peer: PeerNumber, heard: Heard) {
+        let penalty = match heard {
+            Heard::Live | Heard::Nothing => return,
+            Heard::Failure => limits::FAILED_PEER,
+            Heard::Lie => limits::LYING_PEER,
+        };
+        if let Some(until) = self.last_until.get_mut(peer) {
+            *until = (*until).max(now + penalty);
+        }
+    }
+
+    /// Takes back what was begun, as if nobody had asked.
+    pub(crate) fn take_back(&mut self, question: Question) {
+        self.flights.remove(&question);
+    }
+
+    /// Ends a question; those who were not heard did not answer in time.
+    pub(crate) fn end(&mut self, now: Duration, question: Question) {
+        let Some(flight) = self.flights.remove(&question) else { return };
+        let again = if flight.has_found { limits::CONFIRMED } else { limits::UNKNOWN };
+        self.recent.note(question, now + again);
+        for peer in flight.unheard {
+            self.ask_last(now, peer, Heard::Failure);
+        }
+    }
+}
+
+/// For how long a question is asked: what has come further must be answered earlier, or nobody would hear it.
+pub(crate) fn deadline(hops: u8) -> Duration {
+    limits::PEERS_DEADLINE / (u32::from(hops) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const NOW: Duration = Duration::from_secs(1000);
+    const ROOM: usize = 100;
+
+    fn question(n: u8, hops: u8) -> Question {
+        Question { id: [n; 32], hops }
+    }
+
+    /// Begins a question and says whom it goes to first.
+    fn begin(asking: &mut Asking, now: Duration, question: Question) -> Vec<PeerNumber> {
+        assert_eq!(asking.begin(now, question, None, ROOM), Begun::Started);
+        asking.step(question, Duration::ZERO).ask
+    }
+
+    #[test]
+    fn all_are_asked_at_once_and_the_first_live_record_answers_while_the_others_are_still_heard() {
+        let mut asking = Asking::new(3);
+        let question = question(1, 0);
+        assert_eq!(begin(&mut asking, NOW, question), [0, 1, 2]);
+        asking.heard(NOW, question, 1, Heard::Nothing);
+        let step = asking.step(question, SECOND / 10);
+        assert!(step.ask.is_empty() && !step.is_answered && !step.is_over);
+        asking.heard(NOW, question, 2, Heard::Live);
+        let step = asking.step(question, SECOND / 10);
+        assert!(step.is_answered && !step.is_over, "a higher record may still come");
+        asking.heard(NOW, question, 0, Heard::Nothing);
+        assert!(asking.step(question, SECOND / 10).is_over);
+    }
+
+    #[test]
+    fn a_question_goes_no_further_than_it_may_and_not_back_to_who_asked() {
+        let mut asking = Asking::new(2);
+        assert_eq!(asking.begin(NOW, question(1, limits::MOST_HOPS), None, ROOM), Begun::Nobody);
+        assert_eq!(asking.begin(NOW, question(1, 255), None, ROOM), Begun::Nobody);
+        let near = question(1, limits::MOST_HOPS - 1);
+        assert_eq!(asking.begin(NOW, near, Some(1), ROOM), Begun::Started);
+        assert_eq!(asking.step(near, Duration::ZERO).ask, [0]);
+        // Who is followed by nobody but the asker has nobody to ask.
+        assert_eq!(Asking::new(1).begin(NOW, near, Some(0), ROOM), Begun::Nobody);
+    }
+
+    #[test]
+    fn the_same_question_is_asked_once_and_questions_wait_only_for_such_as_have_come_as_far() {
+        let mut asking = Asking::new(1);
+        assert_eq!(asking.begin(NOW, question(1, 0), None, ROOM), Begun::Started);
+        assert_eq!(asking.begin(NOW, question(1, 0), None, ROOM), Begun::Joined);
+        // That of the peer: were it to wait for the first, and the peer's for ours, both would wait for ever.
+        assert_eq!(asking.begin(NOW, question(1, 1), None, ROOM), Begun::Started);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_asked_again_after_a_few_seconds_and_what_was_found_later() {
+        for (heard, again) in [(Heard::Nothing, limits::UNKNOWN), (Heard::Live, limits::CONFIRMED)] {
+            let mut asking = Asking::new(1);
+            let question = question(1, 0);
+            begin(&mut asking, NOW, question);
+            asking.heard(NOW, question, 0, heard);
+            asking.end(NOW, question);
+            let before = NOW + again - Duration::from_micros(1);
+            assert_eq!(asking.begin(before, question, None, ROOM), Begun::Nobody);
+            assert_eq!(asking.begin(NOW + again, question, None, ROOM), Begun::Started);
+        }
+    }
+
+    #[test]
+    fn who_lies_or_fails_is_asked_last_for_a_while() {
+        for (heard, penalty) in [(Heard::Lie, limits::LYING_PEER), (Heard::Failure, limits::FAILED_PEER)] {
+            let mut asking = Asking::new(2);
+            begin(&mut asking, NOW, question(1, 0));
+            asking.heard(NOW, question(1, 0), 0, heard);
+            assert_eq!(begin(&mut asking, NOW, question(2, 0)), [1]);
+            // It comes after the others, when these know nothing,
+            asking.heard(NOW, question(2, 0), 1, Heard::Nothing);
+            assert_eq!(asking.step(question(2, 0), SECOND / 100).ask, [0]);
+            // or are slow,
+            assert_eq!(begin(&mut asking, NOW, question(3, 0)), [1]);
+            let early = asking.step(question(3, 0), SECOND / 100);
+            assert!(early.ask.is_empty() && early.wake < deadline(0));
+            assert_eq!(asking.step(question(3, 0), early.wake).ask, [0]);
+            // and not at all when one of them has found it.
+            begin(&mut asking, NOW, question(4, 0));
+            asking.heard(NOW, question(4, 0), 1, Heard::Live);
+            assert!(asking.step(question(4, 0), SECOND).is_over);
+            assert_eq!(begin(&mut asking, NOW + penalty, question(5, 0)), [0, 1]);
+        }
+    }
+
+    #[test]
+    fn a_question_ends_at_its_deadline_and_one_that_has_come_further_earlier() {
+        let mut asking = Asking::new(1);
+        for hops in 0..limits::MOST_HOPS {
+            let question = question(1 + hops, hops);
+            assert_eq!(asking.begin(NOW, question, None, ROOM), Begun::Started);
+            // The second time it is one that did not answer in time, which is asked last; here there is no other.
+            assert_eq!(asking.step(question, Duration::ZERO).ask, [0]);
+            let wake = asking.step(question, Duration::ZERO).wake;
+            assert_eq!(wake, deadline(hops));
+            assert!(asking.step(question, wake).is_over);
+            asking.end(NOW, question);
+            assert!(deadline(hops + 1) < wake);
+        }
+    }
+
+    #[test]
+    fn no_more_questions_are_under_way_than_there_is_room_for() {
+        let mut asking = Asking::new(1);
+        for n in 0..3 {
+            assert_eq!(asking.begin(NOW, question(n, 0), None, 3), Begun::Started);
+        }
+        assert_eq!(asking.begin(NOW, question(9, 0), None, 3), Begun::Nobody);
+        asking.end(NOW, question(1, 0));
+        assert_eq!(asking.begin(NOW, question(9, 0), None, 3), Begun::Started);
+    }
+
+    /// Servers that follow each other in every possible way, each with a state machine of its own, and a finder that asks
+    /// one of them for what nobody knows: the questions that this causes are counted.
+    #[test]
+    fn in_no_circle_does_a_question_go_on_for_ever() {
+        const SERVERS: usize = 4;
+        let pairs = (0..SERVERS).flat_map(|a| (0..SERVERS).map(move |b| (a, b))).filter(|(a, b)| a != b);
+        let pairs: Vec<_> = pairs.collect();
+        for follows in 0..1_u32 << pairs.len() {
+            let peers: Vec<Vec<usize>> = (0..SERVERS)
+                .map(|server| {
+                    let followed =
+                        pairs.iter().enumerate().filter(|(bit, (a, _))| follows >> bit & 1 == 1 && *a == server);
+                    followed.map(|(_, (_, b))| *b).collect()
+                })
+                .collect();
+            let mut servers: Vec<Asking> = peers.iter().map(|peers| Asking::new(peers.len())).collect();
+            let mut asked = 0;
+            let mut open = vec![(0, None, 0_u8)];
+            while let Some((server, asker, hops)) = open.pop() {
+                let question = question(1, hops);
+                let number = asker.and_then(|asker| peers[server].iter().position(|peer| *peer == asker));
+                if servers[server].begin(NOW, question, number, ROOM) == Begun::Started {
+                    let to = servers[server].step(question, Duration::ZERO).ask;
+                    asked += to.len();
+                    open.extend(to.into_iter().map(|to| (peers[server][to], Some(server), hops + 1)));
+                }
+            }
+            // Three from the first, two from each of those: none is asked by more than each of the others once per hop.
+            assert!(asked <= 9, "{asked} questions, following {peers:?}");
+        }
+    }
+}

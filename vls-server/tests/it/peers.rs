@@ -1,0 +1,371 @@
+//! Servers that follow each other, over QUIC on loopback, with a clock turned by hand: what one holds the others find, what
+//! is registered at one the others learn, and nobody who lies, hangs or dies among them changes what is true.
+
+use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
+
+use checkpoint::simulated::SimulatedDisk;
+use schemas::{
+    SignedRecord, VatId,
+    datagram::{LookupAnswer, LookupQuestion},
+    location_capnp::location_service,
+};
+use tokio::{net::UdpSocket, task::spawn_local, time::timeout};
+use transport::{Endpoint, EndpointConfig, Greeting, OutputGate, Session, SessionLimits, SessionOptions};
+use vls_server::{Peer, Server, ServerConfig};
+
+use crate::{
+    finder::{Finder, Found, Wire},
+    local::{HandClock, key, on_one_thread, record},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const NOTHING: Found = (Vec::new(), 0, false);
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn at(id: VatId, address: SocketAddr) -> Peer {
+    format!("vls://{id}@{address}").parse().unwrap()
+}
+
+/// A server whose peers can be named later, when they have ports.
+struct Node {
+    server: Server,
+    config: ServerConfig,
+}
+
+impl Node {
+    async fn start(clock: &Rc<HandClock>) -> Self {
+        let mut config = ServerConfig::new(loopback(), "/data".into());
+        config.disk = SimulatedDisk::new();
+        Self { server: Server::start(config.clone(), clock.clone()).await.unwrap(), config }
+    }
+
+    fn peer(&self) -> Peer {
+        at(self.server.id(), self.server.local_address())
+    }
+
+    async fn follow(&mut self, peers: Vec<Peer>) {
+        self.config.peers = peers;
+        assert_eq!(self.server.reload(&self.config).await.unwrap(), Vec::<&str>::new());
+    }
+
+    async fn finder(&self, n: u32) -> Finder {
+        Finder::dial(n, self.server.id(), self.server.local_address()).await
+    }
+
+    /// What it holds, whatever others hold.
+    async fn holds(&self, record: &SignedRecord) -> bool {
+        let answer = self.server.registry().lookup(record.id().as_bytes()).await.unwrap();
+        answer.packet.as_deref() == Some(record.packet())
+    }
+}
+
+/// So many servers; each follows those that `follows` says of its number.
+async fn nodes<const COUNT: usize>(follows: impl Fn(usize) -> Vec<usize>) -> ([Node; COUNT], Rc<HandClock>) {
+    let clock = HandClock::new();
+    let mut nodes = Vec::new();
+    for _ in 0..COUNT {
+        nodes.push(Node::start(&clock).await);
+    }
+    let peers: Vec<Peer> = nodes.iter().map(Node::peer).collect();
+    for (number, node) in nodes.iter_mut().enumerate() {
+        node.follow(follows(number).into_iter().map(|other| peers[other].clone()).collect()).await;
+    }
+    (nodes.try_into().unwrap_or_else(|_| unreachable!()), clock)
+}
+
+fn next_one(number: usize, count: usize) -> Vec<usize> {
+    (number + 1 < count).then_some(number + 1).into_iter().collect()
+}
+
+fn found(record: &SignedRecord, age: u32) -> Found {
+    (record.packet().to_vec(), age, false)
+}
+
+#[test]
+fn what_is_registered_at_the_end_of_a_chain_is_found_two_servers_away_and_no_further() {
+    on_one_thread(async {
+        let ([first, second, _third, last], clock) = nodes::<4>(|n| next_one(n, 4)).await;
+        let record = record(&key(1), 1, 0);
+        assert_eq!(last.finder(1).await.register(&record).await, Ok(Wire::Stored(3600)));
+        clock.wait(Duration::from_secs(60));
+        assert_eq!(first.finder(2).await.lookup(record.id().as_bytes()).await, Ok(NOTHING));
+        let finder = second.finder(2).await;
+        let answers = finder.lookup_many(&[record.id().as_bytes(), key(8).id().as_bytes()]).await;
+        assert_eq!(answers, Ok(vec![found(&record, 60), NOTHING]));
+        // Now it is one server nearer, and what nobody knew has been forgotten.
+        clock.wait(Duration::from_secs(3));
+        assert_eq!(first.finder(2).await.lookup(record.id().as_bytes()).await, Ok(found(&record, 63)));
+        assert!(first.holds(&record).await, "whoever asks next need not wait");
+    });
+}
+
+#[test]
+fn a_cold_lookup_finds_it_too_and_nobody_waits_for_one_that_waits() {
+    on_one_thread(async {
+        let ([first, second], _clock) = nodes::<2>(|n| next_one(n, 2)).await;
+        let silent = Silent::start();
+        let mut first = first;
+        first.follow(vec![silent.peer(), second.peer()]).await;
+        let (there, here) = (record(&key(1), 1, 0), record(&key(2), 1, 0));
+        second.finder(1).await.register(&there).await.unwrap();
+        first.finder(2).await.register(&here).await.unwrap();
+        let socket = UdpSocket::bind(loopback()).await.unwrap();
+        socket.connect(first.server.local_address()).await.unwrap();
+        // The first is known to nobody, so it waits for the silent one.
+        for (nonce, id) in [key(3).id(), there.id(), here.id()].into_iter().enumerate() {
+            let mut question = Vec::new();
+            LookupQuestion { nonce: (nonce as u64).to_be_bytes(), id: *id.as_bytes() }.write(&mut question);
+            socket.send(&question).await.unwrap();
+        }
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            let mut bytes = [0; 2000];
+            let length = timeout(PATIENCE, socket.recv(&mut bytes)).await.expect("an answer").unwrap();
+            let answer = LookupAnswer::read(&bytes[..length]).unwrap();
+            order.push((u64::from_be_bytes(answer.nonce), answer.known.map(|known| known.packet.to_vec())));
+        }
+        let expected = [(2, Some(here.packet().to_vec())), (1, Some(there.packet().to_vec())), (0, None)];
+        assert_eq!(order, expected);
+    });
+}
+
+#[test]
+fn in_a_ring_everything_is_found_everywhere_and_what_nobody_knows_is_known_to_nobody_soon() {
+    on_one_thread(async {
+        let ([first, second, third], clock) = nodes::<3>(|n| vec![(n + 1) % 3]).await;
+        let record = record(&key(1), 1, 0);
+        let id = *record.id().as_bytes();
+        let finders = [first.finder(2).await, second.finder(2).await, third.finder(2).await];
+        // All of them at once: each asks the next one, and none waits for itself.
+        let asked = tokio::time::Instant::now();
+        let answers = futures::future::join_all(finders.iter().map(|finder| finder.lookup(&id))).await;
+        assert_eq!(answers, [Ok(NOTHING), Ok(NOTHING), Ok(NOTHING)]);
+        assert!(asked.elapsed() < PATIENCE / 2, "nobody waited for a deadline for long");
+        third.finder(1).await.register(&record).await.unwrap();
+        // Asked a moment ago; what comes by itself may be there already.
+        clock.wait(Duration::from_secs(3));
+        for finder in &finders {
+            assert_eq!(finder.lookup(record.id().as_bytes()).await, Ok(found(&record, 3)));
+        }
+    });
+}
+
+#[test]
+fn what_is_registered_is_told_to_those_that_are_followed_and_they_tell_nobody() {
+    on_one_thread(async {
+        let ([first, second, third], _clock) = nodes::<3>(|n| next_one(n, 3)).await;
+        let [one, other] = [1, 2].map(|n| record(&key(n), 1, 0));
+        // Nobody asks: a watch does not ask on behalf of others either, where there is nobody to ask.
+        let (at_second, at_third) = (second.finder(3).await, third.finder(3).await);
+        let (mut told, _watch) = at_second.watch(one.id().as_bytes()).await.unwrap();
+        assert_eq!(told.next().await.0, NOTHING);
+        first.finder(1).await.register(&one).await.unwrap();
+        assert_eq!(told.next().await.0, found(&one, 0));
+        // What is registered at the second comes to the third, behind whatever the second would have passed on.
+        let (mut told, _watch) = at_third.watch(other.id().as_bytes()).await.unwrap();
+        assert_eq!(told.next().await.0, NOTHING);
+        second.finder(1).await.register(&other).await.unwrap();
+        assert_eq!(told.next().await.0, found(&other, 0));
+        assert!(!third.holds(&one).await);
+    });
+}
+
+#[test]
+fn a_learned_record_ends_when_it_ends_where_its_vat_registered_and_lives_on_when_it_is_renewed_there() {
+    on_one_thread(async {
+        let ([first, second], clock) = nodes::<2>(|n| next_one(n, 2)).await;
+        let (vat, finder) = (second.finder(1).await, first.finder(2).await);
+        let record = record(&key(1), 1, 0);
+        vat.register(&record).await.unwrap();
+        clock.wait(Duration::from_mins(40));
+        assert_eq!(finder.lookup(record.id().as_bytes()).await, Ok(found(&record, 2400)));
+        clock.wait(Duration::from_mins(10));
+        assert_eq!(vat.renew(record.order()).await, Ok(Wire::Refreshed(3600)));
+        // Its old lease is over: it is asked for again, and was seen since.
+        clock.wait(Duration::from_mins(20));
+        assert_eq!(finder.lookup(record.id().as_bytes()).await, Ok(found(&record, 1200)));
+        clock.wait(Duration::from_mins(40));
+        let over = Ok((record.packet().to_vec(), 3600, true));
+        assert_eq!(vat.lookup(record.id().as_bytes()).await, over);
+        assert_eq!(finder.lookup(record.id().as_bytes()).await, over);
+    });
+}
+
+#[test]
+fn who_holds_an_old_epoch_learns_of_the_new_one_when_it_is_asked() {
+    on_one_thread(async {
+        // The first follows the second, so the second tells it nothing.
+        let ([first, second], clock) = nodes::<2>(|n| next_one(n, 2)).await;
+        let [old, new] = [1, 2].map(|epoch| record(&key(1), epoch, 0));
+        first.finder(1).await.register(&old).await.unwrap();
+        let finder = first.finder(2).await;
+        let (mut told, _watch) = finder.watch(old.id().as_bytes()).await.unwrap();
+        assert_eq!(told.next().await.0, found(&old, 0));
+        second.finder(1).await.register(&new).await.unwrap();
+        clock.wait(Duration::from_secs(31));
+        // It answers at once with what it holds, and looks into it.
+        assert_eq!(finder.lookup(old.id().as_bytes()).await, Ok(found(&old, 31)));
+        assert_eq!(told.next().await.0, found(&new, 31));
+        assert_eq!(finder.lookup(old.id().as_bytes()).await, Ok(found(&new, 31)));
+    });
+}
+
+#[test]
+fn a_peer_that_is_killed_delays_nobody_for_long_and_the_others_are_found_through() {
+    on_one_thread(async {
+        let ([mut first, second, third], _clock) = nodes::<3>(|n| next_one(n, 3)).await;
+        first.follow(vec![second.peer(), third.peer()]).await;
+        let [one, two] = [1, 2].map(|n| record(&key(n), 1, 0));
+        let vat = third.finder(1).await;
+        vat.register(&one).await.unwrap();
+        let finder = first.finder(2).await;
+        assert_eq!(finder.lookup(one.id().as_bytes()).await, Ok(found(&one, 0)));
+        drop(second);
+        vat.register(&two).await.unwrap();
+        assert_eq!(finder.lookup(two.id().as_bytes()).await, Ok(found(&two, 0)));
+        assert_eq!(finder.lookup(key(9).id().as_bytes()).await, Ok(NOTHING));
+        // And who stops does not wait for those that it follows.
+        timeout(PATIENCE, first.server.stop()).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn no_lie_of_a_peer_gets_in_and_the_honest_one_is_found() {
+    on_one_thread(async {
+        let honest = record(&key(1), 2, 0);
+        let id = *honest.id().as_bytes();
+        let forged = {
+            let mut packet = record(&key(1), 3, 0).packet().to_vec();
+            packet[..64].copy_from_slice(&record(&key(2), 3, 0).packet()[..64]);
+            packet
+        };
+        let days = 24 * 3600;
+        let lies = [
+            Vec::new(),
+            b"nonsense".to_vec(),
+            vec![7; 8 << 10],
+            vec![7; 64 << 10],
+            forged,
+            record(&key(2), 9, 0).packet().to_vec(),
+            record(&key(1), 9, 301).packet().to_vec(),
+            record(&key(1), 9, -11 * days).packet().to_vec(),
+            record(&key(1), 1, 0).packet().to_vec(),
+        ];
+        for lie in lies {
+            let length = lie.len();
+            let ([mut first, second], _clock) = nodes::<2>(|n| next_one(n, 2)).await;
+            let liar = Liar::start(lie);
+            first.follow(vec![liar.peer(), second.peer()]).await;
+            second.finder(1).await.register(&honest).await.unwrap();
+            let finder = first.finder(2).await;
+            assert_eq!(finder.lookup(&id).await, Ok(found(&honest, 0)), "a lie of {length} bytes");
+            // Alone, it has nothing believed.
+            first.follow(vec![liar.peer()]).await;
+            assert_eq!(finder.lookup(key(7).id().as_bytes()).await, Ok(NOTHING), "a lie of {length} bytes");
+            assert!(liar.asked.get() >= 1);
+        }
+    });
+}
+
+#[test]
+fn a_stranger_may_tell_what_vats_have_signed_and_nothing_else_and_not_too_much() {
+    on_one_thread(async {
+        let ([node], _clock) = nodes::<1>(|_| Vec::new()).await;
+        let stranger = node.finder(5).await;
+        let (good, late) = (record(&key(1), 1, 0), record(&key(2), 1, 301));
+        let tell = |records: Vec<(Vec<u8>, Vec<u8>, u64)>| {
+            let mut request = stranger.service.learn_request();
+            let mut list = request.get().init_records(u32::try_from(records.len()).unwrap());
+            for (index, (id, packet, left)) in (0..).zip(records) {
+                let mut known = list.reborrow().get(index);
+                known.set_id(&id);
+                let mut answer = known.init_answer();
+                answer.set_packet(&packet);
+                answer.set_left(left);
+            }
+            request.send().promise
+        };
+        let told = |record: &SignedRecord, left| (record.id().as_bytes().to_vec(), record.packet().to_vec(), left);
+        let records = vec![told(&good, 60_000_000), told(&late, u64::MAX), (vec![1; 31], vec![2; 9], 0)];
+        tell(records).await.unwrap();
+        assert!(node.holds(&good).await && !node.holds(&late).await);
+        let answer = node.server.registry().lookup(good.id().as_bytes()).await.unwrap();
+        assert_eq!((answer.left, answer.expired), (Duration::from_secs(60), false));
+        let refused = tell(vec![told(&good, 1); 65]).await.err().unwrap().to_string();
+        assert!(refused.contains("object.argument"), "{refused}");
+    });
+}
+
+/// A server that says one thing, whatever it is asked for.
+struct Liar {
+    endpoint: Endpoint,
+    asked: Rc<Cell<usize>>,
+}
+
+struct Lying {
+    packet: Vec<u8>,
+    asked: Rc<Cell<usize>>,
+}
+
+impl location_service::Server for Lying {
+    async fn lookup(
+        self: capnp::capability::Rc<Self>,
+        _: location_service::LookupParams,
+        mut results: location_service::LookupResults,
+    ) -> Result<(), capnp::Error> {
+        self.asked.set(self.asked.get() + 1);
+        let mut answer = results.get().init_answer();
+        answer.set_packet(&self.packet);
+        answer.set_left(u64::MAX);
+        answer.set_elapsed(0);
+        Ok(())
+    }
+}
+
+impl Liar {
+    fn start(packet: Vec<u8>) -> Self {
+        let endpoint = Endpoint::bind(&key(66), loopback(), EndpointConfig::default()).unwrap();
+        let (listening, asked) = (endpoint.clone(), Rc::new(Cell::new(0)));
+        let counter = Rc::clone(&asked);
+        spawn_local(async move {
+            while let Some(incoming) = listening.accept().await {
+                let lying = Lying { packet: packet.clone(), asked: Rc::clone(&counter) };
+                let service: location_service::Client = capnp_rpc::new_client(lying);
+                spawn_local(async move {
+                    let options = SessionOptions {
+                        greeting: Greeting { epoch: 0, incarnation: [6; 16], program: "a liar".to_owned() },
+                        bootstrap: Some(service.client),
+                        gate: OutputGate::always_open(),
+                        limits: SessionLimits::default(),
+                    };
+                    if let Ok(connection) = incoming.accept().await
+                        && let Ok(session) = Session::accept(connection, options).await
+                    {
+                        session.closed().await;
+                    }
+                });
+            }
+        });
+        Self { endpoint, asked }
+    }
+
+    fn peer(&self) -> Peer {
+        at(self.endpoint.id(), self.endpoint.local_address())
+    }
+}
+
+/// A port behind which nobody answers.
+struct Silent(std::net::UdpSocket);
+
+impl Silent {
+    fn start() -> Self {
+        Self(std::net::UdpSocket::bind(loopback()).unwrap())
+    }
+
+    fn peer(&self) -> Peer {
+        at(key(77).id(), self.0.local_addr().unwrap())
+    }
+}
