@@ -299,6 +299,40 @@ fn a_stranger_may_tell_what_vats_have_signed_and_nothing_else_and_not_too_much()
     });
 }
 
+#[test]
+fn a_lease_is_reckoned_from_the_question_so_that_a_slow_answer_makes_none_longer() {
+    on_one_thread(async {
+        let ([mut node], clock) = nodes::<1>(|_| Vec::new()).await;
+        let record = record(&key(1), 1, 0);
+        // It claims that the vat was seen just now, and takes ten seconds to say so.
+        let takes = Duration::from_secs(10);
+        let slow = Liar::start_slow(record.packet().to_vec(), Some((clock.clone(), takes)));
+        node.follow(vec![slow.peer()]).await;
+        assert_eq!(node.finder(2).await.lookup(record.id().as_bytes()).await, Ok(found(&record, 10)));
+        let answer = node.server.registry().lookup(record.id().as_bytes()).await.unwrap();
+        assert_eq!((answer.age, answer.left), (takes, Duration::from_secs(3590)));
+    });
+}
+
+#[test]
+fn what_one_network_may_cause_is_bounded_and_what_is_held_is_answered_all_the_same() {
+    on_one_thread(async {
+        let ([mut node], _clock) = nodes::<1>(|_| Vec::new()).await;
+        let liar = Liar::start(Vec::new());
+        node.follow(vec![liar.peer()]).await;
+        let finder = node.finder(2).await;
+        let record = record(&key(1), 1, 0);
+        finder.register(&record).await.unwrap();
+        let ids: Vec<[u8; 32]> = (100..1_400).map(|n| *key(n).id().as_bytes()).collect();
+        for ids in ids.chunks(100) {
+            let ids: Vec<&[u8]> = ids.iter().map(|id| &id[..]).collect();
+            assert_eq!(finder.lookup_many(&ids).await, Ok(vec![NOTHING; 100]));
+        }
+        assert_eq!(liar.asked.get(), 1_024, "the burst of one network");
+        assert_eq!(finder.lookup(record.id().as_bytes()).await, Ok(found(&record, 0)));
+    });
+}
+
 /// A server that says one thing, whatever it is asked for.
 struct Liar {
     endpoint: Endpoint,
@@ -308,6 +342,8 @@ struct Liar {
 struct Lying {
     packet: Vec<u8>,
     asked: Rc<Cell<usize>>,
+    /// How long it takes to answer, and by which clock.
+    slow: Option<(Rc<HandClock>, Duration)>,
 }
 
 impl location_service::Server for Lying {
@@ -317,6 +353,9 @@ impl location_service::Server for Lying {
         mut results: location_service::LookupResults,
     ) -> Result<(), capnp::Error> {
         self.asked.set(self.asked.get() + 1);
+        if let Some((clock, takes)) = &self.slow {
+            clock.wait(*takes);
+        }
         let mut answer = results.get().init_answer();
         answer.set_packet(&self.packet);
         answer.set_left(u64::MAX);
@@ -327,12 +366,16 @@ impl location_service::Server for Lying {
 
 impl Liar {
     fn start(packet: Vec<u8>) -> Self {
+        Self::start_slow(packet, None)
+    }
+
+    fn start_slow(packet: Vec<u8>, slow: Option<(Rc<HandClock>, Duration)>) -> Self {
         let endpoint = Endpoint::bind(&key(66), loopback(), EndpointConfig::default()).unwrap();
         let (listening, asked) = (endpoint.clone(), Rc::new(Cell::new(0)));
         let counter = Rc::clone(&asked);
         spawn_local(async move {
             while let Some(incoming) = listening.accept().await {
-                let lying = Lying { packet: packet.clone(), asked: Rc::clone(&counter) };
+                let lying = Lying { packet: packet.clone(), asked: Rc::clone(&counter), slow: slow.clone() };
                 let service: location_service::Client = capnp_rpc::new_client(lying);
                 spawn_local(async move {
                     let options = SessionOptions {
