@@ -15,7 +15,9 @@ use vls_server::{Peer, Server, ServerConfig};
 
 use crate::{
     finder::{Finder, Found, Wire},
+    http_client::HttpClient,
     local::{HandClock, key, on_one_thread, record},
+    program::run,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -130,6 +132,39 @@ fn a_cold_lookup_finds_it_too_and_nobody_waits_for_one_that_waits() {
         let expected = [(2, Some(here.packet().to_vec())), (1, Some(there.packet().to_vec())), (0, None)];
         assert_eq!(order, expected);
     });
+}
+
+#[test]
+fn who_asks_over_http_waits_for_what_others_know() {
+    on_one_thread(async {
+        let ([mut first, second], _clock) = nodes::<2>(|n| next_one(n, 2)).await;
+        first.config.http = Some(loopback());
+        first.follow(vec![second.peer()]).await;
+        let record = record(&key(1), 1, 0);
+        second.finder(1).await.register(&record).await.unwrap();
+        let mut client = HttpClient::to(first.server.http_address().unwrap()).await;
+        let answer = client.get(&format!("/pkarr/{}", record.id())).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, record.packet()));
+        assert_eq!(client.get(&format!("/pkarr/{}", key(9).id())).await.status, 404);
+    });
+}
+
+#[test]
+fn a_configuration_names_servers_by_their_ids_and_no_more_than_eight() {
+    let entry = |n: u32| format!("vls://{}@192.0.2.1:{}", key(n).id(), 4000 + n);
+    assert_eq!(entry(1).parse::<Peer>().unwrap().to_string(), entry(1));
+    for other in ["https://vls.example.org/", "dns:vls.example.org", "dht:", "vls://nobody@192.0.2.1:4433"] {
+        assert!(other.parse::<Peer>().is_err(), "{other}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vls-server.toml");
+    for (count, is_taken) in [(8, true), (9, false)] {
+        let peers: Vec<String> = (0..count).map(entry).collect();
+        let data = folder.path().join("data");
+        std::fs::write(&file, format!("data = {data:?}\npeers = {peers:?}\n")).unwrap();
+        let shown = run(&["config", "show", "--config", file.to_str().unwrap()]);
+        assert_eq!(shown.status.success(), is_taken, "{count}: {shown:?}");
+    }
 }
 
 #[test]
