@@ -179,8 +179,11 @@ fn in_a_ring_everything_is_found_everywhere_and_what_nobody_knows_is_known_to_no
         let answers = futures::future::join_all(finders.iter().map(|finder| finder.lookup(&id))).await;
         assert_eq!(answers, [Ok(NOTHING), Ok(NOTHING), Ok(NOTHING)]);
         assert!(asked.elapsed() < PATIENCE / 2, "nobody waited for a deadline for long");
+        let (mut told, _watch) = finders[0].watch(&id).await.unwrap();
+        assert_eq!(told.next().await.0, NOTHING);
         third.finder(1).await.register(&record).await.unwrap();
-        // Asked a moment ago; what comes by itself may be there already.
+        // What is under way while the clock is turned would seem to have taken no time.
+        assert_eq!(told.next().await.0, found(&record, 0));
         clock.wait(Duration::from_secs(3));
         for finder in &finders {
             assert_eq!(finder.lookup(record.id().as_bytes()).await, Ok(found(&record, 3)));
