@@ -12,103 +12,41 @@
 //! server stops.
 
 mod checks;
+mod committing;
+mod error;
+mod opening;
 mod rows;
 
 use std::{
     cell::{Cell, RefCell},
-    fmt, io,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use checkpoint::{Disk, Durable, Protection, Sizes, Store, StoreError, StoreOptions, TurnDelta};
-use schemas::{Coded, ErrorCode, VatId};
+use checkpoint::{Disk, Durable, Sizes, Store, StoreError};
+use schemas::VatId;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 use transport::OutputGate;
 
+pub(crate) use self::opening::holds_records;
+use self::{
+    checks::Checks,
+    committing::{Core, carry},
+    opening::{open_store, restore},
+};
+pub use self::{
+    error::{RecordsError, Stopping},
+    rows::RowError,
+};
 use crate::{
     clock::Clock,
     limits,
-    registry::{
-        Answer, Claim, Decision, Examined, Expected, Id, Now, Outcome, Peek, Policy, Registry, SourcePrefix, Turn,
-        Withheld, Write,
-    },
+    registry::{Answer, Claim, Examined, Expected, Id, Now, Outcome, Peek, Policy, SourcePrefix},
     watches::Watches,
 };
-use checks::Checks;
-pub use rows::RowError;
-
-/// Why the records could not be opened, or are not served any more.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecordsError {
-    /// Another process serves from this folder.
-    #[error("{source}")]
-    InUse {
-        /// Who.
-        source: StoreError,
-    },
-    /// The store.
-    #[error(transparent)]
-    Store(StoreError),
-    /// A row is not one of ours.
-    #[error("the store {} cannot be used: {source}", directory.display())]
-    Row {
-        /// The store.
-        directory: PathBuf,
-        /// What is wrong with the row.
-        source: RowError,
-    },
-    /// The operating system gave no random numbers.
-    #[error("the operating system gave no random numbers: {0}")]
-    Random(getrandom::Error),
-}
-
-impl From<StoreError> for RecordsError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Locked { .. } => Self::InUse { source: error },
-            StoreError::Poisoned { cause } => Self::Store(StoreError::clone(&cause)),
-            error => Self::Store(error),
-        }
-    }
-}
-
-impl Coded for RecordsError {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::InUse { .. } => ErrorCode::ServerRunning,
-            Self::Store(error) => error.code(),
-            Self::Row { source, .. } => source.code(),
-            Self::Random(_) => ErrorCode::SystemRandom,
-        }
-    }
-
-    fn next(&self) -> Option<String> {
-        match self {
-            Self::InUse { source: StoreError::Locked { holder: Some(holder), .. } } => {
-                Some(format!("Use the server that runs, or end process {}.", holder.process_id))
-            }
-            Self::Store(StoreError::DiskFull { .. }) => Some("Make room, then start the server again.".to_owned()),
-            Self::Store(error) => error.next(),
-            _ => None,
-        }
-    }
-}
-
-/// The disk has failed, or the server is stopping: nothing is answered any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the location server is stopping")]
-pub struct Stopping;
-
-impl Coded for Stopping {
-    fn code(&self) -> ErrorCode {
-        ErrorCode::ServerStopping
-    }
-}
 
 /// What is known of an id at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,27 +104,6 @@ pub struct DurableRegistry {
     checks: Checks,
     /// Carries what the committer's thread reports to the gate.
     reports: AbortHandle,
-}
-
-/// Is told of a registration.
-type Tell = Box<dyn Fn(&Id)>;
-
-/// The registry and its disk.
-struct Core {
-    registry: RefCell<Registry>,
-    clock: Rc<dyn Clock>,
-    /// `None` once it was closed.
-    store: RefCell<Option<Store>>,
-    gate: OutputGate,
-    watches: Rc<Watches>,
-    /// Who is told of registrations.
-    registered: RefCell<Option<Tell>>,
-    /// Why a turn was not taken by the store.
-    failure: RefCell<Option<StoreError>>,
-    last_sync: Rc<Cell<Option<Instant>>>,
-    committer: Committer,
-    /// Of [`Committer::InPlace`]: somebody will commit what is queued.
-    committing: Cell<bool>,
 }
 
 impl DurableRegistry {
@@ -433,140 +350,8 @@ impl DurableRegistry {
     }
 }
 
-impl fmt::Debug for Core {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("committer", &self.committer).finish_non_exhaustive()
-    }
-}
-
-impl Core {
-    /// Hands the writes of a decision over. What it says is told later.
-    fn take(self: &Rc<Self>, decision: Decision, is_learned: bool) -> Result<Withheld<Outcome>, Stopping> {
-        if let Some(turn) = decision.turn {
-            self.submit(turn, is_learned)?;
-        }
-        Ok(decision.outcome)
-    }
-
-    fn submit(self: &Rc<Self>, turn: Turn, is_learned: bool) -> Result<(), Stopping> {
-        let delta = TurnDelta { turn: turn.number, changes: turn.writes.iter().map(rows::change).collect() };
-        let submitted = self.store.borrow().as_ref().map(|store| match self.committer {
-            Committer::Beside => store.submit(delta),
-            Committer::InPlace { .. } => store.queue(delta),
-        });
-        if let Some(Ok(())) = submitted {
-            if let Committer::InPlace { after } = self.committer {
-                self.commit_after(after);
-            }
-            // Whoever waits for one of them sees it when it is durable.
-            for write in &turn.writes {
-                if let Write::PutRecord { id, .. } = write {
-                    self.watches.changed(id);
-                    if let Some(tell) = self.registered.borrow().as_ref().filter(|_| !is_learned) {
-                        tell(id);
-                    }
-                }
-            }
-            return Ok(());
-        }
-        if let Some(Err(error)) = submitted {
-            self.failure.borrow_mut().get_or_insert(error);
-        }
-        // The registry knows something that the disk does not: nothing that it says may leave any more.
-        self.gate.poison();
-        Err(Stopping)
-    }
-
-    /// Commits in a while what is queued then. Keeps nothing open meanwhile: whoever drops the registry has ended it.
-    fn commit_after(self: &Rc<Self>, wait: Duration) {
-        if self.committing.replace(true) {
-            return;
-        }
-        let core = Rc::downgrade(self);
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(wait).await;
-            let Some(core) = core.upgrade() else { return };
-            core.committing.set(false);
-            let turn = core.registry.borrow().turn();
-            match core.store.borrow().as_ref().map(|store| store.wait_durable(turn)) {
-                Some(Ok(())) => core.gate.release(turn),
-                // Closed meanwhile, which has poisoned the gate, or failed.
-                _ => core.gate.poison(),
-            }
-        });
-    }
-
-    async fn reveal<T>(&self, withheld: Withheld<T>) -> Result<T, Stopping> {
-        self.gate.wait(withheld.turn()).await.map_err(|_| Stopping)?;
-        withheld.reveal(self.gate.durable()).map_err(|_| Stopping)
-    }
-}
-
 impl Drop for DurableRegistry {
     fn drop(&mut self) {
         self.reports.abort();
-    }
-}
-
-/// Opens the store, or makes it if nothing is there or an earlier beginning was not finished.
-fn open_store(
-    disk: &Arc<dyn Disk>,
-    directory: &Path,
-    id: VatId,
-    segment_bytes: u64,
-    report: &watch::Sender<Durable>,
-) -> Result<Store, RecordsError> {
-    let options = || {
-        let report = report.clone();
-        let on_durable = move |durable| {
-            report.send_replace(durable);
-        };
-        StoreOptions { on_durable: Some(Box::new(on_durable)), segment_bytes, ..StoreOptions::default() }
-    };
-    let missing = match Store::open(Arc::clone(disk), directory, id.as_bytes(), &Protection::Plain, options()) {
-        Err(error @ StoreError::Missing { .. }) => error,
-        opened => return Ok(opened?),
-    };
-    match Store::create(Arc::clone(disk), directory, id.as_bytes(), &Protection::Plain, options()) {
-        // Not empty and yet without something that a store needs: that is the thing to say.
-        Err(StoreError::Occupied { .. }) => Err(missing.into()),
-        created => Ok(created?),
-    }
-}
-
-/// Reads what the store holds. Rows of an older format are written anew.
-fn restore(store: &Store, directory: &Path, policy: Policy, seed: u64, now: Now) -> Result<Registry, RecordsError> {
-    let mut turn = store.position().turn;
-    let mut restoring = Registry::restoring(policy, seed, now);
-    let anew = rows::read(store, &mut restoring)?
-        .map_err(|source| RecordsError::Row { directory: directory.to_owned(), source })?;
-    for changes in anew.chunks(limits::CHANGES_PER_UPGRADE) {
-        turn += 1;
-        store.submit(TurnDelta { turn, changes: changes.to_vec() })?;
-    }
-    store.wait_durable(turn)?;
-    Ok(restoring.finish(turn))
-}
-
-/// Whether the folder holds anything: then it is not a new server's.
-pub(crate) fn holds_records(disk: &dyn Disk, directory: &Path) -> io::Result<bool> {
-    match disk.list(directory) {
-        Ok(names) => Ok(!names.is_empty()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-async fn carry(mut reported: watch::Receiver<Durable>, gate: OutputGate, last_sync: Rc<Cell<Option<Instant>>>) {
-    // Ends when the store is gone, and with it the sender.
-    while reported.changed().await.is_ok() {
-        let durable = *reported.borrow_and_update();
-        match durable {
-            Durable::Turn(turn) => {
-                last_sync.set(Some(Instant::now()));
-                gate.release(turn);
-            }
-            Durable::Poisoned => gate.poison(),
-        }
     }
 }
