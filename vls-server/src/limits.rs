@@ -284,7 +284,7 @@ pub(crate) const MOST_HOPS: u8 = 2;
 
 /// For how long others are asked before a finder is answered; those who are asked by them have half of that. A session
 /// that has to be made takes two round trips, the question one more, and finders give one server little longer.
-pub(crate) const PEERS_DEADLINE: Duration = Duration::from_millis(1_600);
+pub const PEERS_DEADLINE: Duration = Duration::from_millis(1_600);
 
 /// After this part of the deadline those are asked, too, who are asked last.
 pub(crate) const SECOND_WAVE_PART: u32 = 4;
@@ -329,6 +329,12 @@ pub(crate) const PEER_MESSAGE_BYTES: usize = 16 << 10;
 
 /// How long a peer may take to shake hands.
 pub(crate) const PEER_DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Addresses of a peer's name that are dialled.
+pub(crate) const PEER_ADDRESSES: usize = 8;
+
+/// How long after one of them the next is dialled (RFC 8305, section 5).
+pub(crate) const NEXT_PEER_ADDRESS: Duration = Duration::from_millis(250);
 
 /// How long a peer may take to make durable what it was told, a busy disk included.
 pub(crate) const TELLING_DEADLINE: Duration = Duration::from_secs(10);

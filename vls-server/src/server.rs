@@ -50,7 +50,7 @@ use self::{
 pub use self::{
     http::{CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError},
     peers::{Peer, PeerError},
-    status::Status,
+    status::{PeerStatus, Reached, Status},
 };
 use crate::{
     clock::Clock,
@@ -85,6 +85,8 @@ pub struct ServerConfig {
     /// Other servers that are asked for what is not held here, and told what is registered here; at most
     /// [`limits::MOST_PEERS`].
     pub peers: Vec<Peer>,
+    /// For how long they are asked before a finder is answered.
+    pub peers_deadline: Duration,
     /// The TCP address for HTTP.
     pub http: Option<SocketAddr>,
     /// With it, HTTP is HTTPS.
@@ -118,6 +120,7 @@ impl ServerConfig {
             idle_session: limits::IDLE_SESSION,
             watch_interval: limits::WATCH_INTERVAL,
             peers: Vec::new(),
+            peers_deadline: limits::PEERS_DEADLINE,
             http: None,
             certificate: None,
             trusted_proxies: Vec::new(),
@@ -280,7 +283,7 @@ impl Server {
         let shared = shared(&carrier, config);
         let mut listeners = Listeners::new(Rc::clone(&shared));
         listeners.make(listeners.prepare(config).await?);
-        carrier.peers.follow(&config.peers);
+        carrier.peers.follow(&config.peers, config.peers_deadline);
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
         let cold = ColdLookups::new(&carrier.endpoint, &shared);
         let answering = tokio::task::spawn_local(async move { cold.answer().await });
@@ -300,7 +303,7 @@ impl Server {
         self.listeners.closed().await;
         self.carrier.registry.set_policy(config.policy.clone());
         self.carrier.set_limits(config);
-        self.carrier.peers.follow(&config.peers);
+        self.carrier.peers.follow(&config.peers, config.peers_deadline);
         self.shared.lease.set(config.policy.lease);
         let kept = [
             ("listen", config.listen != self.fixed.listen),
@@ -323,6 +326,7 @@ impl Server {
             listen: self.local_address(),
             http: self.http_address(),
             dns: self.dns_address(),
+            peers: self.carrier.peers.states(),
             records: readings.records,
             capacity: registry.capacity(),
             lease: self.shared.lease.get(),
@@ -411,7 +415,7 @@ impl Server {
     async fn end(&mut self) {
         self.reach(Stage::Closing);
         self.answering.abort();
-        self.carrier.peers.follow(&[]);
+        self.carrier.peers.forget();
         // Fails only if the task panicked; the sessions went with it then.
         let _ = (&mut self.accepting).await;
         self.listeners.ended().await;
@@ -423,7 +427,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
         self.answering.abort();
-        self.carrier.peers.follow(&[]);
+        self.carrier.peers.forget();
     }
 }
 

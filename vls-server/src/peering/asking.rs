@@ -8,6 +8,8 @@ use crate::limits;
 /// The questions that are under way, and what is known of the peers.
 #[derive(Debug)]
 pub(crate) struct Asking {
+    /// For how long a question of a finder is asked.
+    deadline: Duration,
     /// Until when each peer is asked last.
     last_until: Vec<Duration>,
     flights: HashMap<Question, Flight>,
@@ -22,6 +24,8 @@ struct Flight {
     last: Vec<PeerNumber>,
     /// Those who were asked and have not been heard.
     unheard: Vec<PeerNumber>,
+    /// Those among them for whom nobody waits.
+    unawaited: Vec<PeerNumber>,
     has_found: bool,
 }
 
@@ -63,10 +67,15 @@ pub(crate) struct Step {
 }
 
 impl Asking {
-    /// With so many peers.
-    pub(crate) fn new(peers: usize) -> Self {
+    /// With so many peers, which are asked for `deadline` before a finder is answered.
+    pub(crate) fn new(peers: usize, deadline: Duration) -> Self {
         let recent = Recent::new(limits::RECENT_QUESTIONS);
-        Self { last_until: vec![Duration::ZERO; peers], flights: HashMap::new(), recent }
+        Self { deadline, last_until: vec![Duration::ZERO; peers], flights: HashMap::new(), recent }
+    }
+
+    /// Goes by another deadline from now on.
+    pub(crate) fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
     }
 
     /// Somebody asks for what is not held. `asker` is not asked, `room` is how many questions may be under way for this one
@@ -83,13 +92,15 @@ impl Asking {
         if self.flights.len() >= room || first.is_empty() && last.is_empty() {
             return Begun::Nobody;
         }
-        self.flights.insert(question, Flight { first, last, unheard: Vec::new(), has_found: false });
+        // Where nobody is better, those are waited for who are asked last.
+        let unawaited = if first.is_empty() { Vec::new() } else { last.clone() };
+        self.flights.insert(question, Flight { first, last, unheard: Vec::new(), unawaited, has_found: false });
         Begun::Started
     }
 
     /// What to do next, `elapsed` after the question began.
     pub(crate) fn step(&mut self, question: Question, elapsed: Duration) -> Step {
-        let deadline = deadline(question.hops);
+        let deadline = self.deadline(question.hops);
         let Some(flight) = self.flights.get_mut(&question) else {
             return Step { ask: Vec::new(), wake: deadline, is_answered: true, is_over: true };
         };
@@ -105,7 +116,8 @@ impl Asking {
         flight.unheard.extend(&ask);
         let is_over = is_late || flight.unheard.is_empty();
         let wake = if flight.last.is_empty() || flight.has_found { deadline } else { second };
-        Step { ask, wake, is_answered: is_over || flight.has_found, is_over }
+        let is_awaited = flight.unheard.iter().any(|unheard| !flight.unawaited.contains(unheard));
+        Step { ask, wake, is_answered: is_over || flight.has_found || !is_awaited, is_over }
     }
 
     /// One of those who were asked has been heard.
@@ -142,11 +154,11 @@ impl Asking {
             self.ask_last(now, peer, Heard::Failure);
         }
     }
-}
 
-/// For how long a question is asked: what has come further must be answered earlier, or nobody would hear it.
-pub(crate) fn deadline(hops: u8) -> Duration {
-    limits::PEERS_DEADLINE / (u32::from(hops) + 1)
+    /// For how long a question is asked: what has come further must be answered earlier, or nobody would hear it.
+    fn deadline(&self, hops: u8) -> Duration {
+        self.deadline / (u32::from(hops) + 1)
+    }
 }
 
 #[cfg(test)]
@@ -169,7 +181,7 @@ mod tests {
 
     #[test]
     fn all_are_asked_at_once_and_the_first_live_record_answers_while_the_others_are_still_heard() {
-        let mut asking = Asking::new(3);
+        let mut asking = Asking::new(3, SECOND);
         let question = question(1, 0);
         assert_eq!(begin(&mut asking, NOW, question), [0, 1, 2]);
         asking.heard(NOW, question, 1, Heard::Nothing);
@@ -184,19 +196,19 @@ mod tests {
 
     #[test]
     fn a_question_goes_no_further_than_it_may_and_not_back_to_who_asked() {
-        let mut asking = Asking::new(2);
+        let mut asking = Asking::new(2, SECOND);
         assert_eq!(asking.begin(NOW, question(1, limits::MOST_HOPS), None, ROOM), Begun::Nobody);
         assert_eq!(asking.begin(NOW, question(1, 255), None, ROOM), Begun::Nobody);
         let near = question(1, limits::MOST_HOPS - 1);
         assert_eq!(asking.begin(NOW, near, Some(1), ROOM), Begun::Started);
         assert_eq!(asking.step(near, Duration::ZERO).ask, [0]);
         // Who is followed by nobody but the asker has nobody to ask.
-        assert_eq!(Asking::new(1).begin(NOW, near, Some(0), ROOM), Begun::Nobody);
+        assert_eq!(Asking::new(1, SECOND).begin(NOW, near, Some(0), ROOM), Begun::Nobody);
     }
 
     #[test]
     fn the_same_question_is_asked_once_and_questions_wait_only_for_such_as_have_come_as_far() {
-        let mut asking = Asking::new(1);
+        let mut asking = Asking::new(1, SECOND);
         assert_eq!(asking.begin(NOW, question(1, 0), None, ROOM), Begun::Started);
         assert_eq!(asking.begin(NOW, question(1, 0), None, ROOM), Begun::Joined);
         // That of the peer: were it to wait for the first, and the peer's for ours, both would wait for ever.
@@ -206,7 +218,7 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_asked_again_after_a_few_seconds_and_what_was_found_later() {
         for (heard, again) in [(Heard::Nothing, limits::UNKNOWN), (Heard::Live, limits::CONFIRMED)] {
-            let mut asking = Asking::new(1);
+            let mut asking = Asking::new(1, SECOND);
             let question = question(1, 0);
             begin(&mut asking, NOW, question);
             asking.heard(NOW, question, 0, heard);
@@ -220,17 +232,18 @@ mod tests {
     #[test]
     fn who_lies_or_fails_is_asked_last_for_a_while() {
         for (heard, penalty) in [(Heard::Lie, limits::LYING_PEER), (Heard::Failure, limits::FAILED_PEER)] {
-            let mut asking = Asking::new(2);
+            let mut asking = Asking::new(2, SECOND);
             begin(&mut asking, NOW, question(1, 0));
             asking.heard(NOW, question(1, 0), 0, heard);
             assert_eq!(begin(&mut asking, NOW, question(2, 0)), [1]);
-            // It comes after the others, when these know nothing,
+            // It comes after the others, when these know nothing, and nobody waits for it,
             asking.heard(NOW, question(2, 0), 1, Heard::Nothing);
-            assert_eq!(asking.step(question(2, 0), SECOND / 100).ask, [0]);
+            let step = asking.step(question(2, 0), SECOND / 100);
+            assert!(step.ask == [0] && step.is_answered && !step.is_over, "{step:?}");
             // or are slow,
             assert_eq!(begin(&mut asking, NOW, question(3, 0)), [1]);
             let early = asking.step(question(3, 0), SECOND / 100);
-            assert!(early.ask.is_empty() && early.wake < deadline(0));
+            assert!(early.ask.is_empty() && early.wake < asking.deadline(0));
             assert_eq!(asking.step(question(3, 0), early.wake).ask, [0]);
             // and not at all when one of them has found it.
             begin(&mut asking, NOW, question(4, 0));
@@ -242,23 +255,23 @@ mod tests {
 
     #[test]
     fn a_question_ends_at_its_deadline_and_one_that_has_come_further_earlier() {
-        let mut asking = Asking::new(1);
+        let mut asking = Asking::new(1, SECOND);
         for hops in 0..limits::MOST_HOPS {
             let question = question(1 + hops, hops);
             assert_eq!(asking.begin(NOW, question, None, ROOM), Begun::Started);
             // The second time it is one that did not answer in time, which is asked last; here there is no other.
             assert_eq!(asking.step(question, Duration::ZERO).ask, [0]);
             let wake = asking.step(question, Duration::ZERO).wake;
-            assert_eq!(wake, deadline(hops));
+            assert_eq!(wake, asking.deadline(hops));
             assert!(asking.step(question, wake).is_over);
             asking.end(NOW, question);
-            assert!(deadline(hops + 1) < wake);
+            assert!(asking.deadline(hops + 1) < wake);
         }
     }
 
     #[test]
     fn no_more_questions_are_under_way_than_there_is_room_for() {
-        let mut asking = Asking::new(1);
+        let mut asking = Asking::new(1, SECOND);
         for n in 0..3 {
             assert_eq!(asking.begin(NOW, question(n, 0), None, 3), Begun::Started);
         }
@@ -282,7 +295,7 @@ mod tests {
                     followed.map(|(_, (_, b))| *b).collect()
                 })
                 .collect();
-            let mut servers: Vec<Asking> = peers.iter().map(|peers| Asking::new(peers.len())).collect();
+            let mut servers: Vec<Asking> = peers.iter().map(|peers| Asking::new(peers.len(), SECOND)).collect();
             let mut asked = 0;
             let mut open = vec![(0, None, 0_u8)];
             while let Some((server, asker, hops)) = open.pop() {

@@ -9,7 +9,7 @@ use super::{
     control,
     sandbox::Confinement,
 };
-use crate::server::Status;
+use crate::server::{PeerStatus, Reached, Status};
 
 /// `vls-server status`
 pub(super) async fn status(flags: &Flags, output: Output) -> Result<Exit, Failure> {
@@ -38,6 +38,7 @@ pub(super) fn object(status: &Status, entry: &str, confinement: &Confinement) ->
         "listen": status.listen.to_string(),
         "http": status.http.map(|address| address.to_string()),
         "dns": status.dns.map(|address| address.to_string()),
+        "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
         "records": status.records,
         "capacity": status.capacity,
         "lease": status.lease.as_secs(),
@@ -55,6 +56,16 @@ pub(super) fn object(status: &Status, entry: &str, confinement: &Confinement) ->
     })
 }
 
+fn peer(status: &PeerStatus) -> Value {
+    let reached = match status.reached {
+        Reached::Unasked => "unasked",
+        Reached::Open => "open",
+        Reached::Dialling => "dialling",
+        Reached::Failed => "failed",
+    };
+    json!({"entry": status.peer.to_string(), "reached": reached, "untold": status.untold})
+}
+
 /// The same for people. The server may be of another version, so nothing is taken for granted.
 fn rows(object: &Value) -> Vec<Vec<String>> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -65,6 +76,11 @@ fn rows(object: &Value) -> Vec<Vec<String>> {
         if !object[key].is_null() {
             row(key, text(&object[key]));
         }
+    }
+    for peer in object["peers"].as_array().unwrap_or(&Vec::new()) {
+        let untold = peer["untold"].as_u64().filter(|untold| *untold > 0);
+        let untold = untold.map(|untold| format!(", {untold} registrations to be told")).unwrap_or_default();
+        row("follows", format!("{} ({}{untold})", text(&peer["entry"]), text(&peer["reached"])));
     }
     row("running since", ago(number("uptime")));
     row("records", format!("{} of {}", number("records"), number("capacity")));

@@ -131,6 +131,12 @@ impl Registry {
         turn: &mut Turn,
     ) -> Duration {
         let id = *record.id().as_bytes();
+        // What another server has heard of never shortens what the vat was granted here for the record before.
+        let held = self.table.get(&id).map(|held| (held.seen, held.end));
+        let claimed = claimed.map(|claimed| match held {
+            Some((seen, end)) if end > claimed.end => Lease { seen: seen.max(claimed.seen), end, ..claimed },
+            _ => claimed,
+        });
         let lease = self.grant(now, source, record.expires(), claimed);
         self.table.put(&id, record.packet(), &lease, turn.number, now.moment());
         self.table.pay_for_write(&id, self.policy.writes_per_id, now.moment());

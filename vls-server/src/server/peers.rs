@@ -10,7 +10,9 @@
 
 mod link;
 
-use std::{cell::RefCell, collections::HashMap, fmt, future::Future, net::IpAddr, rc::Rc, str::FromStr};
+use std::{
+    cell::RefCell, collections::HashMap, fmt, future::Future, net::IpAddr, rc::Rc, str::FromStr, time::Duration,
+};
 
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use schemas::{Coded, ErrorCode, Network, RecordError, SearchPathEntry, SearchPathError, VatId};
@@ -22,7 +24,7 @@ use tokio::{
 use transport::{Endpoint, Greeting};
 
 use self::link::{Link, aged};
-use super::{metrics::Metrics, rates::Rates};
+use super::{metrics::Metrics, rates::Rates, status::PeerStatus};
 use crate::{
     durable::{DurableRegistry, Seen},
     limits,
@@ -119,7 +121,7 @@ impl Peers {
         seed: u64,
     ) -> Rc<Self> {
         let asked_for = RefCell::new(Rates::new(limits::ASKED_FOR, seed));
-        let following = RefCell::new(Rc::new(Following::of(Vec::new(), Vec::new())));
+        let following = RefCell::new(Rc::new(Following::of(Vec::new(), limits::PEERS_DEADLINE, Vec::new())));
         let peers = Rc::new(Self { registry, metrics, endpoint, greeting, asked_for, following });
         let weak = Rc::downgrade(&peers);
         peers.registry.on_registered(move |id| {
@@ -130,13 +132,17 @@ impl Peers {
         peers
     }
 
-    /// Follows these from now on, of which the first [`limits::MOST_PEERS`] that are not this server itself count.
-    pub(super) fn follow(&self, peers: &[Peer]) {
+    /// Follows these from now on, of which the first [`limits::MOST_PEERS`] that are not this server itself count; asks
+    /// them for `deadline` before a finder is answered.
+    pub(super) fn follow(&self, peers: &[Peer], deadline: Duration) {
         let others = peers.iter().filter(|peer| peer.id != self.endpoint.id()).take(limits::MOST_PEERS);
         let others: Vec<Peer> = others.cloned().collect();
-        let is_same = self.following.borrow().links.iter().map(|link| &link.peer).eq(&others);
-        if is_same {
-            return;
+        {
+            let following = self.following.borrow();
+            following.asking.borrow_mut().set_deadline(deadline);
+            if following.links.iter().map(|link| &link.peer).eq(&others) {
+                return;
+            }
         }
         let links: Vec<_> = others.into_iter().map(Link::to).collect();
         let keeping = links.iter().map(|link| {
@@ -148,9 +154,19 @@ impl Peers {
             spawn_local(telling).abort_handle()
         });
         let tasks = keeping.chain(telling).collect();
-        let before = self.following.replace(Rc::new(Following::of(links, tasks)));
+        let before = self.following.replace(Rc::new(Following::of(links, deadline, tasks)));
         // Each of them has a handle to what it belongs to.
         before.flights.borrow_mut().abort_all();
+    }
+
+    /// Follows nobody any more.
+    pub(super) fn forget(&self) {
+        self.follow(&[], limits::PEERS_DEADLINE);
+    }
+
+    /// How each of them is to be reached, for the operator.
+    pub(super) fn states(&self) -> Vec<PeerStatus> {
+        self.following.borrow().links.iter().map(|link| link.status()).collect()
     }
 
     /// How many servers are followed.
@@ -299,8 +315,8 @@ enum Held {
 }
 
 impl Following {
-    fn of(links: Vec<Rc<Link>>, tasks: Vec<AbortHandle>) -> Self {
-        let asking = RefCell::new(Asking::new(links.len()));
+    fn of(links: Vec<Rc<Link>>, deadline: Duration, tasks: Vec<AbortHandle>) -> Self {
+        let asking = RefCell::new(Asking::new(links.len(), deadline));
         Self { links, asking, answers: RefCell::default(), flights: RefCell::default(), tasks }
     }
 

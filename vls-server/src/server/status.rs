@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use checkpoint::Sizes;
 use schemas::{Timestamp, VatId};
 
+use super::Peer;
+
 /// How a server is doing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -21,6 +23,8 @@ pub struct Status {
     pub http: Option<SocketAddr>,
     /// Where it listens for DNS.
     pub dns: Option<SocketAddr>,
+    /// The servers that it follows.
+    pub peers: Vec<PeerStatus>,
     /// Records held, live and expired.
     pub records: usize,
     /// Records that there may be.
@@ -47,4 +51,30 @@ pub struct Status {
     pub answers: BTreeMap<&'static str, u64>,
     /// How many of them were that somebody asks too much.
     pub limited: u64,
+}
+
+/// How a server that is followed is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// Which.
+    pub peer: Peer,
+    /// Whether there is a session with it.
+    pub reached: Reached,
+    /// Registrations that it has not been told of yet.
+    pub untold: usize,
+}
+
+/// Whether there is a session with another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reached {
+    /// Nobody has wanted one lately.
+    Unasked,
+    /// There is one.
+    Open,
+    /// It is being dialled.
+    Dialling,
+    /// It could not be dialled, or hung up.
+    Failed,
 }

@@ -1,82 +1,31 @@
 //! Servers that follow each other, over QUIC on loopback, with a clock turned by hand: what one holds the others find, what
 //! is registered at one the others learn, and nobody who lies, hangs or dies among them changes what is true.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
+mod nodes;
 
-use checkpoint::simulated::SimulatedDisk;
+use std::time::Duration;
+
+use rustix::process::Signal;
 use schemas::{
-    SignedRecord, VatId,
+    SearchPathEntry, SignedRecord,
     datagram::{LookupAnswer, LookupQuestion},
-    location_capnp::location_service,
 };
-use tokio::{net::UdpSocket, task::spawn_local, time::timeout};
-use transport::{Endpoint, EndpointConfig, Greeting, OutputGate, Session, SessionLimits, SessionOptions};
-use vls_server::{Peer, Server, ServerConfig};
+use tokio::{net::UdpSocket, time::timeout};
+use vls_server::{Clock, Peer, Reached, SystemClock};
 
+use self::nodes::{Liar, Silent, loopback, nodes};
 use crate::{
-    finder::{Finder, Found, Wire},
+    finder::{Expect, Finder, Found, Wire},
     http_client::HttpClient,
-    local::{HandClock, key, on_one_thread, record},
-    program::run,
+    local::{START, foreign, key, on_one_thread, record, record_at},
+    program::{run, text},
+    supervised::Supervised,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// For questions that somebody does not answer at all.
+const DEADLINE: Duration = Duration::from_secs(4);
 const NOTHING: Found = (Vec::new(), 0, false);
-
-fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-fn at(id: VatId, address: SocketAddr) -> Peer {
-    format!("vls://{id}@{address}").parse().unwrap()
-}
-
-/// A server whose peers can be named later, when they have ports.
-struct Node {
-    server: Server,
-    config: ServerConfig,
-}
-
-impl Node {
-    async fn start(clock: &Rc<HandClock>) -> Self {
-        let mut config = ServerConfig::new(loopback(), "/data".into());
-        config.disk = SimulatedDisk::new();
-        Self { server: Server::start(config.clone(), clock.clone()).await.unwrap(), config }
-    }
-
-    fn peer(&self) -> Peer {
-        at(self.server.id(), self.server.local_address())
-    }
-
-    async fn follow(&mut self, peers: Vec<Peer>) {
-        self.config.peers = peers;
-        assert_eq!(self.server.reload(&self.config).await.unwrap(), Vec::<&str>::new());
-    }
-
-    async fn finder(&self, n: u32) -> Finder {
-        Finder::dial(n, self.server.id(), self.server.local_address()).await
-    }
-
-    /// What it holds, whatever others hold.
-    async fn holds(&self, record: &SignedRecord) -> bool {
-        let answer = self.server.registry().lookup(record.id().as_bytes()).await.unwrap();
-        answer.packet.as_deref() == Some(record.packet())
-    }
-}
-
-/// So many servers; each follows those that `follows` says of its number.
-async fn nodes<const COUNT: usize>(follows: impl Fn(usize) -> Vec<usize>) -> ([Node; COUNT], Rc<HandClock>) {
-    let clock = HandClock::new();
-    let mut nodes = Vec::new();
-    for _ in 0..COUNT {
-        nodes.push(Node::start(&clock).await);
-    }
-    let peers: Vec<Peer> = nodes.iter().map(Node::peer).collect();
-    for (number, node) in nodes.iter_mut().enumerate() {
-        node.follow(follows(number).into_iter().map(|other| peers[other].clone()).collect()).await;
-    }
-    (nodes.try_into().unwrap_or_else(|_| unreachable!()), clock)
-}
 
 fn next_one(number: usize, count: usize) -> Vec<usize> {
     (number + 1 < count).then_some(number + 1).into_iter().collect()
@@ -110,6 +59,7 @@ fn a_cold_lookup_finds_it_too_and_nobody_waits_for_one_that_waits() {
         let ([first, second], _clock) = nodes::<2>(|n| next_one(n, 2)).await;
         let silent = Silent::start();
         let mut first = first;
+        first.wait_for_peers(DEADLINE).await;
         first.follow(vec![silent.peer(), second.peer()]).await;
         let (there, here) = (record(&key(1), 1, 0), record(&key(2), 1, 0));
         second.finder(1).await.register(&there).await.unwrap();
@@ -256,6 +206,7 @@ fn a_peer_that_is_killed_delays_nobody_for_long_and_the_others_are_found_through
     on_one_thread(async {
         let ([mut first, second, third], _clock) = nodes::<3>(|n| next_one(n, 3)).await;
         first.follow(vec![second.peer(), third.peer()]).await;
+        first.wait_for_peers(DEADLINE).await;
         let [one, two] = [1, 2].map(|n| record(&key(n), 1, 0));
         let vat = third.finder(1).await;
         vat.register(&one).await.unwrap();
@@ -268,6 +219,78 @@ fn a_peer_that_is_killed_delays_nobody_for_long_and_the_others_are_found_through
         // And who stops does not wait for those that it follows.
         timeout(PATIENCE, first.server.stop()).await.unwrap().unwrap();
     });
+}
+
+#[test]
+fn who_has_not_answered_once_is_waited_for_by_nobody_else_while_others_answer() {
+    on_one_thread(async {
+        let ([mut first, second], _clock) = nodes::<2>(|n| next_one(n, 2)).await;
+        let silent = Silent::start();
+        first.follow(vec![silent.peer(), second.peer()]).await;
+        let there = record(&key(1), 1, 0);
+        second.finder(1).await.register(&there).await.unwrap();
+        let finder = first.finder(2).await;
+        assert_eq!(finder.lookup(there.id().as_bytes()).await, Ok(found(&there, 0)), "the session stands");
+        first.wait_for_peers(Duration::from_secs(1)).await;
+        assert_eq!(finder.lookup(key(7).id().as_bytes()).await, Ok(NOTHING));
+        // Were it waited for, the finder would have given up before.
+        first.wait_for_peers(100 * PATIENCE).await;
+        assert_eq!(finder.lookup(key(8).id().as_bytes()).await, Ok(NOTHING));
+        let status = first.server.status();
+        let reached: Vec<_> = status.peers.iter().map(|peer| (&peer.peer, peer.reached == Reached::Open)).collect();
+        assert_eq!(reached, [(&silent.peer(), false), (&second.peer(), true)]);
+    });
+}
+
+#[test]
+fn what_other_programs_have_signed_is_asked_for_and_told_like_records_and_takes_no_records_place() {
+    on_one_thread(async {
+        let ([first, second, third], _clock) = nodes::<3>(|n| next_one(n, 3)).await;
+        let packet = foreign(&key(1), START, "x");
+        let found = |packet: &[u8]| Ok((packet.to_vec(), 0, false));
+        let (id, vat, watching) = (*packet.id().as_bytes(), second.finder(1).await, third.finder(3).await);
+        let (mut told, _watch) = watching.watch(&id).await.unwrap();
+        assert_eq!(told.next().await.0, NOTHING);
+        vat.register_bytes(&id, packet.packet(), Expect::Anything).await.unwrap();
+        assert_eq!(told.next().await.0.0, packet.packet(), "told");
+        assert_eq!(first.finder(2).await.lookup(&id).await, found(packet.packet()), "asked for");
+        let record = record(&key(1), 1, -100);
+        vat.register(&record).await.unwrap();
+        assert_eq!(told.next().await.0.0, record.packet());
+        let later = foreign(&key(1), START + Duration::from_secs(100), "y");
+        watching.register_bytes(&id, later.packet(), Expect::Anything).await.unwrap();
+        assert!(third.holds(&record).await);
+    });
+}
+
+#[test]
+fn a_confined_server_takes_up_whom_to_follow_by_their_names_and_says_how_they_are() {
+    let (other, mut server) = (Supervised::start(""), Supervised::start(""));
+    let SearchPathEntry::Vls { id, port, .. } = other.running.entry() else { unreachable!() };
+    let record = record_at(SystemClock.now().wall, &key(1), 1, 0);
+    assert_eq!(server.status()["peers"], serde_json::json!([]));
+    let entry = format!("vls://{id}@localhost:{port}");
+    server.reload(&format!("peers = [{entry:?}]\n"));
+    let shown = run(&["--json", "config", "show", "--config", &server.config()]);
+    assert!(text(&shown.stdout).contains(&entry), "{shown:?}");
+    on_one_thread(async {
+        Finder::dial_entry(1, &other.running.line).await.register(&record).await.unwrap();
+        let finder = Finder::dial_entry(2, &server.running.line).await;
+        // A busy machine may be late; then it is asked again when what nobody knew is forgotten.
+        let asked = tokio::time::Instant::now();
+        while finder.lookup(record.id().as_bytes()).await.unwrap().0 != record.packet() {
+            assert!(asked.elapsed() < PATIENCE, "it is never found");
+            tokio::task::yield_now().await;
+        }
+    });
+    let status = server.status();
+    assert_eq!((&status["peers"][0]["entry"], &status["peers"][0]["reached"]), (&entry.into(), &"open".into()));
+    let human = text(&run(&["status", "--config", &server.config()]).stdout);
+    assert!(human.lines().any(|line| line.starts_with("follows") && line.ends_with("(open)")), "{human}");
+    server.reload("");
+    assert_eq!(server.status()["peers"], serde_json::json!([]));
+    server.running.signal(Signal::TERM);
+    assert_eq!(server.running.ended().0.code(), Some(0));
 }
 
 #[test]
@@ -369,84 +392,4 @@ fn what_one_network_may_cause_is_bounded_and_what_is_held_is_answered_all_the_sa
         assert_eq!(liar.asked.get(), 1_024, "the burst of one network");
         assert_eq!(finder.lookup(record.id().as_bytes()).await, Ok(found(&record, 0)));
     });
-}
-
-/// A server that says one thing, whatever it is asked for.
-struct Liar {
-    endpoint: Endpoint,
-    asked: Rc<Cell<usize>>,
-}
-
-struct Lying {
-    packet: Vec<u8>,
-    asked: Rc<Cell<usize>>,
-    /// How long it takes to answer, and by which clock.
-    slow: Option<(Rc<HandClock>, Duration)>,
-}
-
-impl location_service::Server for Lying {
-    async fn lookup(
-        self: capnp::capability::Rc<Self>,
-        _: location_service::LookupParams,
-        mut results: location_service::LookupResults,
-    ) -> Result<(), capnp::Error> {
-        self.asked.set(self.asked.get() + 1);
-        if let Some((clock, takes)) = &self.slow {
-            clock.wait(*takes);
-        }
-        let mut answer = results.get().init_answer();
-        answer.set_packet(&self.packet);
-        answer.set_left(u64::MAX);
-        answer.set_elapsed(0);
-        Ok(())
-    }
-}
-
-impl Liar {
-    fn start(packet: Vec<u8>) -> Self {
-        Self::start_slow(packet, None)
-    }
-
-    fn start_slow(packet: Vec<u8>, slow: Option<(Rc<HandClock>, Duration)>) -> Self {
-        let endpoint = Endpoint::bind(&key(66), loopback(), EndpointConfig::default()).unwrap();
-        let (listening, asked) = (endpoint.clone(), Rc::new(Cell::new(0)));
-        let counter = Rc::clone(&asked);
-        spawn_local(async move {
-            while let Some(incoming) = listening.accept().await {
-                let lying = Lying { packet: packet.clone(), asked: Rc::clone(&counter), slow: slow.clone() };
-                let service: location_service::Client = capnp_rpc::new_client(lying);
-                spawn_local(async move {
-                    let options = SessionOptions {
-                        greeting: Greeting { epoch: 0, incarnation: [6; 16], program: "a liar".to_owned() },
-                        bootstrap: Some(service.client),
-                        gate: OutputGate::always_open(),
-                        limits: SessionLimits::default(),
-                    };
-                    if let Ok(connection) = incoming.accept().await
-                        && let Ok(session) = Session::accept(connection, options).await
-                    {
-                        session.closed().await;
-                    }
-                });
-            }
-        });
-        Self { endpoint, asked }
-    }
-
-    fn peer(&self) -> Peer {
-        at(self.endpoint.id(), self.endpoint.local_address())
-    }
-}
-
-/// A port behind which nobody answers.
-struct Silent(std::net::UdpSocket);
-
-impl Silent {
-    fn start() -> Self {
-        Self(std::net::UdpSocket::bind(loopback()).unwrap())
-    }
-
-    fn peer(&self) -> Peer {
-        at(key(77).id(), self.0.local_addr().unwrap())
-    }
 }

@@ -53,6 +53,22 @@ fn a_learned_lease_goes_on_from_where_it_is_and_ends_no_later_than_at_its_origin
 }
 
 #[test]
+fn who_passes_on_a_higher_record_as_one_that_is_over_ends_nobodys_lease() {
+    let mut world = World::new();
+    let [before, after] = [1, 2].map(|epoch| Draft { epoch, ..Draft::default() }.sign(&key(1)));
+    world.register(&before);
+    world.wait(10 * MINUTE);
+    assert_eq!(world.learn(peer(9), &after, claim(MINUTE, Duration::ZERO)), stored(50 * MINUTE));
+    world.restart();
+    let answer = world.lookup(after.id());
+    assert_eq!((answer.packet, answer.left, answer.expired), (Some(packet(&after)), 50 * MINUTE, false));
+    // Where the lease was over, a claim of none begins none.
+    world.wait(50 * MINUTE);
+    let third = Draft { epoch: 3, ..Draft::default() }.sign(&key(1));
+    assert_eq!(world.learn(peer(9), &third, claim(MINUTE, Duration::ZERO)), stored(Duration::ZERO));
+}
+
+#[test]
 fn hearing_of_a_held_record_again_changes_its_lease_only_if_its_vat_was_seen_since() {
     let mut world = World::new();
     let record = Draft::default().sign(&key(1));
@@ -108,10 +124,9 @@ fn the_order_and_the_times_of_learned_records_are_judged_as_all_are() {
     ] {
         assert_eq!(refusal(&world.learn(peer(9), &draft.sign(&key(1)), fresh)), code);
     }
-    // Higher, though its lease is over where it comes from: what was held is not where the vat is.
+    // Higher, though its lease is over where it comes from: it takes the place, and what the vat was granted here it keeps.
     let higher = Draft { epoch: 3, ..Draft::default() }.sign(&key(1));
-    assert_eq!(world.learn(peer(9), &higher, claim(2 * HOUR, Duration::ZERO)), stored(Duration::ZERO));
-    assert_eq!(world.current(key(1).id()), None);
+    assert_eq!(world.learn(peer(9), &higher, claim(2 * HOUR, Duration::ZERO)), stored(HOUR));
     assert_eq!(world.lookup(key(1).id()).packet, Some(packet(&higher)));
 }
 

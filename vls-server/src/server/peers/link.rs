@@ -3,6 +3,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use capnp::ErrorKind;
+use futures::{StreamExt, stream::FuturesUnordered};
 use schemas::{Coded, location_capnp::location_service};
 use tokio::{
     sync::{Notify, watch},
@@ -11,6 +12,7 @@ use tokio::{
 use transport::{DialError, Endpoint, Greeting, OutputGate, Session, SessionError, SessionLimits, SessionOptions};
 
 use super::Peer;
+use crate::server::status::{PeerStatus, Reached};
 use crate::{
     durable::DurableRegistry,
     limits,
@@ -40,7 +42,10 @@ pub(super) struct Link {
 
 enum State {
     Idle,
-    Dialling,
+    /// Nobody waits for one that was not there the last time, or hung up.
+    Dialling {
+        again: bool,
+    },
     Open(location_service::Client),
     /// It could not be dialled, or has just hung up.
     Resting,
@@ -86,14 +91,25 @@ impl Link {
         Ok((!packet.is_empty()).then(told))
     }
 
+    /// How it is to be reached, for the operator.
+    pub(super) fn status(&self) -> PeerStatus {
+        let reached = match &*self.state.borrow() {
+            State::Idle => Reached::Unasked,
+            State::Dialling { .. } => Reached::Dialling,
+            State::Open(_) => Reached::Open,
+            State::Resting => Reached::Failed,
+        };
+        PeerStatus { peer: self.peer.clone(), reached, untold: self.outbox.borrow().len() }
+    }
+
     /// The peer, once there is a session with it; `None` if there will not be one soon.
     async fn service(&self) -> Option<location_service::Client> {
         let mut state = self.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
                 State::Open(service) => return Some(service.clone()),
-                State::Resting => return None,
-                State::Dialling => {}
+                State::Resting | State::Dialling { again: true } => return None,
+                State::Dialling { again: false } => {}
                 State::Idle => self.wanted.notify_one(),
             }
             state.changed().await.ok()?;
@@ -102,10 +118,10 @@ impl Link {
 
     /// Makes a session whenever one is wanted.
     pub(super) async fn keep(self: Rc<Self>, endpoint: Endpoint, greeting: Greeting) {
-        let mut rest = limits::REDIAL;
+        let (mut rest, mut again) = (limits::REDIAL, false);
         loop {
             self.wanted.notified().await;
-            self.state.send_replace(State::Dialling);
+            self.state.send_replace(State::Dialling { again });
             let begun = Instant::now();
             match self.dial(&endpoint, &greeting).await {
                 Ok(session) => {
@@ -116,7 +132,8 @@ impl Link {
                 Err(error) => tracing::debug!(peer = %self.peer.id, %error, "another server is not to be reached"),
             }
             // Who hangs up at once is as good as one who is not there.
-            if begun.elapsed() >= limits::LONGEST_REDIAL {
+            again = begun.elapsed() < limits::LONGEST_REDIAL;
+            if !again {
                 rest = limits::REDIAL;
             }
             self.state.send_replace(State::Resting);
@@ -130,9 +147,17 @@ impl Link {
         let Peer { id, host, port } = &self.peer;
         let found = timeout(limits::PEER_DIAL_DEADLINE, tokio::net::lookup_host((host.as_str(), *port))).await;
         let found = found.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        // One after the other without waiting for who does not answer (RFC 8305): an address may lead nowhere from here.
+        let attempts = found.map_err(LinkError::Name)?.take(limits::PEER_ADDRESSES).zip(0..);
+        let mut attempts: FuturesUnordered<_> = attempts
+            .map(async |(address, number)| {
+                sleep(limits::NEXT_PEER_ADDRESS * number).await;
+                endpoint.dial(*id, address, limits::PEER_DIAL_DEADLINE).await
+            })
+            .collect();
         let mut last = LinkError::NoAddress;
-        for address in found.map_err(LinkError::Name)? {
-            match endpoint.dial(*id, address, limits::PEER_DIAL_DEADLINE).await {
+        while let Some(dialled) = attempts.next().await {
+            match dialled {
                 Ok(connection) => {
                     let options = SessionOptions {
                         greeting: greeting.clone(),
@@ -156,7 +181,7 @@ impl Link {
                 let Some(service) = self.service().await else {
                     let mut state = self.state.subscribe();
                     // Its sender is ours.
-                    let _ = state.wait_for(|state| !matches!(state, State::Resting)).await;
+                    let _ = state.wait_for(|state| matches!(state, State::Idle | State::Open(_))).await;
                     continue;
                 };
                 let ids = self.outbox.borrow_mut().take(limits::MAX_LEARNED_PER_CALL as usize);
