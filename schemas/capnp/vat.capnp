@@ -89,6 +89,21 @@ struct Status {
   # The base has everything up to this turn.
   lastFold @19 :UInt64;
   # Seconds since 1970; 0: not since the vat woke.
+  outside @20 :Outside;
+}
+
+struct Outside {
+  # Whether others can dial the vat, as a location server found out that dialled it.
+  server @0 :Text;
+  # The entry that was asked; empty: none has answered yet.
+
+  address @1 :Text;
+  # Where it dialled.
+
+  code @2 :Text;
+  # Why nobody answered there; empty if the vat did.
+
+  message @3 :Text;
 }
 
 struct Registration {

@@ -29,7 +29,7 @@ mod search_path;
 mod sturdyref;
 mod url;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, Reach, is_localhost};
 pub use error_code::{Coded, ErrorCode, Exit, RemoteError, UnknownErrorCode};
 pub use host::HostError;
 pub use identity::{IdentityError, IdentityKey, VatId, VatKey};

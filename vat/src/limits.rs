@@ -65,6 +65,16 @@ pub const DORMANT_VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// that the witness should hear of it.
 pub const REVIEW_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often a running vat has a location server look whether others can dial it: routers are restarted, and leases of
+/// addresses end.
+pub const OUTSIDE_INTERVAL: Duration = Duration::from_hours(1);
+
+/// The same while they cannot: its owner may be setting up the router.
+pub const OUTSIDE_AGAIN: Duration = Duration::from_mins(5);
+
+/// A little longer than a location server waits until it dials the same vat again.
+pub const DIAL_BACK_PAUSE: Duration = Duration::from_secs(11);
+
 /// How long a vat that goes to sleep waits for answers that are under way, and then for the disk.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 

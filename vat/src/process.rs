@@ -20,6 +20,7 @@ mod awake;
 mod backups;
 mod error;
 mod metrics;
+mod outside;
 mod registration;
 mod sessions;
 mod strangers;

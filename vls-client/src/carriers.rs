@@ -22,7 +22,7 @@ use crate::{
     pool::{Pool, Server},
     register::{Expected, Reply},
     schedule::{Answer, Goal},
-    service,
+    service::{self, DialledBack},
 };
 
 /// Whose certificates are trusted for entries of the form `https://`.
@@ -146,6 +146,17 @@ impl Carriers {
             (SearchPathEntry::Http { url }, _) => self.http.time(url).await,
             (SearchPathEntry::Dns { .. }, _) => Err(Failure::OnlyLookups),
             (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
+        }
+    }
+
+    /// Has this endpoint dialled back from there.
+    ///
+    /// # Errors
+    /// [`Failure`]; only sessions have this.
+    pub(crate) async fn dial_back(&self, entry: &SearchPathEntry, port: Option<u16>) -> Result<DialledBack, Failure> {
+        match server(entry) {
+            Some(server) => self.pool.call(&server, |client| service::dial_back(client, port)).await,
+            None => Err(Failure::beyond_lookups(entry).unwrap_or(Failure::OnlySessions)),
         }
     }
 }

@@ -7,11 +7,11 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use schemas::VatId;
+use schemas::{VatId, is_localhost};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use transport::{Endpoint, PeerConnection};
 
-use crate::{dial_schedule::Target, failure::Failure, limits, locality::is_this_machine, wave::Wave};
+use crate::{dial_schedule::Target, failure::Failure, limits, wave::Wave};
 
 /// Dials `target` and gives a connection to a peer that has proven `id`, and where it was.
 pub(crate) async fn dial(
@@ -64,7 +64,7 @@ pub async fn addresses_of(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fail
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    if is_this_machine(host) {
+    if is_localhost(host) {
         return Ok(loopback().map(|address| SocketAddr::new(address, port)).collect());
     }
     match tokio::net::lookup_host((host, port)).await {

@@ -61,6 +61,9 @@ pub enum Failure {
     /// It is an entry that lookups alone can use.
     #[error("DNS can be asked for other vats, but takes no registrations and tells no time")]
     OnlyLookups,
+    /// It is asked over HTTP, and this needs a session.
+    #[error("this can be asked over a session alone, of an entry that begins with vls://")]
+    OnlySessions,
     /// It is not asked or dialled in local-only mode.
     #[error("left out: {0}")]
     LeftOut(LeftOut),
@@ -154,7 +157,7 @@ pub enum Failure {
 impl Coded for Failure {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NoCarrier { .. } | Self::OnlyLookups => ErrorCode::VlsNoCarrier,
+            Self::NoCarrier { .. } | Self::OnlyLookups | Self::OnlySessions => ErrorCode::VlsNoCarrier,
             Self::LeftOut(_) => ErrorCode::VlsLeftOut,
             Self::Connect { source } if source.kind() == io::ErrorKind::TimedOut => ErrorCode::NetTimeout,
             Self::Connect { .. } => ErrorCode::NetUnreachable,

@@ -71,5 +71,6 @@ pub use report::EntryReport;
 pub use resolver::{Newest, Resolution, Resolver, ResolverConfig};
 pub use schedule::{Freshness, LookupTiming};
 pub use scores::{EntryScore, EntryScores};
+pub use service::DialledBack;
 pub use skew::ClockSkew;
 pub use watching::{Sighting, Watching};

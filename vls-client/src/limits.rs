@@ -242,3 +242,6 @@ pub const CLOCK_WITNESSES: usize = 2;
 
 /// How long servers are asked for their time.
 pub const CLOCK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a server may take to dial this endpoint back: it waits for a handshake that nobody may answer, for five seconds.
+pub const DIAL_BACK_DEADLINE: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use schemas::SearchPathEntry;
+use schemas::{Reach, SearchPathEntry};
 
 /// Why local-only mode leaves something out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,25 +44,10 @@ impl fmt::Display for LeftOut {
 
 /// Why a host is left out, if it is: a name or an address without brackets.
 pub(crate) fn why_not_host(host: &str) -> Option<LeftOut> {
-    match host.parse::<IpAddr>() {
-        Ok(address) if is_local(address) => None,
-        Ok(_) => Some(LeftOut::Elsewhere),
-        Err(_) if is_this_machine(host) => None,
-        Err(_) => Some(LeftOut::Name),
-    }
-}
-
-/// Whether a name means this machine, whoever is asked: `localhost` and what is below it (RFC 6761, section 6.3).
-pub(crate) fn is_this_machine(name: &str) -> bool {
-    let mut labels = name.strip_suffix('.').unwrap_or(name).rsplit('.');
-    labels.next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
-}
-
-/// Loopback, link-local and private addresses (RFC 1918, 3927, 4193, 4291).
-fn is_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local(),
+    match (Reach::of_host(host), host.parse::<IpAddr>()) {
+        (Reach::ThisMachine | Reach::ThisNetwork, _) => None,
+        (Reach::Anywhere, Ok(_)) => Some(LeftOut::Elsewhere),
+        (Reach::Anywhere, Err(_)) => Some(LeftOut::Name),
     }
 }
 

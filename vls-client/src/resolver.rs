@@ -31,6 +31,7 @@ use crate::{
     pool::{Pool, Server},
     schedule::{Found, Freshness, Goal, LookupTiming},
     scores::{EntryScore, EntryScores},
+    service::DialledBack,
     skew::{self, ClockSkew, Reading},
     watching::Watching,
 };
@@ -258,6 +259,20 @@ impl Resolver {
     pub async fn time_at(&self, entry: &SearchPathEntry) -> Result<Timestamp, Failure> {
         let deadline = limits::CLOCK_DEADLINE;
         let asked = timeout(deadline, self.inner.carriers.time(entry)).await;
+        asked.unwrap_or(Err(Failure::Timeout { after: deadline }))
+    }
+
+    /// Has a location server look whether others can dial this endpoint: where the server sees it, at `port` if that is
+    /// another one. Servers do that every ten seconds at most.
+    ///
+    /// # Errors
+    /// [`Failure`] of the asking; that it was not reached is an answer.
+    pub async fn dialled_back(&self, entry: &SearchPathEntry, port: Option<u16>) -> Result<DialledBack, Failure> {
+        if let Some(left_out) = self.inner.carriers.why_not(entry) {
+            return Err(Failure::LeftOut(left_out));
+        }
+        let deadline = limits::DIAL_BACK_DEADLINE;
+        let asked = timeout(deadline, self.inner.carriers.dial_back(entry, port)).await;
         asked.unwrap_or(Err(Failure::Timeout { after: deadline }))
     }
 

@@ -1,12 +1,12 @@
 //! The calls that this crate makes to a location server, with everything that comes back checked for its
 //! form. What it *says* is judged elsewhere: [`crate::judge`] for lookups, [`crate::register`] for evidence.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use schemas::{
-    ErrorCode, Order, SignedRecord, Timestamp, VatId,
+    ErrorCode, Order, RemoteError, SignedRecord, Timestamp, VatId,
     limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
-    location_capnp::{answer, location_service, order, outcome},
+    location_capnp::{DialBackOver, answer, dial_back, location_service, order, outcome, refusal},
 };
 
 use crate::{
@@ -14,6 +14,18 @@ use crate::{
     register::{Expected, Reply},
     schedule::Answer,
 };
+
+/// What a location server says of where this endpoint is, and of dialling it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DialledBack {
+    /// Where it sees the session come from: behind a router, the address of that.
+    pub seen: SocketAddr,
+    /// Where it has dialled.
+    pub dialled: SocketAddr,
+    /// Whether somebody answered there who has this endpoint's key.
+    pub reached: Result<(), RemoteError>,
+}
 
 /// Longer than any record: not worth copying.
 const MAX_PACKET: usize = PACKET_HEADER + MAX_ACCEPTED_VALUE;
@@ -43,6 +55,38 @@ pub(crate) async fn time(client: location_service::Client) -> Result<Timestamp, 
     let response = client.now_request().send().promise.await.map_err(|error| Failure::of_call(&error))?;
     let malformed = |_| Failure::Protocol { what: "the answer to what time it is" };
     Ok(Timestamp::from_micros(response.get().map_err(malformed)?.get_time()))
+}
+
+/// Asks where the server sees this endpoint, and to be dialled there, at `port` if it is another one: from elsewhere, and
+/// for the key of this endpoint. Has no deadline of its own.
+pub(crate) async fn dial_back(client: location_service::Client, port: Option<u16>) -> Result<DialledBack, Failure> {
+    let malformed = |what| move |_| Failure::Protocol { what };
+    let address = |text: capnp::Result<capnp::text::Reader<'_>>| {
+        let address = text.ok().and_then(|text| text.to_str().ok()?.parse::<SocketAddr>().ok());
+        address.ok_or(Failure::Protocol { what: "the address that a server sees" })
+    };
+    let seen = client.now_request().send().promise.await.map_err(|error| Failure::of_call(&error))?;
+    let seen = address(seen.get().and_then(|results| results.get_address()))?;
+    let mut request = client.dial_back_request();
+    request.get().set_port(port.unwrap_or(seen.port()));
+    request.get().set_over(DialBackOver::Quic);
+    let response = request.send().promise.await.map_err(|error| Failure::of_call(&error))?;
+    let result = response.get().and_then(|results| results.get_result());
+    let result = result.map_err(malformed("the result of dialling back"))?;
+    let dialled = address(result.get_address())?;
+    let reached = match result.which().map_err(|_| Failure::Protocol { what: "the result of dialling back" })? {
+        dial_back::Reached(()) => Ok(()),
+        dial_back::Failed(refusal) => Err(remote(refusal).map_err(malformed("why dialling back failed"))?),
+    };
+    Ok(DialledBack { seen, dialled, reached })
+}
+
+fn remote(refusal: capnp::Result<refusal::Reader<'_>>) -> capnp::Result<RemoteError> {
+    let refusal = refusal?;
+    let code =
+        refusal.get_code()?.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(ErrorCode::NetUnreachable);
+    let message = refusal.get_message()?.to_str().unwrap_or("(a message that is not text)");
+    Ok(RemoteError { code, message: remote_text(message) })
 }
 
 /// Offers a record. Has no deadline of its own.

@@ -79,7 +79,7 @@ fn print(
         vec!["state".to_owned(), format!("{}, signed {}", record.state, ago(age))],
         vec!["epoch".to_owned(), format!("{}, turn {}", record.epoch, record.turn)],
     ];
-    rows.extend(record.addresses.iter().map(|address| vec!["address".to_owned(), address.to_string()]));
+    rows.extend(record.addresses.iter().map(|address| vec!["address".to_owned(), address.described()]));
     rows.push(vec!["record".to_owned(), found.freshness.as_str().to_owned()]);
     let mut human = table(&rows);
     if explain {

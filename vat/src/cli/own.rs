@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use checkpoint::FileDisk;
 use console::{Failure, ago, table};
-use schemas::{Coded, ErrorCode, Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
+use schemas::{Address, Coded, ErrorCode, Exit, Hints, Secret, SecretHash, SturdyRef, VatId, vat_capnp};
 use serde_json::{Value, json};
 
 use super::{
@@ -132,7 +132,17 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         vec!["journal".to_owned(), format!("{} bytes", status.get_journal_bytes())],
         vec!["base".to_owned(), format!("{} bytes", status.get_base_bytes())],
     ];
-    rows.extend(addresses.iter().map(|address| vec!["address".to_owned(), address.clone()]));
+    // As they are, if a later version has others.
+    let described = |text: &String| text.parse().map_or(text.clone(), |address: Address| address.described());
+    rows.extend(addresses.iter().map(|address| vec!["address".to_owned(), described(address)]));
+    let outside = status.get_outside()?;
+    let (server, at) = (outside.get_server()?.to_str()?, outside.get_address()?.to_str()?);
+    let (code, reason) = (outside.get_code()?.to_str()?, outside.get_message()?.to_str()?);
+    if !server.is_empty() {
+        let found = if code.is_empty() { "reached" } else { "NOT reached" };
+        let reason = if code.is_empty() { String::new() } else { format!(": {reason} [{code}]") };
+        rows.push(vec!["from outside".to_owned(), format!("{found} at {at} by {server}{reason}")]);
+    }
     let backup = BackupLine {
         made: Some(status.get_last_backup()).filter(|made| *made != 0),
         file: status.get_last_backup_file()?.to_string()?,
@@ -164,6 +174,9 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         "durable_turn": status.get_durable_turn(), "sessions": status.get_sessions(), "grants": status.get_grants(),
         "objects": status.get_objects(), "journal_bytes": status.get_journal_bytes(),
         "base_bytes": status.get_base_bytes(), "started_at": status.get_started_at(), "addresses": addresses,
+        "outside": (!server.is_empty()).then(|| json!({
+            "server": server, "address": at, "reached": code.is_empty(), "code": code, "message": reason,
+        })),
         "registrations": registrations, "folded_turn": status.get_folded_turn(), "last_backup": backup.json(),
     });
     Ok((table(&rows), data))

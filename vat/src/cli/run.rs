@@ -58,7 +58,7 @@ pub(super) fn run(context: Context, name: &str, listen: Listen, take_over: bool)
 
 fn describe(name: &Name, live: &Live, notices: &[String]) -> (String, serde_json::Value) {
     let mut lines = vec![address_of(live.id)];
-    lines.extend(live.addresses.iter().map(|address| format!("  at {address}")));
+    lines.extend(live.addresses.iter().map(|address| format!("  at {}", address.described())));
     if let Some(tls) = &live.tls {
         lines.push(format!("  TLS on {}, certificate in {}", tls.address, tls.certificate.display()));
         lines.push(format!("  with the key {}", tls.key_fingerprint));

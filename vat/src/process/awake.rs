@@ -1,6 +1,6 @@
 //! A vat that is awake: what it consists of, and its life from the first registration to its sleep.
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{cell::Cell, convert::Infallible, rc::Rc, sync::Arc};
 
 use checkpoint::{Durable, Position, StoreMetrics};
 use schemas::{Address, State, Timestamp, vat_capnp};
@@ -12,6 +12,7 @@ use super::{
     Live, Opened, Report, RunError, addresses,
     backups::Backups,
     clock_warning,
+    outside::Outside,
     registration::{self, OwnRecord, Seen, Standing},
     sessions::Sessions,
     strangers::{Strangers, certificate_file},
@@ -40,6 +41,9 @@ pub(crate) struct Awake {
     publisher: Publisher,
     resolver: Resolver,
     advertise: Vec<Address>,
+    outside: Outside,
+    /// The vat has other addresses than before.
+    has_moved: Notify,
     pub(super) sessions: Sessions,
     /// Those who come over TLS, if they may.
     strangers: Option<Strangers>,
@@ -90,6 +94,8 @@ impl Awake {
             publisher,
             resolver,
             advertise,
+            outside: Outside::default(),
+            has_moved: Notify::new(),
             sessions,
             strangers,
             begun_at,
@@ -209,6 +215,7 @@ impl Awake {
             () = self.poisoned.notified() => Err(self.disk_failure()),
             superseded = self.publisher.run() => registration::fence(&self.name, self.standing(), &superseded.record),
             outcome = self.review() => outcome,
+            never = self.look_from_outside() => match never {},
         };
         accepting.abort();
         accepting_strangers.abort();
@@ -246,11 +253,47 @@ impl Awake {
             review.tick().await;
             let newest = self.resolver.newest(self.vat.id()).await;
             registration::check_newest(&self.name, self.standing(), &self.record, &newest)?;
-            let addresses = addresses::find(&self.endpoint, &self.resolver, &self.advertise).await;
             let turn = self.vat.engine().durable().turn;
-            let moved = self.record.set_addresses(addresses);
+            let moved = self.record.set_addresses(self.addresses().await);
+            if moved {
+                self.has_moved.notify_one();
+            }
             if moved || self.published_turn.replace(turn) != turn {
                 self.publisher.nudge();
+            }
+        }
+    }
+
+    /// What to publish: where the vat is, and first of all where it was dialled from outside, if that is another place.
+    async fn addresses(&self) -> Vec<Address> {
+        let mut addresses = addresses::find(&self.endpoint, &self.resolver, &self.advertise).await;
+        let outside =
+            self.outside.address().filter(|outside| self.advertise.is_empty() && !addresses.contains(outside));
+        addresses.splice(..0, outside);
+        addresses
+    }
+
+    /// Finds out, now and then and when the vat has moved, whether others can dial it.
+    async fn look_from_outside(&self) -> Infallible {
+        let local = self.endpoint.local_address();
+        let advertised = self.advertise.iter().find_map(|address| match address {
+            Address::Quic { port, .. } => Some(Some(*port)),
+            Address::Gateway { .. } | Address::Relayed => None,
+        });
+        // A router may have another port for what goes out than for what it passes on.
+        let ports = advertised.map_or(vec![None, Some(local.port())], |port| vec![port]);
+        loop {
+            if self.outside.look(&self.resolver, &ports).await {
+                if let Some(warning) = self.outside.warning(local) {
+                    tracing::warn!("{warning}");
+                }
+                if self.record.set_addresses(self.addresses().await) {
+                    self.publisher.nudge();
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.outside.again_after()) => {}
+                () = self.has_moved.notified() => {}
             }
         }
     }
@@ -321,6 +364,7 @@ impl Awake {
         status.set_started_at(self.started_at.as_seconds());
         let addresses: Vec<String> = self.record.addresses().iter().map(ToString::to_string).collect();
         status.set_addresses(&addresses[..])?;
+        self.outside.describe(status.reborrow().init_outside());
         let reports = self.publisher.reports();
         let count = u32::try_from(reports.len()).unwrap_or(u32::MAX);
         let mut list = status.init_registrations(count);
