@@ -9,8 +9,8 @@
 //! standard error. `ratio` is `value / baseline`; both are medians over rounds that take turns (see
 //! [`rounds`]). Names of figures never change their meaning; `docs/benchmarks.md` says what each one measures.
 //!
-//! With `--brief` each figure is measured once and with the least effort, to see that it works; with the name of a figure
-//! behind that of the benchmark only that one is printed, and where it can be, only that one is measured.
+//! With `--brief` each figure is measured once and with the least effort, to see that it works. `vls` measures one figure
+//! alone if its name follows.
 //!
 //! A benchmark is one module with a `run`, and one line in [`BENCHES`]. What several of them need stands
 //! beside them: [`echo`] and [`journal`] are baselines, and [`bare`] is what baselines on a network stand on;
@@ -54,16 +54,43 @@ pub(crate) type Report<'a> = &'a mut dyn FnMut(Figure) -> Result<(), Failure>;
 struct Bench {
     name: &'static str,
     summary: &'static str,
+    /// The name of one of its figures, if it can be measured alone.
+    figure: fn(&str) -> Option<&'static str>,
     run: fn(Effort, Report<'_>) -> Result<(), Failure>,
 }
 
 const BENCHES: &[Bench] = &[
-    Bench { name: "main-job", summary: "find a vat by its id, call it, and have it remember", run: main_job::run },
-    Bench { name: "flood", summary: "answer an honest peer beside one that sends without end", run: flood::run },
-    Bench { name: "checkpoint", summary: "make turns durable, sealed, and open again", run: checkpoint_engine::run },
-    Bench { name: "vls", summary: "keep the records of a million vats", run: vls::run },
-    Bench { name: "transport", summary: "call over a session, connect, and keep sessions idle", run: sessions::run },
+    Bench {
+        name: "main-job",
+        summary: "find a vat by its id, call it, and have it remember",
+        figure: none,
+        run: main_job::run,
+    },
+    Bench {
+        name: "flood",
+        summary: "answer an honest peer beside one that sends without end",
+        figure: none,
+        run: flood::run,
+    },
+    Bench {
+        name: "checkpoint",
+        summary: "make turns durable, sealed, and open again",
+        figure: none,
+        run: checkpoint_engine::run,
+    },
+    Bench { name: "vls", summary: "keep the records of a million vats", figure: vls::figure, run: vls::run },
+    Bench {
+        name: "transport",
+        summary: "call over a session, connect, and keep sessions idle",
+        figure: none,
+        run: sessions::run,
+    },
 ];
+
+/// Of a benchmark whose figures are measured together.
+fn none(_: &str) -> Option<&'static str> {
+    None
+}
 
 /// Measures each figure once and briefly: whether it works, not how fast it is.
 const BRIEF: &str = "--brief";
@@ -81,10 +108,10 @@ fn main() -> ExitCode {
         [argument, rest @ ..] if argument == vls::SERVE => return ended(argument, vls::serve(rest)),
         [name] => named(name).map(|bench| (bench, Effort::FULL)),
         [name, brief] if brief == BRIEF => named(name).map(|bench| (bench, Effort::LEAST)),
-        // Lives as long as the program anyway.
-        [name, figure] => {
-            named(name).map(|bench| (bench, Effort { only: Some(figure.clone().leak()), ..Effort::FULL }))
-        }
+        [name, figure] => named(name).and_then(|bench| {
+            let only = (bench.figure)(figure)?;
+            Some((bench, Effort { only: Some(only), ..Effort::FULL }))
+        }),
         _ => None,
     };
     let Some((bench, effort)) = chosen else {
@@ -92,16 +119,7 @@ fn main() -> ExitCode {
         BENCHES.iter().for_each(|bench| note(&format!("  {:12} {}", bench.name, bench.summary)));
         return ExitCode::from(EXIT_USAGE);
     };
-    let mut is_printed = false;
-    let outcome = (bench.run)(effort, &mut |figure| {
-        if !effort.wants(figure.name) {
-            return Ok(());
-        }
-        is_printed = true;
-        print(figure)
-    });
-    let none = effort.only.filter(|_| !is_printed && outcome.is_ok());
-    ended(bench.name, none.map_or(outcome, |only| Err(format!("there is no figure {only}").into())))
+    ended(bench.name, (bench.run)(effort, &mut print))
 }
 
 fn ended(name: &str, outcome: Result<(), Failure>) -> ExitCode {

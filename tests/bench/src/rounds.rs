@@ -34,6 +34,11 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
+    /// Whether anybody wants to know one of these figures.
+    pub(crate) fn wants_any(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.wants(name))
+    }
+
     /// Whether anybody wants to know this figure.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.only.is_none_or(|only| only == name)

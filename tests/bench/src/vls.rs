@@ -31,7 +31,15 @@ use crate::{
     rounds::{Comparison, Effort},
 };
 
-/// Measures all figures.
+/// What can be measured alone, beside what [`lookups`] can.
+const OTHERS: &[&str] = &["record_memory", "restart_1m", "register_durable"];
+
+/// The name of a figure, if it can be measured alone.
+pub(crate) fn figure(name: &str) -> Option<&'static str> {
+    lookups::FIGURES.iter().chain(OTHERS).copied().find(|known| *known == name)
+}
+
+/// Measures all figures that are wanted.
 pub(crate) fn run(effort: Effort, report: Report<'_>) -> Result<(), Failure> {
     let folder = folder::temporary()?;
     lookups::measure(effort, folder.path(), report)?;

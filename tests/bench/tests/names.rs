@@ -5,7 +5,7 @@ use std::process::Command;
 
 #[test]
 fn no_name_and_an_unknown_name_list_the_names_and_exit_with_2() {
-    for arguments in [&[][..], &["no-such-bench"], &["main-job", "twice"], &["--help"]] {
+    for arguments in [&[][..], &["no-such-bench"], &["main-job", "twice"], &["vls", "flood_p99"], &["--help"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty(), "standard output is for figures");

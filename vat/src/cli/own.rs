@@ -141,7 +141,7 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
     if !server.is_empty() {
         let found = if code.is_empty() { "reached" } else { "NOT reached" };
         let reason = if code.is_empty() { String::new() } else { format!(": {reason} [{code}]") };
-        rows.push(vec!["from outside".to_owned(), format!("{found} at {at} by {server}{reason}")]);
+        rows.push(vec!["outside".to_owned(), format!("{found} at {at} by {server}{reason}")]);
     }
     let backup = BackupLine {
         made: Some(status.get_last_backup()).filter(|made| *made != 0),
