@@ -242,16 +242,22 @@ impl Pool {
         receiver.shared()
     }
 
+    /// A session to a server, or that there is none, by the deadline. The greeting has what the dial leaves of it: a server
+    /// that dies between the two would keep everybody from the one that starts in its place, because all wait for the
+    /// same dial.
     async fn dial(&self, server: &Server) -> Result<Open, Failure> {
+        let begun = Instant::now();
         let target = Target { host: server.host.clone(), port: server.port };
         let (connection, _) = dial(&self.inner.endpoint, server.id, &target, self.inner.dial_deadline).await?;
+        let mut limits = SessionLimits::default();
+        limits.hello_deadline = limits.hello_deadline.min(self.inner.dial_deadline.saturating_sub(begun.elapsed()));
         let options = SessionOptions {
             greeting: self.inner.greeting.clone(),
             bootstrap: None,
             // What goes out here is a request for public records, or a record: its source lets it say only
             // what is durable (R3), so nothing has to be held back.
             gate: OutputGate::always_open(),
-            limits: SessionLimits::default(),
+            limits,
         };
         let session = Session::open(connection, options).await.map_err(|error| Failure::Session(error.into()))?;
         let client = session.bootstrap();
@@ -339,6 +345,8 @@ impl Latencies {
 
 #[cfg(test)]
 mod tests {
+    use transport::EndpointConfig;
+
     use super::*;
 
     #[test]
@@ -351,6 +359,24 @@ mod tests {
         latencies.add(Duration::from_secs(5));
         assert_eq!(latencies.p95(), Some(Duration::from_millis(20)));
         assert_eq!(latencies.patience(), Duration::from_millis(80));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_greets_keeps_nobody_waiting_beyond_the_deadline() {
+        let keys = [1, 2].map(|seed| schemas::IdentityKey::from_seed(&[seed; 32]));
+        let mute = Endpoint::bind(&keys[1], "127.0.0.1:0".parse().unwrap(), EndpointConfig::default()).unwrap();
+        let port = mute.local_address().port();
+        let deadline = Duration::from_millis(300);
+        let endpoint = Endpoint::client(&keys[0]).unwrap();
+        let pool = Pool::new(endpoint, crate::resolver::finder_greeting(), deadline);
+        let server = Server { id: keys[1].id(), host: "127.0.0.1".to_owned(), port };
+        let local = tokio::task::LocalSet::new();
+        let accepting = local.spawn_local(async move { mute.accept().await.unwrap().accept().await.unwrap() });
+        let begun = Instant::now();
+        let refused = local.run_until(pool.session(&server)).await.map(|_| ()).unwrap_err();
+        assert!(matches!(refused, Failure::Session(_)), "{refused:?}");
+        assert!((deadline..transport::limits::HELLO_DEADLINE / 2).contains(&begun.elapsed()));
+        assert!(accepting.is_finished(), "the handshake was not what took so long");
     }
 
     #[tokio::test]

@@ -20,8 +20,15 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// For how long a vat's record says that it is valid: what the program `vat` takes.
 pub const VALIDITY: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// How far a wall clock jumps.
-pub const JUMP: Duration = Duration::from_secs(60 * 60);
+/// What every wall clock shows that is right when a run begins, since 1970.
+pub const BEGINNING: Duration = Duration::from_secs(1_800_000_000);
+
+/// How far most wall clocks jump: far enough that a server refuses what is dated by one that is ahead, and near enough
+/// that the clocks of a long run pass the dates of what was signed while one of them was ahead.
+const SMALL_JUMP: (Duration, Duration) = (Duration::from_secs(6 * 60), Duration::from_secs(25 * 60));
+
+/// How far others do: a time zone; and past the end of what was just signed.
+const JUMPS: (Duration, Duration) = (Duration::from_secs(60 * 60), Duration::from_secs(3 * 60 * 60));
 
 /// The longest wait of a publisher after failures, and the end of one registration; shorter than usual, like the lease.
 pub const RETRY_CAP: Duration = Duration::from_secs(6);
@@ -33,9 +40,10 @@ pub const SETTLED_AT: Duration = Duration::from_secs(6);
 
 const HEALED_AT: Duration = Duration::from_secs(30);
 
-/// How long after the healing everybody is registered everywhere again: an attempt that began just before it and waits for
-/// its deadline in vain, the longest wait after it (a tenth of it is jitter), and one that succeeds.
-pub const RECOVERY: Duration = Duration::from_secs(15);
+/// How long after the healing everybody is registered everywhere again, because publishers are told to: an attempt that
+/// began just before it and waits for its deadline in vain, and one that begins at once after it and succeeds, of whose
+/// handshake packets overtake one another.
+pub const RECOVERY: Duration = Duration::from_secs(10);
 
 /// How long the last searches may take, those for vats that are not to be found among them.
 pub(super) const LAST_SEARCHES: Duration = Duration::from_secs(6);
@@ -127,12 +135,19 @@ pub enum Fault {
         /// For how long.
         lasts: Duration,
     },
-    /// Somebody sets a wall clock an hour ahead, or back.
+    /// Somebody sets a wall clock ahead, or back.
     Jump {
         /// Whose.
         machine: Machine,
         /// In which direction.
         ahead: bool,
+        /// How far.
+        by: Duration,
+    },
+    /// Somebody sets a wall clock right.
+    SetRight {
+        /// Whose.
+        machine: Machine,
     },
     /// Many datagrams are lost for a while, everywhere.
     Storm {
@@ -205,7 +220,14 @@ impl Plan {
         for _ in 0..random.usize(2..=14) {
             let at = between(&mut random, SETTLED_AT, HEALED_AT - millis(500));
             // Whatever begins ends before the healing.
-            faults.push((at, fault(&mut random, HEALED_AT - at)));
+            let fault = fault(&mut random, HEALED_AT - at);
+            faults.push((at, fault));
+            // Who runs a server has set it right by the healing. Of the other clocks one half stays wrong.
+            if let Fault::Jump { machine, .. } = fault
+                && (matches!(machine, Machine::Server(_)) || random.bool())
+            {
+                faults.push((between(&mut random, at, HEALED_AT), Fault::SetRight { machine }));
+            }
         }
         let plan = Self { weather, ..Self::quiet(seed, faults) };
         plan.with_searches(&mut random, 3)
@@ -238,9 +260,10 @@ impl Plan {
         plan.with_searches_from_seed(0)
     }
 
-    /// One of the servers is dead, one datagram in twenty is lost, and every finder searches `count` times.
+    /// One of the servers is dead, one datagram in twenty is lost, and every finder searches every vat, once: a second
+    /// search could be answered from memory.
     #[must_use]
-    pub fn one_dead(seed: u64, count: usize) -> Self {
+    pub fn one_dead(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let weather = Weather { loss: 50, duplication: 0, ..weather(&mut random) };
         let crash = Fault::Crash { server: random.u8(0..SERVERS), empty: false, lasts: HEALED_AT };
@@ -248,20 +271,19 @@ impl Plan {
         plan.faults = vec![(SETTLED_AT, crash)];
         plan.searches.clear();
         for finder in 0..plan.finders {
-            let mut vat = random.u8(0..plan.vats);
-            let mut at_any_time = |_| between(&mut random, SETTLED_AT + millis(100), HEALED_AT - LAST_SEARCHES);
-            let mut times: Vec<Duration> = (0..count).map(&mut at_any_time).collect();
+            let mut vats: Vec<u8> = (0..plan.vats).collect();
+            random.shuffle(&mut vats);
+            let at_any_time = |_: &u8| between(&mut random, SETTLED_AT + millis(100), HEALED_AT - LAST_SEARCHES);
+            let mut times: Vec<Duration> = vats.iter().map(at_any_time).collect();
             times.sort_unstable();
-            for at in times {
-                vat = another(&mut random, vat, plan.vats);
-                plan.searches.push((at, Search { finder, vat, connects: false }));
-            }
+            let search = |(at, vat)| (at, Search { finder, vat, connects: false });
+            plan.searches.extend(times.into_iter().zip(vats).map(search));
         }
         plan.searches.sort_by_key(|(at, _)| *at);
         plan
     }
 
-    /// A few vats for many leases, with clocks that jump.
+    /// A few vats for many leases, with clocks that jump and are set right again.
     #[must_use]
     pub fn many_leases(seed: u64, leases: u32) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -272,7 +294,9 @@ impl Plan {
             let machine =
                 if random.bool() { Machine::Server(random.u8(0..SERVERS)) } else { Machine::Vat(random.u8(0..vats)) };
             let at = between(&mut random, SETTLED_AT, ends_at - millis(500));
-            faults.push((at, Fault::Jump { machine, ahead: random.bool() }));
+            faults.push((at, Fault::Jump { machine, ahead: random.bool(), by: jump(&mut random) }));
+            let right = at + between(&mut random, LEASE, LEASE * 8);
+            faults.extend((right < ends_at).then_some((right, Fault::SetRight { machine })));
         }
         faults.sort_by_key(|(at, _)| *at);
         let weather = Weather { loss: 20, ..weather(&mut random) };
@@ -334,7 +358,11 @@ impl Fault {
             | Self::Storm { lasts, .. }
             | Self::Restarts { lasts, .. }
             | Self::Sleeps { lasts, .. } => *lasts,
-            Self::Jump { .. } | Self::Moves { .. } | Self::Forks { .. } | Self::Departs { .. } => Duration::ZERO,
+            Self::Jump { .. }
+            | Self::SetRight { .. }
+            | Self::Moves { .. }
+            | Self::Forks { .. }
+            | Self::Departs { .. } => Duration::ZERO,
         }
     }
 
@@ -381,6 +409,14 @@ fn weather(random: &mut fastrand::Rng) -> Weather {
     }
 }
 
+fn jump(random: &mut fastrand::Rng) -> Duration {
+    match random.u8(0..10) {
+        0..=5 => between(random, SMALL_JUMP.0, SMALL_JUMP.1),
+        6..=8 => JUMPS.0,
+        _ => JUMPS.1,
+    }
+}
+
 fn fault(random: &mut fastrand::Rng, at_most: Duration) -> Fault {
     let lasts = between(random, millis(100), HEALED_AT).min(at_most);
     let (server, vat, finder) = (random.u8(0..SERVERS), random.u8(0..VATS), random.u8(0..FINDERS));
@@ -394,7 +430,7 @@ fn fault(random: &mut fastrand::Rng, at_most: Duration) -> Fault {
         8..=10 => Fault::Lies { server, lie: Lie::ALL[random.usize(0..Lie::ALL.len())], lasts },
         11 | 12 => {
             let machine = [Machine::Server(server), other][random.usize(0..2)];
-            Fault::Jump { machine, ahead: random.bool() }
+            Fault::Jump { machine, ahead: random.bool(), by: jump(random) }
         }
         13 => Fault::Storm { loss: random.u16(100..=200), lasts },
         14 | 15 => Fault::Moves { vat, stranger: random.bool() },
@@ -417,7 +453,7 @@ mod tests {
 
     #[test]
     fn everything_that_begins_ends_before_the_healing_and_every_fault_occurs() {
-        let mut kinds = [0; 11];
+        let mut kinds = [0; 12];
         for seed in 0..1_000 {
             let plan = Plan::from_seed(seed);
             for (at, fault) in plan.faults {
@@ -433,6 +469,7 @@ mod tests {
                     Fault::Forks { .. } => 8,
                     Fault::Sleeps { .. } => 9,
                     Fault::Departs { .. } => 10,
+                    Fault::SetRight { .. } => 11,
                 };
                 kinds[kind] += 1;
                 assert!(at >= SETTLED_AT && at + fault.lasts() <= HEALED_AT);
@@ -442,13 +479,18 @@ mod tests {
     }
 
     #[test]
-    fn no_finder_searches_the_same_vat_twice_in_a_row() {
-        for plan in [Plan::from_seed(3), Plan::one_dead(3, 20)] {
-            for finder in 0..plan.finders {
-                let own = plan.searches.iter().filter(|(_, search)| search.finder == finder);
-                let vats: Vec<u8> = own.map(|(_, search)| search.vat).collect();
-                assert!(vats.windows(2).all(|pair| pair[0] != pair[1]) && !vats.is_empty());
-            }
+    fn no_finder_searches_the_same_vat_twice_in_a_row_and_none_twice_where_lookups_are_counted() {
+        let vats_of = |plan: &Plan, finder| -> Vec<u8> {
+            let own = plan.searches.iter().filter(|(_, search)| search.finder == finder);
+            own.map(|(_, search)| search.vat).collect()
+        };
+        let (plan, counted) = (Plan::from_seed(3), Plan::one_dead(3));
+        for finder in 0..plan.finders {
+            let vats = vats_of(&plan, finder);
+            assert!(vats.windows(2).all(|pair| pair[0] != pair[1]) && !vats.is_empty());
+            let mut vats = vats_of(&counted, finder);
+            vats.sort_unstable();
+            assert!(vats.into_iter().eq(0..counted.vats));
         }
     }
 }

@@ -66,6 +66,15 @@ pub enum What {
         /// Of a vat: its epoch. Of a server: how often it has begun.
         epoch: u64,
     },
+    /// A vat's program has a place from now on, by its start or because it has moved.
+    Settled {
+        /// Its epoch.
+        epoch: u64,
+        /// Where it is.
+        place: SocketAddr,
+    },
+    /// A vat's publisher begins to register with a server, and asks what to say.
+    Offers,
     /// A vat has signed a record, for whoever it may be.
     Signed {
         /// The record.
@@ -77,6 +86,11 @@ pub enum What {
         vat: u8,
         /// What it knows from now on.
         standing: Standing,
+    },
+    /// Seen at a server: the lease of a vat's record has begun anew there.
+    Renewed {
+        /// The vat.
+        vat: u8,
     },
     /// Seen at a finder: a search began.
     Began {
@@ -96,9 +110,15 @@ pub enum What {
         /// The server.
         server: u8,
     },
-    /// Seen on the wire: a finder begins a session with a server. What it asks and is told from now on may ride on it, and
-    /// nobody else can read that.
-    Warmed,
+    /// Seen on the wire: a packet of a session passes between a finder and a server. Nobody else can read what is asked or
+    /// told in it.
+    Unreadable {
+        /// The server.
+        server: u8,
+        /// Of those that go to the server only the ones that begin a session are written down; a session that is being
+        /// begun may carry questions as soon as it stands.
+        comes: bool,
+    },
     /// Seen on the wire: an answer came to the finder.
     Heard {
         /// To a question of which search.

@@ -14,6 +14,7 @@ use std::{
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 use schemas::Timestamp;
+use simulation::finding::plan::BEGINNING;
 use vls_client::Moment;
 
 /// The monotonic clock of one process, for QUIC: tokio's simulated one and how far it has jumped ahead of it.
@@ -55,9 +56,6 @@ pub(crate) struct WallClock {
     origin: tokio::time::Instant,
 }
 
-/// When every simulation begins, in seconds since 1970.
-const BEGINNING: u64 = 1_800_000_000;
-
 impl WallClock {
     pub(crate) fn new(clock: Arc<Clock>) -> Self {
         Self::of_machine(clock, Arc::default())
@@ -76,7 +74,7 @@ impl WallClock {
 
 /// What a wall clock shows so long after the beginning.
 pub(crate) fn wall(since: Duration, set_ahead_micros: i64) -> Timestamp {
-    let now = Timestamp::from_micros(BEGINNING * 1_000_000).saturating_add(since);
+    let now = Timestamp::from_micros(0).saturating_add(BEGINNING + since);
     Timestamp::from_micros(now.as_micros().saturating_add_signed(set_ahead_micros))
 }
 

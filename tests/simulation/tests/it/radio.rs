@@ -36,7 +36,7 @@ pub(crate) trait Tap: Send + Sync {
     fn lets_out(&self, datagram: &[u8], to: SocketAddr) -> bool;
 
     /// A datagram has come.
-    fn comes_in(&self, datagram: &[u8]);
+    fn comes_in(&self, datagram: &[u8], from: SocketAddr);
 }
 
 pub(crate) struct Radio {
@@ -147,7 +147,7 @@ impl AsyncUdpSocket for Radio {
         *receiving = None;
         let Datagram { bytes, from } = received?;
         if let Some(tap) = &self.tap {
-            tap.comes_in(&bytes);
+            tap.comes_in(&bytes, from);
         }
         buffers[0][..bytes.len()].copy_from_slice(&bytes);
         metas[0] = RecvMeta { addr: from, len: bytes.len(), stride: bytes.len(), ecn: None, dst_ip: None };

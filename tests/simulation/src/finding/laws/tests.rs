@@ -1,6 +1,15 @@
 //! Traces that break a law, made by hand: the judge sees each.
 
+use std::net::SocketAddr;
+
 use super::*;
+use crate::{
+    finding::{
+        plan::{BEGINNING, Fault, SERVERS},
+        trace::Version,
+    },
+    plan::Way,
+};
 
 const FINDER: Machine = Machine::Finder(0);
 const VAT: Machine = Machine::Vat(0);
@@ -10,7 +19,8 @@ fn millis(millis: u64) -> Duration {
 }
 
 fn version(epoch: u64, port: u16) -> Version {
-    Version { epoch, signed: epoch * 100, place: Some(place(port)) }
+    let signed = u64::try_from((BEGINNING + millis(epoch)).as_micros()).unwrap();
+    Version { epoch, signed, place: Some(place(port)) }
 }
 
 fn place(port: u16) -> SocketAddr {
@@ -31,8 +41,10 @@ fn lawful() -> Vec<(u64, Machine, What)> {
     let known = vec![Some(Standing::Live(new)); 3];
     let mut events = vec![
         (0, VAT, What::Woke { epoch: 1 }),
+        (0, VAT, What::Settled { epoch: 1, place: place(1) }),
         (0, VAT, What::Signed { version: old }),
         (500, VAT, What::Woke { epoch: 2 }),
+        (500, VAT, What::Settled { epoch: 2, place: place(2) }),
         (500, VAT, What::Signed { version: new }),
     ];
     events.extend(
@@ -58,6 +70,10 @@ fn breaches(alter: impl FnOnce(&mut Vec<(u64, Machine, What)>)) -> Vec<Breach> {
 }
 
 fn breaches_of(plan: Plan, alter: impl FnOnce(&mut Vec<(u64, Machine, What)>)) -> Vec<Breach> {
+    judge_of(plan, alter).breaches
+}
+
+fn judge_of(plan: Plan, alter: impl FnOnce(&mut Vec<(u64, Machine, What)>)) -> Judgement {
     let mut events = lawful();
     alter(&mut events);
     events.sort_by_key(|(at, ..)| *at);
@@ -223,44 +239,77 @@ fn a_search_on_a_whole_network_that_finds_nothing_or_late_or_not_at_all_is_seen(
 }
 
 #[test]
-fn servers_that_say_different_things_on_a_whole_network_are_seen() {
-    let found = breaches(|events| {
-        at_the_end(events);
-        let began = position(events, |what| matches!(what, What::Began { .. }));
-        let mut known = vec![Some(Standing::Live(version(2, 2))); 3];
-        known[2] = Some(Standing::Live(version(1, 1)));
-        events[began].2 = What::Began { search: 1, vat: 0, first_wave: 3, known };
-    });
-    assert_eq!(found, [Breach::Disagree(1), Breach::NotFound(1)]);
+fn a_server_that_does_not_know_where_a_vat_is_some_time_after_the_healing_is_seen() {
+    let knows = |standing| {
+        move |events: &mut Vec<_>| events.push((32_000, Machine::Server(2), What::Knows { vat: 0, standing }))
+    };
+    let (at, elsewhere) = (Plan::quiet(0, Vec::new()).last_searches_at().unwrap(), Standing::Live(version(1, 1)));
+    assert_eq!(breaches(knows(elsewhere)), [Breach::NotBack { vat: 0, server: 2, at }]);
+    assert_eq!(breaches(knows(Standing::Live(version(2, 2)))), []);
+    let never = breaches(|events| events.retain(|(_, machine, _)| *machine != Machine::Server(2)));
+    assert_eq!(never, [Breach::NotBack { vat: 0, server: 2, at }]);
 }
 
 #[test]
 fn a_registration_that_ends_is_seen_unless_its_server_or_the_way_to_it_was_struck() {
-    let lapse = |events: &mut Vec<(u64, Machine, What)>| {
-        let standing = Standing::Lapsed(version(2, 2));
-        events.push((31_000, Machine::Server(1), What::Knows { vat: 0, standing }));
+    let back_at = |back: u64| {
+        move |events: &mut Vec<_>| {
+            let (lapsed, live) = (Standing::Lapsed(version(2, 2)), Standing::Live(version(2, 2)));
+            events.push((25_000, Machine::Server(1), What::Knows { vat: 0, standing: lapsed }));
+            events.push((back, Machine::Server(1), What::Knows { vat: 0, standing: live }));
+        }
     };
-    let at = millis(31_000);
-    assert_eq!(breaches(lapse), [Breach::Lost { vat: 0, server: 1, at }]);
-    let lasts = millis(1_000);
-    let struck = |fault| Plan { vats: 1, ..Plan::quiet(0, vec![(millis(6_000), fault)]) };
+    let (at, lasts) = (millis(25_000), millis(10_000));
+    assert_eq!(breaches(back_at(26_000)), [Breach::Lost { vat: 0, server: 1, at }]);
+    let struck = |fault| Plan { vats: 1, ..Plan::quiet(0, vec![(millis(10_000), fault)]) };
     let crash = struck(Fault::Crash { server: 1, empty: true, lasts });
-    // It has half a lease and some tries to be back.
-    assert_eq!(breaches_of(crash.clone(), lapse), [Breach::Lost { vat: 0, server: 1, at }]);
-    let back = |events: &mut Vec<_>| {
-        lapse(events);
-        let standing = Standing::Live(version(2, 2));
-        events.push((37_000, Machine::Server(1), What::Knows { vat: 0, standing }));
-    };
-    assert_eq!(breaches_of(crash, back), []);
+    assert_eq!(breaches_of(crash.clone(), back_at(39_000)), []);
+    // It has some tries after the healing to be back, and no more.
+    let recovered_at = crash.last_searches_at().unwrap();
+    let (lost, not_back) =
+        (Breach::Lost { vat: 0, server: 1, at }, Breach::NotBack { vat: 0, server: 1, at: recovered_at });
+    assert_eq!(breaches_of(crash, back_at(41_000)), [lost.clone(), not_back]);
     let elsewhere = struck(Fault::Crash { server: 0, empty: true, lasts });
-    assert_eq!(breaches_of(elsewhere, back), [Breach::Lost { vat: 0, server: 1, at }]);
-    let vat_ahead = struck(Fault::Jump { machine: VAT, ahead: true });
-    assert_eq!(
-        breaches_of(vat_ahead, back),
-        [Breach::Lost { vat: 0, server: 1, at }],
-        "no clock of the vat's excuses it"
-    );
+    assert_eq!(breaches_of(elsewhere, back_at(26_000)), std::slice::from_ref(&lost));
+    // What a short cut interrupts goes on: the lease lasts longer.
+    let cut = |lasts| struck(Fault::Cut { server: 1, other: VAT, way: Way::Both, lasts });
+    assert_eq!(breaches_of(cut(millis(100)), back_at(26_000)), [lost]);
+    assert_eq!(breaches_of(cut(lasts), back_at(26_000)), []);
+}
+
+#[test]
+fn a_wrong_clock_is_no_excuse_but_for_a_server_that_is_behind_what_it_has_and_only_as_long_as_it_is() {
+    let (hour, set_right) = (millis(3_600_000), |machine| (millis(15_000), Fault::SetRight { machine }));
+    let jump = |machine, ahead| (millis(10_000), Fault::Jump { machine, ahead, by: hour });
+    let lapses = |events: &mut Vec<_>| {
+        let (lapsed, live) = (Standing::Lapsed(version(2, 2)), Standing::Live(version(2, 2)));
+        events.push((29_500, Machine::Server(1), What::Knows { vat: 0, standing: lapsed }));
+        events.push((35_000, Machine::Server(1), What::Knows { vat: 0, standing: live }));
+    };
+    let judged = |faults| judge_of(Plan { vats: 1, ..Plan::quiet(0, faults) }, lapses);
+    let lost = [Breach::Lost { vat: 0, server: 1, at: millis(29_500) }];
+    for faults in [vec![], vec![jump(VAT, true)], vec![jump(VAT, false)], vec![jump(Machine::Server(1), true)]] {
+        assert_eq!(judged(faults).breaches, lost);
+    }
+    let behind = jump(Machine::Server(1), false);
+    let for_good = judged(vec![behind]);
+    assert_eq!((for_good.breaches, for_good.counts.back.excused), (vec![], 1));
+    let for_a_while = judged(vec![behind, set_right(Machine::Server(1))]);
+    assert_eq!((for_a_while.breaches, for_a_while.counts.back.excused), (lost.to_vec(), 0));
+    assert!(for_a_while.counts.standing.excused < for_good.counts.standing.excused);
+}
+
+#[test]
+fn a_storm_of_renewals_is_seen_at_the_server_and_at_the_vat() {
+    let every = |interval: usize, what: What, machine| {
+        let times = (10_000..40_000).step_by(interval);
+        breaches(move |events| events.extend(times.map(|at| (at, machine, what.clone()))))
+    };
+    let (renewed, server) = (What::Renewed { vat: 0 }, Machine::Server(1));
+    assert_eq!(every(14_000, renewed.clone(), server), []);
+    assert!(matches!(every(3_000, renewed, server)[..], [Breach::RenewedTooOften { vat: 0, server: 1, .. }]));
+    assert_eq!(every(4_500, What::Offers, VAT), []);
+    assert!(matches!(every(700, What::Offers, VAT)[..], [Breach::TriedTooOften { vat: 0, .. }]));
 }
 
 #[test]

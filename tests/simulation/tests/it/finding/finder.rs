@@ -58,8 +58,8 @@ async fn search(process: Process, number: u8, searches: Vec<(Duration, Search)>)
         until(at).await;
         let id = id(Machine::Vat(search.vat));
         let known = (0..SERVERS).map(|server| {
-            let (standing, packet) = process.world.knows(server, search.vat)?;
-            Some(process.world.wire.as_usable(process.machine, standing, packet.as_deref()))
+            let known = process.world.knows(server, search.vat)?;
+            Some(process.world.wire.as_usable(process.machine, known.standing, known.packet.as_deref()))
         });
         let known = known.collect();
         let number = process.world.wire.begin_search(number, id);

@@ -7,9 +7,6 @@ use simulation::finding::{LONGEST_HEDGE, Plan, lookups};
 use super::world::{Mutation, run};
 use crate::seeds::{chosen_seeds, each};
 
-/// Lookups of each finder in a run.
-const LOOKUPS: usize = 30;
-
 /// What is asked of them: at most one in ten thousand may fail.
 const MISSED: usize = 10_000;
 
@@ -35,7 +32,7 @@ impl Numbers {
     }
 
     fn of_one(seed: u64) -> Option<Self> {
-        let report = run(Plan::one_dead(seed, LOOKUPS), Mutation::None);
+        let report = run(Plan::one_dead(seed), Mutation::None);
         let breaches = report.breaches();
         assert_eq!(breaches, [], "{}", report.plan);
         let (took, missed) = lookups(&report.plan, &report.trace);

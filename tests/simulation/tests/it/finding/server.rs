@@ -80,13 +80,19 @@ async fn serve_honestly(process: Process, number: u8) -> turmoil::Result {
 
 /// Writes down whatever changes in what the server knows.
 async fn look(world: Rc<World>, number: u8) {
-    let mut before = vec![None; usize::from(world.plan.vats)];
+    let mut before = vec![(None, None); usize::from(world.plan.vats)];
     loop {
+        let now = turmoil::sim_elapsed().expect("on a host");
         for vat in 0..world.plan.vats {
-            let Some((standing, _)) = world.knows(number, vat) else { continue };
-            let seen = &mut before[usize::from(vat)];
-            if seen.replace(standing) != Some(standing) {
-                world.wire.see(Machine::Server(number), What::Knows { vat, standing });
+            let Some(known) = world.knows(number, vat) else { continue };
+            let (standing, renewed_at) = &mut before[usize::from(vat)];
+            if standing.replace(known.standing) != Some(known.standing) {
+                world.wire.see(Machine::Server(number), What::Knows { vat, standing: known.standing });
+            }
+            // What it had before it died, it may date a little differently since.
+            let Some(at) = known.age.and_then(|age| now.checked_sub(age)) else { continue };
+            if renewed_at.replace(at).is_some_and(|before| before < at) {
+                world.wire.see(Machine::Server(number), What::Renewed { vat });
             }
         }
         pause(LOOKED_AT_EVERY).await;

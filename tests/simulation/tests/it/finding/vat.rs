@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     net::SocketAddr,
     rc::Rc,
     time::Duration,
@@ -24,6 +25,9 @@ use super::world::{DRAIN, Mutation, Process, World, id, key, until};
 
 /// Within what time all vats start.
 const STARTS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Signed records that are kept to be offered again: as many as the program `vat` keeps.
+const KEPT_RECORDS: usize = 4;
 
 /// What a running copy of a vat is told.
 enum Command {
@@ -95,6 +99,7 @@ impl Copy {
         let process = world.start_process(machine, &key(machine), 0, epoch).await;
         world.wire.occupy(process.place, Some((machine, epoch)));
         process.see(What::Woke { epoch });
+        process.see(What::Settled { epoch, place: process.place });
         let (commands, told) = mpsc::unbounded_channel();
         let (radio, world) = (process.radio.clone(), world.clone());
         let task = spawn_local(async move {
@@ -197,6 +202,7 @@ async fn settle_elsewhere(process: &Process, source: &OwnRecord, stranger: bool)
     let place = SocketAddr::new(old.ip(), port);
     process.world.wire.occupy(place, Some((process.machine, source.epoch)));
     process.world.wire.occupy(old, None);
+    process.see(What::Settled { epoch: source.epoch, place });
     if stranger {
         let its_key = IdentityKey::from_seed(&[id(process.machine).as_bytes()[0]; 32]);
         let start = u64::from(port);
@@ -216,7 +222,7 @@ fn believe(process: &Process, publisher: &Publisher) {
         let SearchPathEntry::Vls { id: its, .. } = report.entry else { continue };
         let server = (0..SERVERS).find(|server| id(Machine::Server(*server)) == its);
         if let Some(server) = server.filter(|_| report.is_registered() && is_leased) {
-            let standing = process.world.knows(server, number).map(|(standing, _)| standing);
+            let standing = process.world.knows(server, number).map(|known| known.standing);
             process.see(What::Believes { server, standing });
         }
     }
@@ -230,7 +236,8 @@ struct OwnRecord {
     epoch: u64,
     place: Cell<SocketAddr>,
     state: Cell<State>,
-    newest: RefCell<Option<SignedRecord>>,
+    /// The last one first: by the vat's clock, and by those of servers.
+    newest: RefCell<VecDeque<SignedRecord>>,
     dates: RecordDates,
     /// Who has its former places.
     strangers: RefCell<Vec<Endpoint>>,
@@ -254,6 +261,9 @@ impl OwnRecord {
 
 impl RecordSource for OwnRecord {
     fn current(&self, now: Reading) -> Result<SignedRecord, RecordError> {
+        if let Reading::Own(_) = now {
+            self.wire.see(self.machine, What::Offers);
+        }
         let (place, state) = (self.place.get(), self.state.get());
         let address = Address::Quic { host: place.ip().to_string(), port: place.port() };
         let addresses = if state == State::Live { vec![address] } else { Vec::new() };
@@ -263,7 +273,7 @@ impl RecordSource for OwnRecord {
             let lasts = said.expires.saturating_since(now.time()) >= VALIDITY / 2;
             is_same && lasts && self.dates.may_offer(newest.timestamp(), now)
         };
-        if let Some(newest) = self.newest.borrow().as_ref().filter(still_says) {
+        if let Some(newest) = self.newest.borrow().iter().find(still_says) {
             return Ok(newest.clone());
         }
         let timestamp = self.dates.next(now);
@@ -279,7 +289,9 @@ impl RecordSource for OwnRecord {
         };
         let signed = SignedRecord::sign(&self.key, &record, timestamp)?;
         self.wire.signed(self.machine, &signed);
-        self.newest.replace(Some(signed.clone()));
+        let mut newest = self.newest.borrow_mut();
+        newest.truncate(KEPT_RECORDS - 1);
+        newest.push_front(signed.clone());
         Ok(signed)
     }
 

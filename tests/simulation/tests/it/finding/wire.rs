@@ -17,7 +17,7 @@ use schemas::{
     datagram::{LookupAnswer, LookupQuestion, Nonce},
     limits::MAX_CLOCK_AHEAD,
 };
-use simulation::finding::{Machine, Standing, Trace, Version, What, plan::JUMP};
+use simulation::finding::{Machine, Standing, Trace, Version, What};
 
 use crate::{clock::wall, radio::Tap};
 
@@ -55,8 +55,6 @@ struct Searching {
     current: Option<(u32, VatId)>,
     /// Which search has asked which server with which number.
     questions: HashMap<Nonce, (u32, u8, VatId)>,
-    /// Has had a session with a server.
-    warm: bool,
     /// Which servers the current search has sent something.
     touched: HashSet<SocketAddr>,
     /// What its attempts to connect are named by in their first packets.
@@ -124,9 +122,13 @@ impl Wire {
         self.lock().clocks.entry(machine).or_default().clone()
     }
 
-    pub(crate) fn jump(&self, machine: Machine, ahead: bool) {
-        let by = i64::try_from(JUMP.as_micros()).unwrap();
+    pub(crate) fn jump(&self, machine: Machine, ahead: bool, by: Duration) {
+        let by = i64::try_from(by.as_micros()).unwrap();
         self.clock(machine).fetch_add(if ahead { by } else { -by }, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_right(&self, machine: Machine) {
+        self.clock(machine).store(0, Ordering::SeqCst);
     }
 
     pub(crate) fn signed(&self, vat: Machine, record: &SignedRecord) {
@@ -173,8 +175,8 @@ impl Wire {
             }
         }
         if let Some((Machine::Server(server), _)) = occupant {
-            if question.is_none() && !std::mem::replace(&mut searching.warm, true) {
-                state.trace.push(now(), Machine::Finder(finder), What::Warmed);
+            if name_of_dial(datagram).is_some() {
+                state.trace.push(now(), Machine::Finder(finder), What::Unreadable { server, comes: false });
             }
             if searching.touched.insert(to) {
                 state.trace.push(now(), Machine::Finder(finder), What::Asked { search, server });
@@ -186,10 +188,15 @@ impl Wire {
         }
     }
 
-    fn finder_receives(&self, finder: u8, datagram: &[u8]) {
+    fn finder_receives(&self, finder: u8, datagram: &[u8], from: SocketAddr) {
         let ahead = self.clock(Machine::Finder(finder)).load(Ordering::SeqCst);
         let mut state = self.lock();
-        let Some(answer) = LookupAnswer::read(datagram) else { return };
+        let Some(answer) = LookupAnswer::read(datagram) else {
+            if let Some(Some((Machine::Server(server), _))) = state.occupants.get(&from).copied() {
+                state.trace.push(now(), Machine::Finder(finder), What::Unreadable { server, comes: true });
+            }
+            return;
+        };
         let asked = state.searching.get(&finder).and_then(|searching| searching.questions.get(&answer.nonce));
         let Some((search, server, id)) = asked.copied() else { return };
         let known = answer.known.and_then(|known| Some((state.signed.get(known.packet)?, known.expired)));
@@ -237,9 +244,9 @@ impl Tap for WireTap {
         !self.wire.is_cut(self.machine, to)
     }
 
-    fn comes_in(&self, datagram: &[u8]) {
+    fn comes_in(&self, datagram: &[u8], from: SocketAddr) {
         if let Machine::Finder(finder) = self.machine {
-            self.wire.finder_receives(finder, datagram);
+            self.wire.finder_receives(finder, datagram, from);
         }
     }
 }

@@ -19,7 +19,7 @@ use checkpoint::simulated::SimulatedDisk;
 use schemas::{IdentityKey, SearchPathEntry, VatId};
 use simulation::{
     finding::{
-        Breach, Machine, Plan, Standing, Trace, What, judge,
+        Breach, Judgement, Machine, Plan, Standing, Trace, What, judge,
         plan::{FINDERS, Fault, Lie, SERVERS, VATS},
     },
     plan::Way,
@@ -63,8 +63,12 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn breaches(&self) -> Vec<Breach> {
+    pub(crate) fn judged(&self) -> Judgement {
         judge(&self.plan, &self.trace)
+    }
+
+    pub(crate) fn breaches(&self) -> Vec<Breach> {
+        self.judged().breaches
     }
 }
 
@@ -87,6 +91,14 @@ pub(crate) struct Place {
     pub(crate) lie: Option<Lie>,
     /// The packets that it had when it was replaced by one that lies.
     pub(crate) frozen: HashMap<[u8; 32], Vec<u8>>,
+}
+
+/// What a server knows of a vat.
+pub(crate) struct Knowledge {
+    pub(crate) standing: Standing,
+    pub(crate) packet: Option<Vec<u8>>,
+    /// How long ago its lease has begun.
+    pub(crate) age: Option<Duration>,
 }
 
 /// What one program has of its machine.
@@ -203,7 +215,8 @@ impl World {
                     simulation.bounce(server_name(server));
                 }
             }
-            Fault::Jump { machine, ahead } => self.wire.jump(machine, ahead),
+            Fault::Jump { machine, ahead, by } => self.wire.jump(machine, ahead, by),
+            Fault::SetRight { machine } => self.wire.set_right(machine),
             Fault::Storm { loss, .. } => self.air.loss.store(loss, Ordering::SeqCst),
             fault => ways(fault).into_iter().for_each(|(from, to)| self.wire.cut(from, to)),
         }
@@ -230,21 +243,21 @@ impl World {
 
     /// All packets that a server has.
     fn packets(&self, server: u8) -> HashMap<[u8; 32], Vec<u8>> {
-        let packet = |vat| Some((*id(Machine::Vat(vat)).as_bytes(), self.knows(server, vat)?.1?));
+        let packet = |vat| Some((*id(Machine::Vat(vat)).as_bytes(), self.knows(server, vat)?.packet?));
         (0..self.plan.vats).filter_map(packet).collect()
     }
 
-    /// What a server knows of a vat, and the packet; none if it is down or lies, or does not say so now.
-    pub(crate) fn knows(&self, server: u8, vat: u8) -> Option<(Standing, Option<Vec<u8>>)> {
+    /// What a server knows of a vat; none if it is down or lies, or does not say so now.
+    pub(crate) fn knows(&self, server: u8, vat: u8) -> Option<Knowledge> {
         let running = self.servers.borrow()[usize::from(server)].running.clone()?;
         let (registry, id) = (running.registry(), id(Machine::Vat(vat)));
         registry.see(id.as_bytes(), registry.clock().now(), |seen| match seen {
             Seen::Early => None,
-            Seen::Nothing => Some((Standing::Missing, None)),
-            Seen::Record { packet, expired, .. } => {
+            Seen::Nothing => Some(Knowledge { standing: Standing::Missing, packet: None, age: None }),
+            Seen::Record { packet, expired, age } => {
                 let version = self.wire.version_of(packet);
                 let standing = if expired { Standing::Lapsed(version) } else { Standing::Live(version) };
-                Some((standing, Some(packet.to_vec())))
+                Some(Knowledge { standing, packet: Some(packet.to_vec()), age: Some(age) })
             }
         })
     }
@@ -329,7 +342,7 @@ fn struck(fault: Fault) -> Machine {
         | Fault::Isolate { server, .. }
         | Fault::Crash { server, .. }
         | Fault::Lies { server, .. } => Machine::Server(server),
-        Fault::Jump { machine, .. } => machine,
+        Fault::Jump { machine, .. } | Fault::SetRight { machine } => machine,
         Fault::Moves { vat, .. }
         | Fault::Restarts { vat, .. }
         | Fault::Forks { vat }
