@@ -2,10 +2,10 @@
 //!
 //! A vat whose clock is ahead of a server's is told so, and dates what it signs for that server by that server's clock.
 //! Two cases are left in which nothing can be done. A server whose clock is behind the date of what it has takes nothing
-//! that is dated by this clock, because it is older, and nothing that is newer, because it is ahead. And a record that
-//! has ended by a server's clock when it comes is refused; a vat that is hours behind has no other.
+//! else: what is dated by this clock is older, and what is newer is ahead. And a record that has ended by a server's clock
+//! when it comes is refused; a vat that is hours behind has no other.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use schemas::limits::MAX_CLOCK_AHEAD;
 
@@ -16,6 +16,9 @@ use super::{
 
 /// A time of the run, from and to.
 pub(super) type Span = (Duration, Duration);
+
+/// Since when a vat is where: its epoch and place.
+pub(super) type Settled = (Duration, (u64, SocketAddr));
 
 /// By how much clocks are wrong, in microseconds, and since when.
 pub(super) struct Clocks(HashMap<Machine, Vec<(Duration, i64)>>);
@@ -47,48 +50,56 @@ impl Clocks {
         micros(BEGINNING + at) + ahead.map_or(0, |(_, ahead)| *ahead)
     }
 
-    /// When the clocks excuse a server, which knew this of a vat since then, of which this was signed.
-    pub(super) fn excuses(
-        &self,
-        server: Machine,
-        known: &[(Duration, Standing)],
-        signed: &[(Duration, Version)],
-        ends_at: Duration,
-    ) -> Vec<Span> {
-        let steps = self.steps(server);
-        // As long as the clock is right, and nothing was dated by one that was not, there is no excuse.
+    /// When the clocks excuse a server that does not know a vat.
+    pub(super) fn excuses(&self, pair: &Pair<'_>, ends_at: Duration) -> Vec<Span> {
         let mut moments: Vec<Duration> = vec![Duration::ZERO];
-        moments.extend(steps.iter().map(|(at, _)| *at));
-        moments.extend(known.iter().map(|(at, _)| *at));
-        moments.extend(signed.iter().map(|(at, _)| *at));
+        moments.extend(self.steps(pair.server).iter().chain(self.steps(pair.vat)).map(|(at, _)| *at));
+        moments.extend(pair.known.iter().map(|(at, _)| *at));
+        moments.extend(pair.signed.iter().map(|(at, _)| *at));
+        moments.extend(pair.settled.iter().map(|(at, _)| *at));
         moments.sort_unstable();
         moments.dedup();
         let ends = moments.iter().skip(1).copied().chain([ends_at]);
         let spans = moments.iter().copied().zip(ends).filter(|(from, to)| from < to);
-        spans.flat_map(|span| self.excuses_within(server, known, signed, span)).collect()
+        spans.flat_map(|span| self.excuses_within(pair, span)).collect()
     }
 
     /// The same while nothing changes but the time.
-    fn excuses_within(
-        &self,
-        server: Machine,
-        known: &[(Duration, Standing)],
-        signed: &[(Duration, Version)],
-        (from, to): Span,
-    ) -> impl Iterator<Item = Span> {
-        let here = self.shows(server, from);
-        let held = known.iter().take_while(|(at, _)| *at <= from).last().and_then(|(_, known)| known.version());
-        let newest = signed.iter().take_while(|(at, _)| *at <= from).last().map(|(_, version)| *version);
-        let is_behind = held.and_then(|held| {
+    fn excuses_within(&self, pair: &Pair<'_>, (from, to): Span) -> impl Iterator<Item = Span> {
+        let here = self.shows(pair.server, from);
+        let held = last(pair.known, from).and_then(|known| known.version());
+        let signed = last(pair.signed, from);
+        // What a server has it takes again, whenever it is dated: a vat that has not moved, and whose clock never made it
+        // sign anew, offers that.
+        let is_said = held.is_some_and(|held| last(pair.settled, from) == held.place.map(|place| (held.epoch, place)));
+        let has_jumped = self.steps(pair.vat).first().is_some_and(|(at, _)| *at <= from);
+        let is_behind = held.filter(|_| !is_said || has_jumped).and_then(|held| {
             let until = from + ahead_of(date(held) - micros(MAX_CLOCK_AHEAD), here)?;
             Some((from, until.min(to)))
         });
-        let is_ended = newest.and_then(|newest| {
-            let until = ahead_of(date(newest) + micros(VALIDITY), here).map_or(from, |left| from + left);
+        let is_over = [held, signed].into_iter().flatten().filter_map(move |version| {
+            let until = ahead_of(date(version) + micros(VALIDITY), here).map_or(from, |left| from + left);
             (until < to).then_some((until, to))
         });
-        is_behind.into_iter().chain(is_ended)
+        is_behind.into_iter().chain(is_over)
     }
+}
+
+/// A server and a vat, and what was seen of them, in the order of time.
+pub(super) struct Pair<'a> {
+    pub(super) server: Machine,
+    pub(super) vat: Machine,
+    /// What the server knew of the vat.
+    pub(super) known: &'a [(Duration, Standing)],
+    /// What the vat signed.
+    pub(super) signed: &'a [(Duration, Version)],
+    /// Where the vat was.
+    pub(super) settled: &'a [Settled],
+}
+
+/// What was the last before a moment, or at it.
+fn last<T: Copy>(seen: &[(Duration, T)], at: Duration) -> Option<T> {
+    seen[..seen.partition_point(|(since, _)| *since <= at)].last().map(|(_, seen)| *seen)
 }
 
 fn micros(duration: Duration) -> i64 {

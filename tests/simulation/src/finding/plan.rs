@@ -32,8 +32,9 @@ const JUMPS: (Duration, Duration) = (Duration::from_secs(60 * 60), Duration::fro
 
 /// The longest wait of a publisher after failures, and the end of one registration; shorter than usual, like the lease.
 pub const RETRY_CAP: Duration = Duration::from_secs(6);
-/// See [`RETRY_CAP`].
-pub const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
+/// See [`RETRY_CAP`]. Longer than what it may wait for, a session that is silent and a dial (1 and 5 s): or the next try
+/// would wait for the dial of the one before.
+pub const REGISTER_DEADLINE: Duration = Duration::from_secs(7);
 
 /// When everybody has registered for the first time, whatever the weather.
 pub const SETTLED_AT: Duration = Duration::from_secs(6);

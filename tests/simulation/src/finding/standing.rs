@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    clocks::{Clocks, Span},
+    clocks::{Clocks, Pair, Settled, Span},
     counts::{Count, Counts},
     laws::Breach,
     plan::{Fault, LEASE, Machine, Plan, REGISTER_DEADLINE, RETRY_CAP, SERVERS},
@@ -31,15 +31,14 @@ struct Seen {
     clocks: Clocks,
     known: HashMap<(u8, u8), Vec<(Duration, Standing)>>,
     signed: HashMap<u8, Vec<(Duration, Version)>>,
-    /// Where a vat is: its highest epoch and, of that, the last place.
-    places: HashMap<u8, (u64, SocketAddr)>,
+    settled: HashMap<u8, Vec<Settled>>,
     superseded: HashSet<u8>,
 }
 
 impl Seen {
     fn all(plan: &Plan, trace: &Trace) -> Self {
-        let (known, signed, places) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let mut seen = Self { clocks: Clocks::of(plan), known, signed, places, superseded: HashSet::new() };
+        let (known, signed, settled) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut seen = Self { clocks: Clocks::of(plan), known, signed, settled, superseded: HashSet::new() };
         for event in &trace.events {
             match (&event.what, event.host) {
                 (What::Knows { vat, standing }, Machine::Server(server)) => {
@@ -49,10 +48,7 @@ impl Seen {
                     seen.signed.entry(vat).or_default().push((event.at, *version));
                 }
                 (What::Settled { epoch, place }, Machine::Vat(vat)) => {
-                    let newest = seen.places.entry(vat).or_insert((*epoch, *place));
-                    if newest.0 <= *epoch {
-                        *newest = (*epoch, *place);
-                    }
+                    seen.settled.entry(vat).or_default().push((event.at, (*epoch, *place)));
                 }
                 (What::Superseded { .. }, Machine::Vat(vat)) => _ = seen.superseded.insert(vat),
                 _ => {}
@@ -65,9 +61,21 @@ impl Seen {
         self.known.get(&(server, vat)).map_or(&[], Vec::as_slice)
     }
 
+    /// Where a vat is in the end: the last place of its highest epoch.
+    fn place(&self, vat: u8) -> Option<(u64, SocketAddr)> {
+        let places = self.settled.get(&vat)?.iter().map(|(_, place)| *place);
+        places.max_by_key(|(epoch, _)| *epoch)
+    }
+
     fn excused_by_clocks(&self, plan: &Plan, server: u8, vat: u8) -> Vec<Span> {
-        let signed = self.signed.get(&vat).map_or(&[][..], Vec::as_slice);
-        self.clocks.excuses(Machine::Server(server), self.known(server, vat), signed, plan.ends_at)
+        let pair = Pair {
+            server: Machine::Server(server),
+            vat: Machine::Vat(vat),
+            known: self.known(server, vat),
+            signed: self.signed.get(&vat).map_or(&[], Vec::as_slice),
+            settled: self.settled.get(&vat).map_or(&[], Vec::as_slice),
+        };
+        self.clocks.excuses(&pair, plan.ends_at)
     }
 }
 
@@ -89,7 +97,7 @@ pub(super) fn judge_standing(plan: &Plan, trace: &Trace, breaches: &mut Vec<Brea
             {
                 let is_excused = is_out_of_reach(by_clocks, healed_at);
                 counts.back.add(is_excused);
-                let place = seen.places.get(&vat);
+                let place = seen.place(vat);
                 let lost = (!is_excused).then(|| moment_elsewhere(known, recovered_at, place)).flatten();
                 breaches.extend(lost.map(|at| Breach::NotBack { vat, server, at }));
             }
@@ -133,7 +141,10 @@ fn excuses(plan: &Plan, server: u8, vat: u8, by_clocks: &[Span]) -> Vec<Span> {
                 excuses.push((*at, plan.ends_at));
                 continue;
             }
-            Fault::Crash { empty: true, .. } => (*at, NOTICED_WITHIN),
+            // What is left of leases is reckoned by the wall clock when a server begins: they end early if that has been set
+            // since they were granted.
+            Fault::Crash { server, empty, .. } if *empty || is_set(plan, *server, *at) => (*at, NOTICED_WITHIN),
+            Fault::Lies { server, .. } if is_set(plan, *server, *at) => (*at, NOTICED_WITHIN),
             Fault::Lies { .. } => (begun + HELD, NOTICED_WITHIN),
             _ => (begun + HELD, TRIED_WITHIN),
         };
@@ -144,6 +155,15 @@ fn excuses(plan: &Plan, server: u8, vat: u8, by_clocks: &[Span]) -> Vec<Span> {
     }
     excuses.extend(by_clocks.iter().map(|(from, to)| (*from, latest(*to, TRIED_WITHIN))));
     excuses
+}
+
+/// Whether somebody has set the clock of a server not much longer than a lease before a moment.
+fn is_set(plan: &Plan, server: u8, by: Duration) -> bool {
+    let is_its_clock = |fault: &Fault| match *fault {
+        Fault::Jump { machine, .. } | Fault::SetRight { machine } => machine == Machine::Server(server),
+        _ => false,
+    };
+    plan.faults.iter().any(|(at, fault)| is_its_clock(fault) && *at + LEASE > by)
 }
 
 /// Whether a fault may keep a vat from being registered with a server.
@@ -223,12 +243,12 @@ fn moments_without(plan: &Plan, known: &[(Duration, Standing)]) -> Vec<Span> {
 fn moment_elsewhere(
     known: &[(Duration, Standing)],
     from: Duration,
-    place: Option<&(u64, SocketAddr)>,
+    place: Option<(u64, SocketAddr)>,
 ) -> Option<Duration> {
     let before = known.iter().take_while(|(at, _)| *at <= from).last().map(|(_, standing)| (from, *standing));
     let after = known.iter().filter(|(at, _)| *at > from).copied();
     let is_there = |standing: &Standing| match (standing, place) {
-        (Standing::Live(version), Some((epoch, place))) => version.epoch == *epoch && version.place == Some(*place),
+        (Standing::Live(version), Some((epoch, place))) => version.epoch == epoch && version.place == Some(place),
         _ => false,
     };
     let before = before.unwrap_or((from, Standing::Missing));

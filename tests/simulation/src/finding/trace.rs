@@ -125,7 +125,8 @@ pub enum What {
         search: u32,
         /// From where.
         server: u8,
-        /// The record in it, if the vat that is searched has signed it and it is valid by the finder's clock.
+        /// The record in it, if the vat that is searched has signed it and it is not dated ahead of the finder's clock. One
+        /// that has ended by that clock names no place: it says only that older ones are out of date.
         version: Option<Version>,
         /// Its lease there has ended.
         lapsed: bool,

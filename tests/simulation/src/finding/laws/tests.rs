@@ -272,7 +272,10 @@ fn a_registration_that_ends_is_seen_unless_its_server_or_the_way_to_it_was_struc
     let elsewhere = struck(Fault::Crash { server: 0, empty: true, lasts });
     assert_eq!(breaches_of(elsewhere, back_at(26_000)), std::slice::from_ref(&lost));
     // What a short cut interrupts goes on: the lease lasts longer.
-    let cut = |lasts| struck(Fault::Cut { server: 1, other: VAT, way: Way::Both, lasts });
+    let cut = |lasts| {
+        let cut = Fault::Cut { server: 1, other: VAT, way: Way::Both, lasts };
+        Plan { vats: 1, ..Plan::quiet(0, vec![(millis(7_000), cut)]) }
+    };
     assert_eq!(breaches_of(cut(millis(100)), back_at(26_000)), [lost]);
     assert_eq!(breaches_of(cut(lasts), back_at(26_000)), []);
 }
@@ -292,9 +295,10 @@ fn a_wrong_clock_is_no_excuse_but_for_a_server_that_is_behind_what_it_has_and_on
         assert_eq!(judged(faults).breaches, lost);
     }
     let behind = jump(Machine::Server(1), false);
-    let for_good = judged(vec![behind]);
+    assert_eq!(judged(vec![behind]).breaches, lost, "the vat can offer what the server has");
+    let for_good = judged(vec![jump(VAT, true), behind]);
     assert_eq!((for_good.breaches, for_good.counts.back.excused), (vec![], 1));
-    let for_a_while = judged(vec![behind, set_right(Machine::Server(1))]);
+    let for_a_while = judged(vec![jump(VAT, true), behind, set_right(Machine::Server(1))]);
     assert_eq!((for_a_while.breaches, for_a_while.counts.back.excused), (lost.to_vec(), 0));
     assert!(for_a_while.counts.standing.excused < for_good.counts.standing.excused);
 }

@@ -2,7 +2,8 @@
 
 use std::{ops::Range, time::Duration};
 
-use simulation::finding::{LONGEST_HEDGE, Plan, lookups};
+use simulation::finding::{Counts, Judgement, Plan, lookups};
+use vls_client::limits::HEDGE;
 
 use super::world::{Mutation, run};
 use crate::seeds::{chosen_seeds, each};
@@ -52,7 +53,7 @@ impl Numbers {
         let Self { found, missed, .. } = self;
         let (p99, p999) = (self.but(100), self.but(1_000));
         assert!(*found > 0 && missed * MISSED <= found + missed, "{missed} of {} failed", found + missed);
-        assert!(p99 <= LONGEST_HEDGE, "p99 took two round trips and {p99:?}");
+        assert!(p99 <= HEDGE, "p99 took two round trips and {p99:?}");
         format!(
             "{found} lookups found their vat, {missed} did not; beyond two round trips: p99 {p99:?}, p99.9 {p999:?}"
         )
@@ -65,26 +66,34 @@ fn with_one_of_three_servers_dead_and_one_datagram_in_twenty_lost_vats_are_found
 }
 
 #[test]
-#[ignore = "a thousand runs take a quarter of an hour"]
+#[ignore = "a thousand runs, a million lookups, take minutes"]
 fn a_thousand_times_with_one_of_three_servers_dead_vats_are_found_at_once() {
     println!("{}", Numbers::of(chosen_seeds().unwrap_or(0..1_000)).judged());
 }
 
+/// Runs over many leases, in which only clocks are wrong: how much was judged, in words.
+fn assert_no_registration_ends(seeds: Range<u64>, leases: u32) -> String {
+    let judged = each(seeds, |seed| {
+        let report = run(Plan::many_leases(seed, leases), Mutation::None);
+        let Judgement { breaches, counts } = report.judged();
+        Some((counts, (!breaches.is_empty()).then(|| format!("{breaches:?}\n{}", report.plan))))
+    });
+    let mut counts = Counts::default();
+    judged.iter().for_each(|(of_one, _)| counts += *of_one);
+    let failed: Vec<String> = judged.into_iter().filter_map(|(_, failure)| failure).collect();
+    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed.join("\n\n"));
+    let Counts { standing, .. } = counts;
+    assert!(standing.judged > 0 && standing.excused_per_mille() <= 250, "{standing}");
+    standing.to_string()
+}
+
 #[test]
 fn for_many_leases_and_with_clocks_that_jump_no_registration_ends() {
-    for seed in 0..2 {
-        let report = run(Plan::many_leases(seed, 12), Mutation::None);
-        assert_eq!(report.breaches(), [], "{}", report.plan);
-    }
+    println!("milliseconds of registrations: {}", assert_no_registration_ends(0..2, 12));
 }
 
 #[test]
 #[ignore = "hundreds of runs over a hundred leases take long"]
 fn for_a_hundred_leases_no_registration_ends() {
-    let failed = each(chosen_seeds().unwrap_or(0..300), |seed| {
-        let report = run(Plan::many_leases(seed, 100), Mutation::None);
-        let breaches = report.breaches();
-        (!breaches.is_empty()).then(|| format!("{breaches:?}\n{}", report.plan))
-    });
-    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    println!("milliseconds of registrations: {}", assert_no_registration_ends(chosen_seeds().unwrap_or(0..300), 100));
 }

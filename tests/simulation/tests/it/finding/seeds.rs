@@ -34,8 +34,7 @@ fn failure(report: &Report) -> Option<String> {
 fn assert_little_is_excused(counts: &Counts) {
     // While a server is down, cut off or lying, nothing can be asked of it. All else is judged nearly always.
     let Counts { standing, clocks, back, copies, settling, asking, finding } = counts;
-    let bounds =
-        [(standing, 350), (clocks, 20), (back, 20), (copies, 100), (settling, 10), (asking, 150), (finding, 20)];
+    let bounds = [(standing, 350), (clocks, 40), (back, 5), (copies, 50), (settling, 5), (asking, 100), (finding, 10)];
     for (count, most_per_mille) in bounds {
         assert!(count.judged > 0 && count.excused_per_mille() <= most_per_mille, "{counts}");
     }
@@ -47,7 +46,7 @@ fn many_networks_and_no_breach() {
 }
 
 #[test]
-#[ignore = "ten thousand runs take an hour"]
+#[ignore = "ten thousand runs take an hour, and nearly three without optimisation"]
 fn ten_thousand_networks_and_no_breach() {
     println!("{}", assert_lawful(chosen_seeds().unwrap_or(MANY_SEEDS)));
 }

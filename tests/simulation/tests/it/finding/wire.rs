@@ -200,8 +200,13 @@ impl Wire {
         let asked = state.searching.get(&finder).and_then(|searching| searching.questions.get(&answer.nonce));
         let Some((search, server, id)) = asked.copied() else { return };
         let known = answer.known.and_then(|known| Some((state.signed.get(known.packet)?, known.expired)));
-        let usable = known.filter(|(signed, _)| signed.id == id && signed.is_usable(ahead));
-        let (version, lapsed) = (usable.map(|(signed, _)| signed.version), usable.is_some_and(|(_, lapsed)| lapsed));
+        let known = known.filter(|(signed, _)| signed.id == id && !signed.is_early(ahead));
+        // One that has ended says where the vat is not any more: whatever is older is out of date.
+        let version = known.map(|(signed, _)| {
+            let place = signed.version.place.filter(|_| !signed.is_over(ahead));
+            Version { place, ..signed.version }
+        });
+        let lapsed = known.is_some_and(|(_, lapsed)| lapsed);
         state.trace.push(now(), Machine::Finder(finder), What::Heard { search, server, version, lapsed });
     }
 
@@ -215,8 +220,16 @@ impl Wire {
 
 impl Signed {
     fn is_usable(&self, ahead: i64) -> bool {
-        let now = wall(now(), ahead);
-        self.version.signed <= now.saturating_add(MAX_CLOCK_AHEAD).as_micros() && self.expires > now
+        !self.is_early(ahead) && !self.is_over(ahead)
+    }
+
+    /// Whether it is dated too far ahead of a clock.
+    fn is_early(&self, ahead: i64) -> bool {
+        self.version.signed > wall(now(), ahead).saturating_add(MAX_CLOCK_AHEAD).as_micros()
+    }
+
+    fn is_over(&self, ahead: i64) -> bool {
+        self.expires <= wall(now(), ahead)
     }
 }
 
