@@ -332,6 +332,13 @@ fn a_vat_that_stops_without_proof_and_a_copy_that_does_not_stop_are_seen() {
     }
     let forked = || Plan { vats: 1, ..Plan::quiet(0, vec![(millis(500), Fault::Forks { vat: 0 })]) };
     assert_eq!(breaches_of(forked(), |_| {}), [Breach::TwoCopies(0)]);
+    // Of which no server knew until then: the old one learns of it with its next renewal.
+    let late = breaches_of(forked(), |events| {
+        events.retain(|(.., what)| !matches!(what, What::Knows { .. } | What::Began { .. }));
+        let standing = Standing::Live(version(2, 2));
+        events.extend((0..SERVERS).map(|server| (31_000, Machine::Server(server), What::Knows { vat: 0, standing })));
+    });
+    assert_eq!(late, []);
     let stopped = breaches_of(forked(), |events| events.push((2_000, VAT, What::Superseded { epoch: 1, by: 2 })));
     assert_eq!(stopped, []);
 }
