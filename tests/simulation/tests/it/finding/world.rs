@@ -254,7 +254,7 @@ impl World {
         registry.see(id.as_bytes(), registry.clock().now(), |seen| match seen {
             Seen::Early => None,
             Seen::Nothing => Some(Knowledge { standing: Standing::Missing, packet: None, age: None }),
-            Seen::Record { packet, expired, age } => {
+            Seen::Record { packet, expired, age, .. } => {
                 let version = self.wire.version_of(packet);
                 let standing = if expired { Standing::Lapsed(version) } else { Standing::Live(version) };
                 Some(Knowledge { standing, packet: Some(packet.to_vec()), age: Some(age) })
