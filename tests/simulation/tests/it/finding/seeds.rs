@@ -34,7 +34,7 @@ fn failure(report: &Report) -> Option<String> {
 fn assert_little_is_excused(counts: &Counts) {
     // While a server is down, cut off or lying, nothing can be asked of it. All else is judged nearly always.
     let Counts { standing, clocks, back, copies, settling, asking, finding } = counts;
-    let bounds = [(standing, 350), (clocks, 40), (back, 5), (copies, 50), (settling, 5), (asking, 100), (finding, 10)];
+    let bounds = [(standing, 350), (clocks, 40), (back, 5), (copies, 150), (settling, 5), (asking, 100), (finding, 10)];
     for (count, most_per_mille) in bounds {
         assert!(count.judged > 0 && count.excused_per_mille() <= most_per_mille, "{counts}");
     }
