@@ -286,6 +286,27 @@ impl DurableRegistry {
         Ok(packets)
     }
 
+    /// The packet of an id that is live and was registered here, once it is durable.
+    pub(crate) async fn own(&self, id: &Id) -> Option<Vec<u8>> {
+        let (packet, turn) = {
+            let registry = self.core.registry.borrow();
+            let (packet, turn) = registry.own(self.core.clock.now(), id)?;
+            (packet.to_vec(), turn)
+        };
+        self.core.gate.wait(turn).await.is_ok().then_some(packet)
+    }
+
+    /// The ids of one part of the records that are live and were registered here.
+    pub(crate) fn own_part(&self, part: usize) -> Vec<Id> {
+        let (registry, now) = (self.core.registry.borrow(), self.core.clock.now());
+        registry.part(part).map(|(id, _)| id).filter(|id| registry.own(now, id).is_some()).collect()
+    }
+
+    /// For how long a record is answered after its vat was last seen.
+    pub(crate) fn lease(&self) -> Duration {
+        self.core.registry.borrow().policy().lease
+    }
+
     /// When something last became durable; not since the start if there is none.
     pub(crate) fn last_sync(&self) -> Option<Instant> {
         self.core.last_sync.get()

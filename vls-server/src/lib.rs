@@ -35,6 +35,6 @@ pub use clock::{Clock, SystemClock};
 pub use durable::{Committer, DurableRegistry, Journaling, RecordsError, RowError, Seen, Stopping};
 pub use identity_file::IdentityFileError;
 pub use server::{
-    CertificateError, CertificateFiles, HttpLimits, Peer, PeerError, PeerStatus, ProxyNetwork, ProxyNetworkError,
-    Reached, Server, ServerConfig, ServerError, Status, dns,
+    Bootstrap, BootstrapError, CertificateError, CertificateFiles, DhtConfig, DhtStatus, HttpLimits, Peer, PeerError,
+    PeerStatus, ProxyNetwork, ProxyNetworkError, Reached, Server, ServerConfig, ServerError, Status, dns,
 };

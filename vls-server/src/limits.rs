@@ -346,6 +346,75 @@ pub(crate) const REDIAL: Duration = Duration::from_millis(500);
 /// See [`REDIAL`].
 pub(crate) const LONGEST_REDIAL: Duration = Duration::from_mins(1);
 
+// ---- the Mainline DHT
+
+/// How long one lookup may take: three rounds of questions to nodes that may be gone, each given up after two seconds,
+/// and some to spare.
+pub const DHT_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Lookups under way. Each asks some sixty nodes, twenty at a time: all of them some hundred packets a second.
+pub(crate) const DHT_LOOKUPS: usize = 32;
+
+/// Beyond so many, lookups are begun no more that nobody waits for, or whose sender may be invented.
+pub(crate) const DHT_LOOKUPS_BESIDE: usize = 16;
+
+/// Lookups that each network may cause. A question of thirty bytes becomes a hundred packets, so it is little.
+pub const DHT_ASKED_FOR: Rate = Rate { burst: 16, interval: Duration::from_secs(1) };
+
+/// For how long what the DHT did not know is not looked up again.
+pub(crate) const DHT_UNKNOWN: Duration = Duration::from_secs(30);
+
+/// For how long what was found there is answered before it is looked up again. Nobody there says when a vat was last
+/// seen, so it is short.
+pub(crate) const DHT_LEASE: Duration = Duration::from_mins(5);
+
+/// Different packets of one id that one lookup takes. Honest nodes hold one or two.
+pub(crate) const DHT_VERSIONS: usize = 8;
+
+/// After how long a packet is put there again; a quarter less for some, so that not all are put at once. Its nodes forget
+/// after two hours (BEP 44).
+pub const DHT_REPUBLISH: Duration = Duration::from_hours(1);
+
+/// Between the beginnings of two puts, each of which is a lookup and twenty packets more. So 7,200 vats are put every hour;
+/// if there are more, each is put less often.
+pub const DHT_PACE: Duration = Duration::from_millis(500);
+
+/// Puts under way: as many as begin while one lasts for four seconds.
+pub(crate) const DHT_PUTS: usize = 8;
+
+/// How often the table is gone through for what is to be put again.
+pub const DHT_SWEEP: Duration = Duration::from_mins(1);
+
+/// Registrations that wait to be put there, and as many that the table was gone through for.
+pub(crate) const DHT_UNPUBLISHED: usize = 4_096;
+
+/// Puts that are remembered so as not to be done again: more than there are in two hours. With a hundred bytes each,
+/// 1.6 MB.
+pub(crate) const DHT_PUBLISHED: usize = 16 << 10;
+
+/// When a put that failed is tried again.
+pub const DHT_RETRY: Duration = Duration::from_mins(5);
+
+/// Lookups in a row that nobody there has answered, after which it is joined anew: its first nodes may have moved.
+pub(crate) const DHT_SILENCE: u32 = 16;
+
+/// How long it is left alone when it could not be joined: so long at first, then twice as long each time, up to
+/// [`LONGEST_REDIAL`].
+pub(crate) const DHT_REJOIN: Duration = Duration::from_secs(1);
+
+/// How long the names of its first nodes may take to be looked up.
+pub(crate) const DHT_NAMES_DEADLINE: Duration = Duration::from_secs(10);
+
+/// First nodes that an operator may name.
+pub const MOST_DHT_BOOTSTRAP: usize = 32;
+
+/// What each network may ask of this server as a node of the DHT. Its answers are up to ten times as long as what they
+/// answer, and senders can be forged: nobody is sent more than ten kilobytes a second through here.
+pub(crate) const DHT_ANSWERS: Rate = Rate { burst: 32, interval: Duration::from_millis(100) };
+
+/// Items of others, and swarms of others, that are kept as a node of the DHT. An item has a kilobyte.
+pub(crate) const DHT_KEPT: usize = 1_000;
+
 // ---- the program
 
 /// Owners that ask a running server at once. There is one.

@@ -12,19 +12,22 @@
 //!   nobody. What has no room is forgotten: whoever asks for it finds it all the same.
 //!
 //! Peers that failed or lied are asked last. Nothing here reads a clock or sends anything.
+//!
+//! The Mainline DHT is asked when no peer has led to anything, for what is not held at all, and only on behalf of who
+//! asks this server himself: one question there is a hundred packets. It may take longer than anybody waits; what comes
+//! late is there for who asks again. What is registered here is put there, too ([`Publishing`]).
 
 mod asking;
 mod outbox;
+mod publishing;
 mod recent;
 
 pub(crate) use self::{
     asking::{Asking, Begun, Heard},
     outbox::Outbox,
+    publishing::Publishing,
 };
-use crate::registry::Id;
-
-#[cfg(doc)]
-use crate::limits;
+use crate::{limits, registry::Id};
 
 /// A question, by what makes it the same as another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,3 +39,30 @@ pub(crate) struct Question {
 
 /// The number of a peer, in the order of the configuration.
 pub(crate) type PeerNumber = usize;
+
+/// How much of the places for questions somebody may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// He waits, and is really there.
+    Whole,
+    /// Nobody waits, or he may be invented.
+    Part,
+}
+
+impl Share {
+    /// Questions that may be under way for another one to be begun.
+    fn questions(self) -> usize {
+        match self {
+            Self::Whole => limits::PEER_QUESTIONS,
+            Self::Part => limits::PEER_QUESTIONS_BESIDE,
+        }
+    }
+
+    /// The same for lookups in the DHT.
+    fn lookups(self) -> usize {
+        match self {
+            Self::Whole => limits::DHT_LOOKUPS,
+            Self::Part => limits::DHT_LOOKUPS_BESIDE,
+        }
+    }
+}

@@ -282,6 +282,13 @@ impl Registry {
         self.table.part(part)
     }
 
+    /// What is held of an id if it is live and was registered here, not learned from others; and the turn before whose
+    /// durability it may not be told.
+    pub(crate) fn own(&self, now: Now, id: &Id) -> Option<(&[u8], u64)> {
+        let held = self.table.get(id).filter(|held| held.end > now.moment())?;
+        self.table.source(id).filter(|source| !source.is_server()).map(|_| (held.packet, held.turn))
+    }
+
     fn look_at(&mut self, now: Now, origin: Origin, id: &[u8], packet: &[u8]) -> Examined {
         self.table.lapse(now.moment());
         self.check(now, origin, id, packet).unwrap_or_else(|reason| Examined::Decided(refused(now, reason)))

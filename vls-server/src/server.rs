@@ -7,6 +7,7 @@
 
 mod back_dialler;
 mod datagrams;
+mod dht;
 pub mod dns;
 mod http;
 mod listeners;
@@ -48,9 +49,10 @@ use self::{
     shared::Shared,
 };
 pub use self::{
+    dht::{Bootstrap, BootstrapError, DhtConfig},
     http::{CertificateError, CertificateFiles, HttpLimits, ProxyNetwork, ProxyNetworkError},
     peers::{Peer, PeerError},
-    status::{PeerStatus, Reached, Status},
+    status::{DhtStatus, PeerStatus, Reached, Status},
 };
 use crate::{
     clock::Clock,
@@ -87,6 +89,8 @@ pub struct ServerConfig {
     pub peers: Vec<Peer>,
     /// For how long they are asked before a finder is answered.
     pub peers_deadline: Duration,
+    /// Taking part in the Mainline DHT.
+    pub dht: Option<DhtConfig>,
     /// The TCP address for HTTP.
     pub http: Option<SocketAddr>,
     /// With it, HTTP is HTTPS.
@@ -121,6 +125,7 @@ impl ServerConfig {
             watch_interval: limits::WATCH_INTERVAL,
             peers: Vec::new(),
             peers_deadline: limits::PEERS_DEADLINE,
+            dht: None,
             http: None,
             certificate: None,
             trusted_proxies: Vec::new(),
@@ -284,6 +289,7 @@ impl Server {
         let mut listeners = Listeners::new(Rc::clone(&shared));
         listeners.make(listeners.prepare(config).await?);
         carrier.peers.follow(&config.peers, config.peers_deadline);
+        carrier.peers.join(config.dht.as_ref());
         let accepting = tokio::task::spawn_local(Rc::clone(&carrier).accept(watched));
         let cold = ColdLookups::new(&carrier.endpoint, &shared);
         let answering = tokio::task::spawn_local(async move { cold.answer().await });
@@ -304,6 +310,7 @@ impl Server {
         self.carrier.registry.set_policy(config.policy.clone());
         self.carrier.set_limits(config);
         self.carrier.peers.follow(&config.peers, config.peers_deadline);
+        self.carrier.peers.join(config.dht.as_ref());
         self.shared.lease.set(config.policy.lease);
         let kept = [
             ("listen", config.listen != self.fixed.listen),
@@ -327,6 +334,7 @@ impl Server {
             http: self.http_address(),
             dns: self.dns_address(),
             peers: self.carrier.peers.states(),
+            dht: self.carrier.peers.dht(),
             records: readings.records,
             capacity: registry.capacity(),
             lease: self.shared.lease.get(),

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{
     durable::{DurableRegistry, Seen, Stopping},
     limits,
+    peering::Share,
     registry::{Answer, Claim, Expected, Id, Now, Outcome, seconds},
     server::{Asker, BackDialler, Call, Calls, Metrics, Peers, QUOTA},
     watches::Watch,
@@ -176,9 +177,8 @@ impl location_service::Server for Service {
         };
         self.registry.approach(ids.iter());
         let asker = self.asker(hops);
-        let asked = ids
-            .iter()
-            .filter_map(|id| self.peers.inquire(id, self.registry.clock().now(), asker, limits::PEER_QUESTIONS));
+        let asked =
+            ids.iter().filter_map(|id| self.peers.inquire(id, self.registry.clock().now(), asker, Share::Whole));
         join_all(asked).await;
         let now = self.registry.clock().now();
         let mut list = results.get().init_answers(u32::try_from(ids.len()).unwrap_or(0));
@@ -199,7 +199,7 @@ impl location_service::Server for Service {
         let params = params.get()?;
         let (id, watcher) = (read_id(params.get_id()?)?, params.get_watcher()?);
         // What comes of it, the watch sees.
-        drop(self.peers.inquire(&id, self.registry.clock().now(), self.asker(0), limits::PEER_QUESTIONS_BESIDE));
+        drop(self.peers.inquire(&id, self.registry.clock().now(), self.asker(0), Share::Part));
         let (registry, caller) = (Rc::clone(&self.registry), Rc::clone(&self.caller));
         let watches = Rc::clone(self.registry.watches());
         let watch = Watch::begin(registry, &watches, caller, id, watcher, self.watch_interval)

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{PeerNumber, Question, recent::Recent};
+use super::{PeerNumber, Question, Share, recent::Recent};
 use crate::limits;
 
 /// The questions that are under way, and what is known of the peers.
@@ -14,6 +14,10 @@ pub(crate) struct Asking {
     last_until: Vec<Duration>,
     flights: HashMap<Question, Flight>,
     recent: Recent,
+    /// What was looked up in the DHT.
+    looked_up: Recent,
+    /// Lookups there that are under way.
+    lookups: usize,
 }
 
 /// A question that is under way.
@@ -26,7 +30,27 @@ struct Flight {
     unheard: Vec<PeerNumber>,
     /// Those among them for whom nobody waits.
     unawaited: Vec<PeerNumber>,
+    /// Whether peers are asked at all.
+    asks_peers: bool,
+    dht: Lookup,
     has_found: bool,
+}
+
+/// How far the lookup in the DHT is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    /// There is none.
+    Spared,
+    /// It comes when peers have led to nothing.
+    Waiting,
+    UnderWay,
+    Over,
+}
+
+impl Flight {
+    fn awaits_a_peer(&self) -> bool {
+        self.unheard.iter().any(|unheard| !self.unawaited.contains(unheard))
+    }
 }
 
 /// What became of a question.
@@ -58,6 +82,8 @@ pub(crate) enum Heard {
 pub(crate) struct Step {
     /// Whom to ask.
     pub(crate) ask: Vec<PeerNumber>,
+    /// To look it up in the DHT as well.
+    pub(crate) look_up: bool,
     /// When to come again although nobody has answered, in time since the question began.
     pub(crate) wake: Duration,
     /// Who waits needs to wait no longer.
@@ -69,8 +95,9 @@ pub(crate) struct Step {
 impl Asking {
     /// With so many peers, which are asked for `deadline` before a finder is answered.
     pub(crate) fn new(peers: usize, deadline: Duration) -> Self {
-        let recent = Recent::new(limits::RECENT_QUESTIONS);
-        Self { deadline, last_until: vec![Duration::ZERO; peers], flights: HashMap::new(), recent }
+        let [recent, looked_up] = [(); 2].map(|()| Recent::new(limits::RECENT_QUESTIONS));
+        let last_until = vec![Duration::ZERO; peers];
+        Self { deadline, last_until, flights: HashMap::new(), recent, looked_up, lookups: 0 }
     }
 
     /// Goes by another deadline from now on.
@@ -78,46 +105,89 @@ impl Asking {
         self.deadline = deadline;
     }
 
-    /// Somebody asks for what is not held. `asker` is not asked, `room` is how many questions may be under way for this one
-    /// to be begun.
-    pub(crate) fn begin(&mut self, now: Duration, question: Question, asker: Option<PeerNumber>, room: usize) -> Begun {
-        if question.hops >= limits::MOST_HOPS || self.recent.covers(question, now) {
+    /// Somebody asks for what is not held. `asker` is not asked. The DHT is, if `has_dht`, for who asks this server himself.
+    pub(crate) fn begin(
+        &mut self,
+        now: Duration,
+        question: Question,
+        asker: Option<PeerNumber>,
+        share: Share,
+        has_dht: bool,
+    ) -> Begun {
+        if question.hops >= limits::MOST_HOPS {
             return Begun::Nobody;
         }
         if self.flights.contains_key(&question) {
             return Begun::Joined;
         }
-        let others = (0..self.last_until.len()).filter(|peer| Some(*peer) != asker);
+        let asks_peers = !self.recent.covers(question, now);
+        let others = (0..self.last_until.len()).filter(|peer| asks_peers && Some(*peer) != asker);
         let (first, last): (Vec<_>, Vec<_>) = others.partition(|peer| self.last_until[*peer] <= now);
-        if self.flights.len() >= room || first.is_empty() && last.is_empty() {
+        let asks_peers = !first.is_empty() || !last.is_empty();
+        let looks_up =
+            has_dht && question.hops == 0 && self.lookups < share.lookups() && !self.looked_up.covers(question, now);
+        if self.flights.len() >= share.questions() || !asks_peers && !looks_up {
             return Begun::Nobody;
         }
         // Where nobody is better, those are waited for who are asked last.
         let unawaited = if first.is_empty() { Vec::new() } else { last.clone() };
-        self.flights.insert(question, Flight { first, last, unheard: Vec::new(), unawaited, has_found: false });
+        let dht = if looks_up { Lookup::Waiting } else { Lookup::Spared };
+        self.lookups += usize::from(looks_up);
+        let flight = Flight { first, last, unheard: Vec::new(), unawaited, asks_peers, dht, has_found: false };
+        self.flights.insert(question, flight);
         Begun::Started
+    }
+
+    /// Keeps it from the DHT, as if that were not there.
+    pub(crate) fn spare_dht(&mut self, question: Question) {
+        if let Some(flight) = self.flights.get_mut(&question)
+            && flight.dht != Lookup::Spared
+        {
+            flight.dht = Lookup::Spared;
+            self.lookups -= 1;
+        }
     }
 
     /// What to do next, `elapsed` after the question began.
     pub(crate) fn step(&mut self, question: Question, elapsed: Duration) -> Step {
         let deadline = self.deadline(question.hops);
         let Some(flight) = self.flights.get_mut(&question) else {
-            return Step { ask: Vec::new(), wake: deadline, is_answered: true, is_over: true };
+            return Step { ask: Vec::new(), look_up: false, wake: deadline, is_answered: true, is_over: true };
         };
-        let is_late = elapsed >= deadline;
+        let (is_late, second) = (elapsed >= deadline, deadline / limits::SECOND_WAVE_PART);
         let mut ask = std::mem::take(&mut flight.first);
-        let second = deadline / limits::SECOND_WAVE_PART;
-        if !flight.has_found && ask.is_empty() && (flight.unheard.is_empty() || elapsed >= second) {
+        let goes_on = ask.is_empty() && !flight.has_found && (elapsed >= second || !flight.awaits_a_peer());
+        if goes_on {
             ask = std::mem::take(&mut flight.last);
+        }
+        let look_up = goes_on && !is_late && flight.dht == Lookup::Waiting;
+        if look_up {
+            flight.dht = Lookup::UnderWay;
         }
         if is_late {
             ask.clear();
         }
         flight.unheard.extend(&ask);
-        let is_over = is_late || flight.unheard.is_empty();
-        let wake = if flight.last.is_empty() || flight.has_found { deadline } else { second };
-        let is_awaited = flight.unheard.iter().any(|unheard| !flight.unawaited.contains(unheard));
-        Step { ask, wake, is_answered: is_over || flight.has_found || !is_awaited, is_over }
+        let looks_up = flight.dht == Lookup::UnderWay && elapsed < limits::DHT_DEADLINE;
+        let is_to_look_up = flight.dht == Lookup::Waiting && !flight.has_found && !is_late;
+        let is_over = (is_late || flight.unheard.is_empty()) && !looks_up && !is_to_look_up;
+        let has_more = !flight.last.is_empty() || is_to_look_up;
+        let wake = match () {
+            () if is_late => limits::DHT_DEADLINE,
+            () if has_more && !flight.has_found => second,
+            () => deadline,
+        };
+        let is_awaited = flight.awaits_a_peer() || looks_up || is_to_look_up;
+        let is_answered = is_over || is_late || flight.has_found || !is_awaited;
+        Step { ask, look_up, wake, is_answered, is_over }
+    }
+
+    /// The DHT has been heard.
+    pub(crate) fn heard_dht(&mut self, question: Question, heard: Heard) {
+        if let Some(flight) = self.flights.get_mut(&question) {
+            flight.dht = Lookup::Over;
+            flight.has_found |= heard == Heard::Live;
+        }
     }
 
     /// One of those who were asked has been heard.
@@ -142,14 +212,21 @@ impl Asking {
 
     /// Takes back what was begun, as if nobody had asked.
     pub(crate) fn take_back(&mut self, question: Question) {
-        self.flights.remove(&question);
+        let flight = self.flights.remove(&question);
+        self.lookups -= usize::from(flight.is_some_and(|flight| flight.dht != Lookup::Spared));
     }
 
     /// Ends a question; those who were not heard did not answer in time.
     pub(crate) fn end(&mut self, now: Duration, question: Question) {
         let Some(flight) = self.flights.remove(&question) else { return };
-        let again = if flight.has_found { limits::CONFIRMED } else { limits::UNKNOWN };
-        self.recent.note(question, now + again);
+        let again = |unknown| now + if flight.has_found { limits::CONFIRMED } else { unknown };
+        if flight.asks_peers {
+            self.recent.note(question, again(limits::UNKNOWN));
+        }
+        if matches!(flight.dht, Lookup::UnderWay | Lookup::Over) {
+            self.looked_up.note(question, again(limits::DHT_UNKNOWN));
+        }
+        self.lookups -= usize::from(flight.dht != Lookup::Spared);
         for peer in flight.unheard {
             self.ask_last(now, peer, Heard::Failure);
         }
@@ -167,7 +244,6 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const NOW: Duration = Duration::from_secs(1000);
-    const ROOM: usize = 100;
 
     fn question(n: u8, hops: u8) -> Question {
         Question { id: [n; 32], hops }
@@ -175,7 +251,7 @@ mod tests {
 
     /// Begins a question and says whom it goes to first.
     fn begin(asking: &mut Asking, now: Duration, question: Question) -> Vec<PeerNumber> {
-        assert_eq!(asking.begin(now, question, None, ROOM), Begun::Started);
+        assert_eq!(asking.begin(now, question, None, Share::Whole, false), Begun::Started);
         asking.step(question, Duration::ZERO).ask
     }
 
@@ -197,22 +273,22 @@ mod tests {
     #[test]
     fn a_question_goes_no_further_than_it_may_and_not_back_to_who_asked() {
         let mut asking = Asking::new(2, SECOND);
-        assert_eq!(asking.begin(NOW, question(1, limits::MOST_HOPS), None, ROOM), Begun::Nobody);
-        assert_eq!(asking.begin(NOW, question(1, 255), None, ROOM), Begun::Nobody);
+        assert_eq!(asking.begin(NOW, question(1, limits::MOST_HOPS), None, Share::Whole, false), Begun::Nobody);
+        assert_eq!(asking.begin(NOW, question(1, 255), None, Share::Whole, false), Begun::Nobody);
         let near = question(1, limits::MOST_HOPS - 1);
-        assert_eq!(asking.begin(NOW, near, Some(1), ROOM), Begun::Started);
+        assert_eq!(asking.begin(NOW, near, Some(1), Share::Whole, false), Begun::Started);
         assert_eq!(asking.step(near, Duration::ZERO).ask, [0]);
         // Who is followed by nobody but the asker has nobody to ask.
-        assert_eq!(Asking::new(1, SECOND).begin(NOW, near, Some(0), ROOM), Begun::Nobody);
+        assert_eq!(Asking::new(1, SECOND).begin(NOW, near, Some(0), Share::Whole, false), Begun::Nobody);
     }
 
     #[test]
     fn the_same_question_is_asked_once_and_questions_wait_only_for_such_as_have_come_as_far() {
         let mut asking = Asking::new(1, SECOND);
-        assert_eq!(asking.begin(NOW, question(1, 0), None, ROOM), Begun::Started);
-        assert_eq!(asking.begin(NOW, question(1, 0), None, ROOM), Begun::Joined);
+        assert_eq!(asking.begin(NOW, question(1, 0), None, Share::Whole, false), Begun::Started);
+        assert_eq!(asking.begin(NOW, question(1, 0), None, Share::Whole, false), Begun::Joined);
         // That of the peer: were it to wait for the first, and the peer's for ours, both would wait for ever.
-        assert_eq!(asking.begin(NOW, question(1, 1), None, ROOM), Begun::Started);
+        assert_eq!(asking.begin(NOW, question(1, 1), None, Share::Whole, false), Begun::Started);
     }
 
     #[test]
@@ -224,8 +300,8 @@ mod tests {
             asking.heard(NOW, question, 0, heard);
             asking.end(NOW, question);
             let before = NOW + again - Duration::from_micros(1);
-            assert_eq!(asking.begin(before, question, None, ROOM), Begun::Nobody);
-            assert_eq!(asking.begin(NOW + again, question, None, ROOM), Begun::Started);
+            assert_eq!(asking.begin(before, question, None, Share::Whole, false), Begun::Nobody);
+            assert_eq!(asking.begin(NOW + again, question, None, Share::Whole, false), Begun::Started);
         }
     }
 
@@ -258,7 +334,7 @@ mod tests {
         let mut asking = Asking::new(1, SECOND);
         for hops in 0..limits::MOST_HOPS {
             let question = question(1 + hops, hops);
-            assert_eq!(asking.begin(NOW, question, None, ROOM), Begun::Started);
+            assert_eq!(asking.begin(NOW, question, None, Share::Whole, false), Begun::Started);
             // The second time it is one that did not answer in time, which is asked last; here there is no other.
             assert_eq!(asking.step(question, Duration::ZERO).ask, [0]);
             let wake = asking.step(question, Duration::ZERO).wake;
@@ -270,14 +346,91 @@ mod tests {
     }
 
     #[test]
-    fn no_more_questions_are_under_way_than_there_is_room_for() {
+    fn no_more_questions_are_under_way_than_there_is_room_for_and_fewer_for_who_may_be_invented() {
         let mut asking = Asking::new(1, SECOND);
-        for n in 0..3 {
-            assert_eq!(asking.begin(NOW, question(n, 0), None, 3), Begun::Started);
+        let id = |n: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            Question { id, hops: 0 }
+        };
+        for n in 0..limits::PEER_QUESTIONS {
+            let begun = |share| if share { Begun::Started } else { Begun::Nobody };
+            assert_eq!(
+                asking.begin(NOW, id(1_000 + n), None, Share::Part, false),
+                begun(n < limits::PEER_QUESTIONS_BESIDE)
+            );
+            asking.take_back(id(1_000 + n));
+            assert_eq!(asking.begin(NOW, id(n), None, Share::Whole, false), Begun::Started);
         }
-        assert_eq!(asking.begin(NOW, question(9, 0), None, 3), Begun::Nobody);
-        asking.end(NOW, question(1, 0));
-        assert_eq!(asking.begin(NOW, question(9, 0), None, 3), Begun::Started);
+        assert_eq!(asking.begin(NOW, id(9_999), None, Share::Whole, false), Begun::Nobody);
+        asking.end(NOW, id(1));
+        assert_eq!(asking.begin(NOW, id(9_999), None, Share::Whole, false), Begun::Started);
+    }
+
+    #[test]
+    fn the_dht_is_asked_when_peers_have_led_to_nothing_and_goes_on_when_nobody_waits_any_more() {
+        let question = question(1, 0);
+        // They know nothing, or are slow.
+        for is_slow in [false, true] {
+            let mut asking = Asking::new(1, SECOND);
+            assert_eq!(asking.begin(NOW, question, None, Share::Whole, true), Begun::Started);
+            let first = asking.step(question, Duration::ZERO);
+            assert!(first.ask == [0] && !first.look_up && first.wake == SECOND / limits::SECOND_WAVE_PART);
+            if !is_slow {
+                asking.heard(NOW, question, 0, Heard::Nothing);
+            }
+            let second = asking.step(question, if is_slow { first.wake } else { Duration::ZERO });
+            assert!(second.look_up && !second.is_answered && second.wake == SECOND, "{second:?}");
+            let late = asking.step(question, SECOND);
+            assert!(!late.look_up && late.is_answered && !late.is_over && late.wake == limits::DHT_DEADLINE);
+            asking.heard_dht(question, Heard::Live);
+            assert!(asking.step(question, 2 * SECOND).is_over);
+            asking.end(NOW, question);
+            assert_eq!(asking.lookups, 0);
+        }
+        // Not at all when one has found it.
+        let mut asking = Asking::new(1, SECOND);
+        assert_eq!(asking.begin(NOW, question, None, Share::Whole, true), Begun::Started);
+        asking.step(question, Duration::ZERO);
+        asking.heard(NOW, question, 0, Heard::Live);
+        let step = asking.step(question, Duration::ZERO);
+        assert!(!step.look_up && step.is_answered && step.is_over, "{step:?}");
+    }
+
+    #[test]
+    fn the_dht_alone_is_asked_at_once_for_who_asks_here_and_given_up_in_the_end() {
+        let mut asking = Asking::new(0, SECOND);
+        assert_eq!(asking.begin(NOW, question(1, 1), None, Share::Whole, true), Begun::Nobody);
+        let question = question(1, 0);
+        assert_eq!(asking.begin(NOW, question, None, Share::Whole, true), Begun::Started);
+        assert!(asking.step(question, Duration::ZERO).look_up);
+        assert!(asking.step(question, limits::DHT_DEADLINE).is_over);
+        asking.end(NOW, question);
+        let again = NOW + limits::DHT_UNKNOWN;
+        assert_eq!(asking.begin(again - SECOND / 1000, question, None, Share::Whole, true), Begun::Nobody);
+        assert_eq!(asking.begin(again, question, None, Share::Whole, true), Begun::Started);
+        assert!(asking.step(question, Duration::ZERO).look_up);
+        asking.spare_dht(question);
+        let step = asking.step(question, Duration::ZERO);
+        assert!(step.is_over && !step.look_up, "nobody else is to be asked: {step:?}");
+        asking.end(again, question);
+        assert_eq!(asking.lookups, 0);
+        assert_eq!(asking.begin(again, question, None, Share::Whole, true), Begun::Started, "it was as if not asked");
+    }
+
+    #[test]
+    fn so_many_lookups_are_under_way_and_what_comes_then_asks_peers_alone() {
+        let mut asking = Asking::new(1, SECOND);
+        for n in 0..u8::try_from(limits::DHT_LOOKUPS).unwrap() {
+            let is_beside = usize::from(n) < limits::DHT_LOOKUPS_BESIDE;
+            let beside = question(100 + n, 0);
+            assert_eq!(asking.begin(NOW, beside, None, Share::Part, true), Begun::Started);
+            assert_eq!(asking.flights[&beside].dht == Lookup::Waiting, is_beside);
+            asking.take_back(beside);
+            assert_eq!(asking.begin(NOW, question(n, 0), None, Share::Whole, true), Begun::Started);
+        }
+        assert_eq!(asking.begin(NOW, question(99, 0), None, Share::Whole, true), Begun::Started);
+        assert_eq!(asking.flights[&question(99, 0)].dht, Lookup::Spared);
     }
 
     /// Servers that follow each other in every possible way, each with a state machine of its own, and a finder that asks
@@ -301,7 +454,7 @@ mod tests {
             while let Some((server, asker, hops)) = open.pop() {
                 let question = question(1, hops);
                 let number = asker.and_then(|asker| peers[server].iter().position(|peer| *peer == asker));
-                if servers[server].begin(NOW, question, number, ROOM) == Begun::Started {
+                if servers[server].begin(NOW, question, number, Share::Whole, false) == Begun::Started {
                     let to = servers[server].step(question, Duration::ZERO).ask;
                     asked += to.len();
                     open.extend(to.into_iter().map(|to| (peers[server][to], Some(server), hops + 1)));

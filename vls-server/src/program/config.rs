@@ -20,7 +20,7 @@ use super::advertise;
 use crate::{
     limits,
     registry::Policy,
-    server::{CertificateFiles, Peer, ProxyNetwork, ServerConfig, dns::DomainName},
+    server::{Bootstrap, CertificateFiles, DhtConfig, Peer, ProxyNetwork, ServerConfig, dns::DomainName},
 };
 
 /// The file of the server that belongs to the system.
@@ -50,6 +50,9 @@ pub(super) struct Flags {
     /// Another server that is asked for what is not held here, and told what is registered here, as vls://<id>@<host>:<port>; repeatable
     #[arg(long, value_name = "ENTRY")]
     peer: Vec<Peer>,
+    /// Take part in the Mainline DHT: publish there what is registered here, and look up there what is not held
+    #[arg(long)]
+    dht: bool,
     /// TCP address for HTTP: records as pkarr relays and iroh's DNS server offer them, a page for people, /metrics
     #[arg(long, value_name = "ADDR")]
     pub(super) http: Option<SocketAddr>,
@@ -126,6 +129,8 @@ struct File {
     lease: Option<Spanned<u64>>,
     advertise: Option<Spanned<String>>,
     peers: Option<Spanned<Vec<Spanned<String>>>>,
+    dht: Option<Spanned<bool>>,
+    dht_bootstrap: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     limits: LimitsTable,
     #[serde(default)]
@@ -186,6 +191,8 @@ pub(super) struct Configuration {
     lease: Setting<Duration>,
     pub(super) advertise: Setting<Option<String>>,
     peers: Setting<Vec<Peer>>,
+    dht: Setting<bool>,
+    dht_bootstrap: Setting<Vec<Bootstrap>>,
     records: Setting<usize>,
     pub(super) sessions: Setting<usize>,
     sessions_per_network: Setting<usize>,
@@ -246,6 +253,8 @@ impl Configuration {
                 .setting(text.advertise.as_ref(), None, |text| advertise::parse_host(text).map(Some))?
                 .or_argument(flags.advertise.clone().map(Some)),
             peers: file.list(text.peers.as_ref(), str::parse)?.or_argument(peers),
+            dht: chosen(file, text.dht, false).or_argument(flags.dht.then_some(true)),
+            dht_bootstrap: file.list(text.dht_bootstrap.as_ref(), str::parse)?,
             records: number(file, "limits.records", records, limits::MAX_RECORDS, limits::MOST_RECORDS)?,
             sessions: number(file, "limits.sessions", sessions, limits::SESSIONS, limits::MOST_SESSIONS)?,
             sessions_per_network: number(
@@ -286,6 +295,10 @@ impl Configuration {
             let reason = format!("a server follows at most {} others", limits::MOST_PEERS);
             return Err(self.wrong(self.peers.source, reason));
         }
+        if self.dht_bootstrap.value.len() > limits::MOST_DHT_BOOTSTRAP {
+            let reason = format!("the DHT is joined by at most {} nodes", limits::MOST_DHT_BOOTSTRAP);
+            return Err(self.wrong(self.dht_bootstrap.source, reason));
+        }
         let http = self.http.value.is_some();
         if self.certificate.value.is_some() && !http {
             return Err(self.wrong(self.certificate.source, "a certificate is for http.listen (--http)".to_owned()));
@@ -319,6 +332,11 @@ impl Configuration {
         config.sessions = self.sessions.value;
         config.sessions_per_network = self.sessions_per_network.value;
         config.peers.clone_from(&self.peers.value);
+        config.dht = self.dht.value.then(|| {
+            let mut dht = DhtConfig::beside(self.listen.value);
+            dht.bootstrap.clone_from(&self.dht_bootstrap.value);
+            dht
+        });
         config.http = self.http.value;
         config.certificate = self.certificate_files();
         config.trusted_proxies.clone_from(&self.trusted_proxies.value);
@@ -340,20 +358,24 @@ impl Configuration {
         fn texts<T: ToString>(value: &Option<T>) -> Value {
             json!(value.as_ref().map(ToString::to_string))
         }
-        let proxies = |list: &Vec<ProxyNetwork>| json!(list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        fn list<T: ToString>(list: &[T]) -> Value {
+            json!(list.iter().map(ToString::to_string).collect::<Vec<_>>())
+        }
         vec![
             row("listen", &self.listen, |value| json!(value.to_string())),
             row("data", &self.data, |value| json!(value)),
             row("lease", &self.lease, |value| json!(value.as_secs())),
             row("advertise", &self.advertise, |value| json!(value)),
-            row("peers", &self.peers, |list| json!(list.iter().map(ToString::to_string).collect::<Vec<_>>())),
+            row("peers", &self.peers, |value| list(value)),
+            row("dht", &self.dht, |value| json!(value)),
+            row("dht_bootstrap", &self.dht_bootstrap, |value| list(value)),
             row("limits.records", &self.records, |value| json!(value)),
             row("limits.sessions", &self.sessions, |value| json!(value)),
             row("limits.sessions_per_network", &self.sessions_per_network, |value| json!(value)),
             row("http.listen", &self.http, texts),
             row("http.certificate", &self.certificate, |value| json!(value)),
             row("http.key", &self.key, |value| json!(value)),
-            row("http.trusted_proxies", &self.trusted_proxies, proxies),
+            row("http.trusted_proxies", &self.trusted_proxies, |value| list(value)),
             row("dns.listen", &self.dns, texts),
             row("dns.origin", &self.origin, texts),
             row("dns.server", &self.server, texts),

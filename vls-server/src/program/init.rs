@@ -146,7 +146,7 @@ mod tests {
             assert!(matches!(source, console::Source::Line(_)), "{name} is not in the template");
         }
         // What is called a default is one, but for what has none.
-        let examples = ["data", "advertise", "peers", "http.", "dns."];
+        let examples = ["data", "advertise", "peers", "dht_bootstrap", "http.", "dns."];
         for ((name, value, _), (_, default, _)) in all.settings().iter().zip(plain.settings()) {
             assert!(examples.iter().any(|example| name.starts_with(example)) || *value == default, "{name}");
         }

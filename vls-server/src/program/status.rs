@@ -39,6 +39,9 @@ pub(super) fn object(status: &Status, entry: &str, confinement: &Confinement) ->
         "http": status.http.map(|address| address.to_string()),
         "dns": status.dns.map(|address| address.to_string()),
         "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
+        "dht": status.dht.as_ref().map(|dht| json!({
+            "reached": reached(dht.reached), "stored": dht.stored, "waiting": dht.waiting,
+        })),
         "records": status.records,
         "capacity": status.capacity,
         "lease": status.lease.as_secs(),
@@ -57,13 +60,16 @@ pub(super) fn object(status: &Status, entry: &str, confinement: &Confinement) ->
 }
 
 fn peer(status: &PeerStatus) -> Value {
-    let reached = match status.reached {
+    json!({"entry": status.peer.to_string(), "reached": reached(status.reached), "untold": status.untold})
+}
+
+fn reached(reached: Reached) -> &'static str {
+    match reached {
         Reached::Unasked => "unasked",
         Reached::Open => "open",
         Reached::Dialling => "dialling",
         Reached::Failed => "failed",
-    };
-    json!({"entry": status.peer.to_string(), "reached": reached, "untold": status.untold})
+    }
 }
 
 /// The same for people. The server may be of another version, so nothing is taken for granted.
@@ -81,6 +87,11 @@ fn rows(object: &Value) -> Vec<Vec<String>> {
         let untold = peer["untold"].as_u64().filter(|untold| *untold > 0);
         let untold = untold.map(|untold| format!(", {untold} registrations to be told")).unwrap_or_default();
         row("follows", format!("{} ({}{untold})", text(&peer["entry"]), text(&peer["reached"])));
+    }
+    if let Some(dht) = object["dht"].as_object() {
+        let count = |key: &str| dht.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let reached = text(&object["dht"]["reached"]);
+        row("Mainline DHT", format!("{reached}, {} put there, {} wait", count("stored"), count("waiting")));
     }
     row("running since", ago(number("uptime")));
     row("records", format!("{} of {}", number("records"), number("capacity")));

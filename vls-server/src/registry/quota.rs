@@ -33,6 +33,9 @@ impl SourcePrefix {
     /// The last byte of those that are no network but another server, from which records are learned.
     const SERVER: u64 = 0x53;
 
+    /// The Mainline DHT: one for all of it.
+    pub const DHT: Self = Self(Self::SERVER);
+
     /// The prefix of an address.
     #[must_use]
     pub fn of(source: Option<IpAddr>) -> Self {
@@ -47,7 +50,7 @@ impl SourcePrefix {
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, 0]) | Self::SERVER)
     }
 
-    /// Whether it stands for a server.
+    /// Whether it stands for a server, or for the DHT: what comes from there is learned.
     #[must_use]
     pub fn is_server(self) -> bool {
         self.0 & 0xff == Self::SERVER
@@ -70,6 +73,7 @@ impl fmt::Display for SourcePrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Network::from_bits(self.0) {
             Some(network) => network.fmt(f),
+            None if *self == Self::DHT => f.write_str("the Mainline DHT"),
             None if self.is_server() => f.write_str("another server"),
             None => f.write_str("local"),
         }

@@ -30,14 +30,14 @@ impl Registry {
         // What another server has heard of never shortens it.
         let claimed = origin.claimed;
         let seen = claimed.map_or(moment, |claimed| claimed.seen);
-        let is_longer = claimed.is_none_or(|claimed| claimed.end > held.end && claimed.seen > held.seen);
+        let is_longer = claimed.is_none_or(|claimed| claimed.end > held.end && claimed.seen >= held.seen);
         let grain = held.end.since(held.seen) / limits::RENEWAL_GRAIN;
         if !is_longer || held.end > moment && seen.since(held.seen) < grain {
             let lease = held.end.since(moment);
             return Ok(answer(&held, |_| Outcome::Refreshed { lease }));
         }
         let packet = held.packet.into();
-        let source = self.table.source(&id).filter(|held| !held.is_server()).unwrap_or(origin.source);
+        let source = self.source_of(now, &id, origin);
         let mut turn = self.begin();
         let lease = self.grant(now, source, expires, claimed);
         self.table.renew(&id, &lease, turn.number, moment);
@@ -54,12 +54,10 @@ impl Registry {
     ) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         let mut turn = self.begin();
-        // What was learned and is registered here now is the vat's own.
-        let held = self.table.source(&id);
-        let source = held.filter(|held| !held.is_server()).unwrap_or(origin.source);
+        let (source, is_new) = (self.source_of(now, &id, origin), self.table.source(&id).is_none());
         self.may_be_written(now, &id)?;
         // From here on nothing fails that has changed something.
-        if held.is_none() {
+        if is_new {
             self.make_room(now, origin, &mut turn)?;
         }
         if self.table.marks.remove(&id) {
@@ -77,7 +75,8 @@ impl Registry {
         record: &SignedPacket,
     ) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
-        let (Some(held), Some(source)) = (self.table.get(&id), self.table.source(&id)) else {
+        let source = self.source_of(now, &id, origin);
+        let Some(held) = self.table.get(&id) else {
             debug_assert!(false, "a record contradicts one that is held");
             return Err(RefusalReason::Full { retry_after: Duration::ZERO });
         };
@@ -100,6 +99,14 @@ impl Registry {
             self.table.touch(&id, turn.number);
         }
         Ok(self.end(turn, Outcome::Conflict { other }))
+    }
+
+    /// Who pays for the place of an id from now on. What was learned and is registered here now is the vat's own; what has
+    /// ended here and goes on by hearsay is not any more.
+    fn source_of(&self, now: Now, id: &Id, origin: &Origin) -> SourcePrefix {
+        let is_live = self.table.get(id).is_some_and(|held| held.end > now.moment());
+        let stays = |held: &SourcePrefix| !held.is_server() && (origin.claimed.is_none() || is_live);
+        self.table.source(id).filter(stays).unwrap_or(origin.source)
     }
 
     fn keep_evidence(&mut self, id: Id, evidence: Evidence, turn: &mut Turn) {

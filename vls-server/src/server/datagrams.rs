@@ -23,6 +23,7 @@ use transport::{
 use crate::{
     durable::{DurableRegistry, Seen},
     limits,
+    peering::Share,
     registry::Now,
     server::{
         metrics::DROPPED,
@@ -85,7 +86,7 @@ impl ColdLookups {
                     early.clear();
                 }
             }
-            self.look_up(&questions, &mut answers, &mut early, Some(&patient).filter(|_| self.peers.count() > 0));
+            self.look_up(&questions, &mut answers, &mut early, Some(&patient).filter(|_| !self.peers.are_none()));
             self.datagrams.send(&answers);
             let dropped = self.datagrams.dropped();
             let before = self.counted_as_dropped.replace(dropped);
@@ -119,7 +120,7 @@ impl ColdLookups {
     fn has_others_asked(&self, question: &LookupQuestion, now: Now, asked: Datagram<'_>, patient: &Patient) -> bool {
         let asker = Asker { id: None, network: asked.peer.ip(), hops: 0 };
         // Who asks may be invented: nobody else is kept from asking by it.
-        let Some(told) = self.peers.inquire(&question.id, now, asker, limits::PEER_QUESTIONS_BESIDE) else {
+        let Some(told) = self.peers.inquire(&question.id, now, asker, Share::Part) else {
             return false;
         };
         if patient.len() >= limits::PATIENT_DATAGRAMS {

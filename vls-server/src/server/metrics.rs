@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     known: RefCell<Vec<(&'static str, &'static str, Counter)>>,
     connections: Family<Of, Gauge>,
     peers: Family<CameTo, Counter>,
+    dht: Family<CameTo, Counter>,
     records: Gauge,
     sessions: Gauge,
     handshakes: Family<Became, Counter>,
@@ -97,6 +98,9 @@ impl Metrics {
             "What was asked of other servers, and records that they were told of, by what it came to",
             peers.clone(),
         );
+        let dht = Family::<CameTo, Counter>::default();
+        let help = "What was looked up in the Mainline DHT, and packets that were put there, by what it came to";
+        registry.register("dht", help, dht.clone());
         registry.register("connections", "TCP connections that are open, by carrier", connections.clone());
         let records = gauge(&mut registry, "records", "Records held, live and expired");
         let sessions = gauge(&mut registry, "sessions", "QUIC sessions that are open");
@@ -114,6 +118,7 @@ impl Metrics {
             known,
             connections,
             peers,
+            dht,
             records,
             sessions,
             handshakes,
@@ -160,6 +165,11 @@ impl Metrics {
     /// Counts what was asked of other servers or told to them.
     pub(super) fn of_peers(&self, outcome: &'static str, count: u64) {
         self.peers.get_or_create(&CameTo { outcome }).inc_by(count);
+    }
+
+    /// Counts what was looked up in the DHT or put there.
+    pub(super) fn of_dht(&self, outcome: &'static str) {
+        self.dht.get_or_create(&CameTo { outcome }).inc();
     }
 
     /// The number of a carrier's connections.

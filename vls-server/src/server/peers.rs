@@ -24,11 +24,16 @@ use tokio::{
 use transport::{Endpoint, Greeting};
 
 use self::link::{Link, aged};
-use super::{metrics::Metrics, rates::Rates, status::PeerStatus};
+use super::{
+    dht::{Dht, DhtConfig},
+    metrics::Metrics,
+    rates::Rates,
+    status::{DhtStatus, PeerStatus},
+};
 use crate::{
     durable::{DurableRegistry, Seen},
     limits,
-    peering::{Asking, Begun, Heard, PeerNumber, Question},
+    peering::{Asking, Begun, Heard, PeerNumber, Question, Share},
     registry::{Id, Now, Outcome, RefusalReason, SourcePrefix},
 };
 
@@ -97,7 +102,10 @@ pub(crate) struct Peers {
     endpoint: Endpoint,
     greeting: Greeting,
     asked_for: RefCell<Rates>,
+    /// The same, in the DHT.
+    looked_up: RefCell<Rates>,
     following: RefCell<Rc<Following>>,
+    dht: RefCell<Option<Dht>>,
 }
 
 /// Some servers that are followed, until others are.
@@ -122,7 +130,9 @@ impl Peers {
     ) -> Rc<Self> {
         let asked_for = RefCell::new(Rates::new(limits::ASKED_FOR, seed));
         let following = RefCell::new(Rc::new(Following::of(Vec::new(), limits::PEERS_DEADLINE, Vec::new())));
-        let peers = Rc::new(Self { registry, metrics, endpoint, greeting, asked_for, following });
+        let looked_up = RefCell::new(Rates::new(limits::DHT_ASKED_FOR, seed));
+        let dht = RefCell::default();
+        let peers = Rc::new(Self { registry, metrics, endpoint, greeting, asked_for, looked_up, following, dht });
         let weak = Rc::downgrade(&peers);
         peers.registry.on_registered(move |id| {
             if let Some(peers) = weak.upgrade() {
@@ -159,8 +169,25 @@ impl Peers {
         before.flights.borrow_mut().abort_all();
     }
 
-    /// Follows nobody any more.
+    /// Takes part in the DHT from now on, or not any more.
+    pub(super) fn join(&self, dht: Option<&DhtConfig>) {
+        if self.dht.borrow().as_ref().map(Dht::config) != dht {
+            // The old one ends first.
+            self.dht.replace(None);
+            let (registry, metrics) = (&self.registry, &self.metrics);
+            let joined = dht.map(|config| Dht::join(config.clone(), Rc::clone(registry), Rc::clone(metrics)));
+            self.dht.replace(joined);
+        }
+    }
+
+    /// The part in the DHT, for the operator.
+    pub(super) fn dht(&self) -> Option<DhtStatus> {
+        self.dht.borrow().as_ref().map(Dht::status)
+    }
+
+    /// Follows nobody any more, and leaves the DHT.
     pub(super) fn forget(&self) {
+        self.join(None);
         self.follow(&[], limits::PEERS_DEADLINE);
     }
 
@@ -169,9 +196,9 @@ impl Peers {
         self.following.borrow().links.iter().map(|link| link.status()).collect()
     }
 
-    /// How many servers are followed.
-    pub(super) fn count(&self) -> usize {
-        self.following.borrow().links.len()
+    /// Whether there is nobody to ask.
+    pub(super) fn are_none(&self) -> bool {
+        self.following.borrow().links.is_empty() && self.dht.borrow().is_none()
     }
 
     /// For whom a record is held that this caller tells of: a server that is followed has a share of its own.
@@ -186,7 +213,7 @@ impl Peers {
     /// none is to be expected. What has been held for a while is looked into, too, but nobody waits for that.
     pub(crate) async fn seek(self: &Rc<Self>, id: &Id, asker: Asker) {
         let now = self.registry.clock().now();
-        if let Some(answered) = self.inquire(id, now, asker, limits::PEER_QUESTIONS) {
+        if let Some(answered) = self.inquire(id, now, asker, Share::Whole) {
             answered.await;
         }
     }
@@ -197,9 +224,9 @@ impl Peers {
         id: &Id,
         now: Now,
         asker: Asker,
-        room: usize,
+        share: Share,
     ) -> Option<impl Future<Output = ()> + 'static + use<>> {
-        if self.count() == 0 {
+        if self.are_none() {
             return None;
         }
         let held = self.registry.see(id, now, |seen| match seen {
@@ -207,29 +234,36 @@ impl Peers {
             Seen::Record { age, .. } if age >= limits::CONFIRMED && asker.hops == 0 => Held::Old,
             Seen::Record { .. } | Seen::Early => Held::Now,
         });
-        let room = match held {
+        let (share, has_dht) = match held {
             Held::Now => return None,
-            Held::Missing => room,
-            Held::Old => limits::PEER_QUESTIONS_BESIDE.min(room),
+            Held::Missing => (share, self.dht.borrow().is_some()),
+            Held::Old => (Share::Part, false),
         };
-        let mut answered = self.begin(Question { id: *id, hops: asker.hops }, now, asker, room)?;
+        let mut answered = self.begin(Question { id: *id, hops: asker.hops }, now, asker, (share, has_dht))?;
         // An error: the question is over.
         matches!(held, Held::Missing).then_some(async move { drop(answered.changed().await) })
     }
 
     /// Has a question under way; `None` if there is nobody to ask, or no need, or no room.
-    fn begin(self: &Rc<Self>, question: Question, now: Now, asker: Asker, room: usize) -> Option<watch::Receiver<()>> {
+    fn begin(
+        self: &Rc<Self>,
+        question: Question,
+        now: Now,
+        asker: Asker,
+        (share, has_dht): (Share, bool),
+    ) -> Option<watch::Receiver<()>> {
         let following = Rc::clone(&self.following.borrow());
         let number = asker.id.and_then(|id| following.number(id));
-        let begun = following.asking.borrow_mut().begin(now.monotonic, question, number, room);
+        let begun = following.asking.borrow_mut().begin(now.monotonic, question, number, share, has_dht);
         match begun {
             Begun::Nobody => return None,
             Begun::Joined => return following.answers.borrow().get(&question).cloned(),
             Begun::Started => {}
         }
         // Most ids that are no key are asked for by who tries something. Peers have a bound of their own: the room.
+        let network = Network::of(asker.network);
         let may_ask = VatId::from_bytes(question.id).is_ok()
-            && (number.is_some() || self.asked_for.borrow_mut().take(Network::of(asker.network), now).is_ok());
+            && (number.is_some() || self.asked_for.borrow_mut().take(network, now).is_ok());
         if !may_ask {
             following.asking.borrow_mut().take_back(question);
             return None;
@@ -237,20 +271,33 @@ impl Peers {
         let (told, answered) = watch::channel(());
         following.answers.borrow_mut().insert(question, answered.clone());
         let flying = Flying { following: Rc::clone(&following), question, peers: Rc::clone(self) };
-        let flight = Rc::clone(self).carry_out(flying, told);
+        let flight = Rc::clone(self).carry_out(flying, network, told);
         let mut flights = following.flights.borrow_mut();
         while flights.try_join_next().is_some() {}
         flights.spawn_local(flight);
         Some(answered)
     }
 
-    async fn carry_out(self: Rc<Self>, flying: Flying, told: watch::Sender<()>) {
+    async fn carry_out(self: Rc<Self>, flying: Flying, network: Network, told: watch::Sender<()>) {
         let (begun, question, following) = (Instant::now(), flying.question, &flying.following);
         let mut answers = FuturesUnordered::new();
+        let mut lookups = FuturesUnordered::new();
         loop {
             let step = following.asking.borrow_mut().step(question, begun.elapsed());
             for number in step.ask {
                 answers.push(self.ask(&following.links[number], question).map(move |heard| (number, heard)));
+            }
+            if step.look_up {
+                let now = self.registry.clock().now();
+                let may_look_up = self.looked_up.borrow_mut().take(network, now).is_ok();
+                match self.dht.borrow().as_ref().filter(|_| may_look_up) {
+                    Some(dht) => lookups.push(dht.look_up(question.id)),
+                    // The network has had its share, or the DHT was left meanwhile.
+                    None => {
+                        following.asking.borrow_mut().spare_dht(question);
+                        continue;
+                    }
+                }
             }
             if step.is_answered {
                 told.send_replace(());
@@ -263,6 +310,9 @@ impl Peers {
                     let now = self.registry.clock().now().monotonic;
                     following.asking.borrow_mut().heard(now, question, number, heard);
                     self.metrics.of_peers(name(heard), 1);
+                }
+                Some(heard) = lookups.next(), if !lookups.is_empty() => {
+                    following.asking.borrow_mut().heard_dht(question, heard);
                 }
                 () = sleep_until(begun + step.wake) => {}
             }
@@ -297,6 +347,9 @@ impl Peers {
     }
 
     fn registered(&self, id: &Id) {
+        if let Some(dht) = self.dht.borrow().as_ref() {
+            dht.registered(id);
+        }
         let untold = self.following.borrow().links.iter().filter(|link| !link.note(id)).count();
         if untold > 0 {
             self.metrics.of_peers("untold", untold as u64);

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     durable::{DurableRegistry, Seen},
-    limits,
+    peering::Share,
     registry::{Id, Now},
     server::dns::Known,
 };
@@ -64,7 +64,7 @@ impl Shared {
     pub(super) fn known(&self, id: &Id) -> Known {
         // Resolvers ask for whoever asks them, and from everywhere: all of them have one network's share.
         let asker = Asker { id: None, network: Ipv4Addr::UNSPECIFIED.into(), hops: 0 };
-        drop(self.peers.inquire(id, self.registry.clock().now(), asker, limits::PEER_QUESTIONS_BESIDE));
+        drop(self.peers.inquire(id, self.registry.clock().now(), asker, Share::Part));
         self.registry.see(id, self.registry.clock().now(), |seen| match seen {
             Seen::Early => Known::Early,
             Seen::Nothing | Seen::Record { expired: true, .. } => Known::Nothing,

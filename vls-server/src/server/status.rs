@@ -25,6 +25,8 @@ pub struct Status {
     pub dns: Option<SocketAddr>,
     /// The servers that it follows.
     pub peers: Vec<PeerStatus>,
+    /// The Mainline DHT, if it takes part in it.
+    pub dht: Option<DhtStatus>,
     /// Records held, live and expired.
     pub records: usize,
     /// Records that there may be.
@@ -77,4 +79,16 @@ pub enum Reached {
     Dialling,
     /// It could not be dialled, or hung up.
     Failed,
+}
+
+/// A server's part in the Mainline DHT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DhtStatus {
+    /// Whether it takes part.
+    pub reached: Reached,
+    /// Packets that were put there since the start, each as often as it was.
+    pub stored: u64,
+    /// Packets that wait to be put.
+    pub waiting: usize,
 }

@@ -5,6 +5,7 @@
 mod checks;
 mod compat;
 mod contrib;
+mod dht;
 mod dns_core;
 mod durability;
 mod finder;

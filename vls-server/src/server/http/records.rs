@@ -71,7 +71,9 @@ pub(super) async fn answer(
             let even_expired =
                 request.uri().query().is_some_and(|query| query.split('&').any(|p| p == "policy=CacheOnly"));
             let asker = Asker { id: None, network: client, hops: 0 };
-            shared.peers.seek(id, asker).await;
+            if !even_expired {
+                shared.peers.seek(id, asker).await;
+            }
             get(shared, id, request.headers(), even_expired).await
         }
         Method::PUT => {
