@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test whose server does not start has failed")]
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Lines},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -20,6 +20,10 @@ use tempfile::TempDir;
 
 /// The zone of the server.
 pub const ORIGIN: &str = "vls.test";
+
+const ANY: &str = "127.0.0.1:0";
+
+const CONFIGURATION: &str = "vls-server.toml";
 
 /// A `vls-server` process with HTTP and DNS. Ends with its owner.
 #[derive(Debug)]
@@ -41,7 +45,16 @@ impl Server {
     /// When it does not serve.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap())
+        Self::start_with("")
+    }
+
+    /// Starts one that takes part in the DHT of these nodes.
+    ///
+    /// # Panics
+    /// When it does not serve.
+    #[must_use]
+    pub fn start_in_dht(nodes: &[String]) -> Self {
+        Self::start_with(&format!("dht = true\ndht_bootstrap = {nodes:?}\n"))
     }
 
     /// Kills it, and starts another on the same folder.
@@ -57,10 +70,18 @@ impl Server {
         Self::start_in(folder)
     }
 
+    fn start_with(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let carriers = format!("[http]\nlisten = {ANY:?}\n[dns]\nlisten = {ANY:?}\norigin = {ORIGIN:?}\n");
+        let data = folder.path().join("data");
+        let text = format!("data = {data:?}\nlisten = {ANY:?}\n{settings}{carriers}");
+        fs::write(folder.path().join(CONFIGURATION), text).unwrap();
+        Self::start_in(folder)
+    }
+
     fn start_in(folder: TempDir) -> Self {
         let mut command = Command::new(program());
-        command.args(["run", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"]);
-        command.args(["--dns-origin", ORIGIN, "--data"]).arg(folder.path());
+        command.args(["run", "--config"]).arg(folder.path().join(CONFIGURATION));
         command.env_remove("VLS_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
