@@ -5,9 +5,10 @@
 # side trusts the other: the server checks what it is given, the client checks what it is told.
 
 interface LocationService {
-  register @0 (id :Data, packet :Data, expected :Expected) -> (outcome :Outcome);
+  register @0 (id :Data, packet :Data, expected :Expected, admission :Admission) -> (outcome :Outcome);
   # Stores the packet for `id`, or renews the lease of a bit-identical one. Anyone may forward a packet:
-  # only the vat can have signed it. The answer is sent only after the record is durable.
+  # only the vat can have signed it. The answer is sent only after the record is durable. An id that the server does not
+  # know may need an admission: first offer it without one, the refusal says which.
 
   lookup @1 (id :Data, hops :UInt8) -> (answer :Answer);
   # What the server knows of exactly this 32-byte id. There is no call that lists ids. What it does not know it may
@@ -94,6 +95,29 @@ struct Expected {
   }
 }
 
+struct Admission {
+  # What an id that the server does not know yet has to show where not everybody is taken at once. Ids that it knows
+  # need none, and are never asked for one.
+  union {
+    none @0 :Void;
+
+    work @1 :UInt64;
+    # The nonce that solves the task of a refusal `vls.work`.
+
+    invite @2 :Data;
+    # The 16 bytes of an invite, which the operator of the server has given away. A secret.
+  }
+}
+
+struct Work {
+  # A task: a nonce is to be found with which the SHA-256 of `"vls work v1" | five zero bytes | challenge | id | nonce`,
+  # the nonce as eight bytes in big endian, begins with so many zero bits.
+  challenge @0 :Data;
+  # 16 bytes, made for this id, good for some minutes.
+
+  bits @1 :UInt8;
+}
+
 struct Order {
   # The full order of a record: (epoch, timestamp, bytes). The digest stands for the bytes.
   epoch @0 :UInt64;
@@ -140,6 +164,9 @@ struct Refusal {
 
   retryAfter @3 :UInt32;
   # Seconds after which it is worth trying again; 0: never with this packet.
+
+  work @4 :Work;
+  # Of `vls.work`: what is to be done. Whoever has done it need not wait.
 }
 
 struct Answer {

@@ -338,6 +338,18 @@ error_codes! {
     VlsFull "vls.full" Limit:
         "The location server's table is full.";
         "Register with another one.";
+    VlsWork "vls.work" Limit:
+        "The location server is nearly full: a new vat has to show that its program has computed something for its place.";
+        "A running vat does so by itself, within seconds. Programs that cannot have to use another server, or to try later.";
+    VlsInvite "vls.invite" Denied:
+        "The location server is closed: it takes a new vat only with an invite that its operator has made, and that holds.";
+        "Ask its operator for an invite, then: vat vls add ENTRY --invite TEXT. Vats that it knows need none.";
+    VlsInviteMalformed "vls.invite_malformed" Usage:
+        "The text is not an invite, or was changed in copying.";
+        "Copy it again: it is vlsinvite: and 32 characters.";
+    VlsInviteNotFound "vls.invite_not_found" NotFound:
+        "The server has no such invite: it was used up, revoked, or never made.";
+        "`vls-server invite list` tells which there are.";
     VlsExpired "vls.expired" NotFound:
         "The vat has not renewed its record for longer than its lease: it is not known to be anywhere.";
         "Ask its owner whether it runs. The old record can be read with ?policy=CacheOnly.";

@@ -11,6 +11,7 @@
 //! * [`dns`]: the records of a DNS message, walked without trust;
 //! * [`SearchPathEntry`] and [`Address`]: where to ask and where to dial (DESIGN §5);
 //! * [`Network`]: whom quotas and caps take for one;
+//! * [`Task`] and [`Invite`]: what a new vat may have to show before a location server takes it;
 //! * [`Recipient`]: a public key that checkpoints and images are sealed for (DESIGN §8);
 //! * the Cap'n Proto interfaces of sessions, the location service, vats and the built-in objects;
 //! * [`ErrorCode`]: the registry of every error that a user can meet (DESIGN §10).
@@ -21,6 +22,7 @@ pub mod dns;
 mod error_code;
 mod host;
 mod identity;
+mod invite;
 pub mod limits;
 mod network;
 mod recipient;
@@ -28,11 +30,13 @@ mod record;
 mod search_path;
 mod sturdyref;
 mod url;
+mod work;
 
 pub use address::{Address, AddressError, Reach, is_localhost};
 pub use error_code::{Coded, ErrorCode, Exit, RemoteError, UnknownErrorCode};
 pub use host::HostError;
 pub use identity::{IdentityError, IdentityKey, VatId, VatKey};
+pub use invite::{Invite, InviteError, InviteHash};
 pub use limits::{MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE};
 pub use network::Network;
 pub use recipient::{Recipient, RecipientError};
@@ -43,6 +47,7 @@ pub use record::{
 pub use search_path::{SearchPathEntry, SearchPathError};
 pub use sturdyref::{Hints, Secret, SecretHash, SturdyRef, SturdyRefError, VatAddress};
 pub use url::UrlError;
+pub use work::{Task, TaskError};
 
 // The generated modules are, byte for byte, what the schema compiler writes: neither linted nor formatted.
 

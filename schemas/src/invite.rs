@@ -1,0 +1,184 @@
+//! Invites: what admits a new vat to a location server that is not open to everybody (DESIGN §4, rule 9).
+//!
+//! ```text
+//! vlsinvite:<32 characters>
+//! ```
+//!
+//! z-base-32 of 16 random bytes, then four bytes CRC-32C (Castagnoli, big endian) over them: a mistake in copying is found
+//! where it was made. Whoever has the text can use the invite, so it is a secret: nothing but [`Invite::expose`] gives
+//! it. The server keeps its hash alone, so neither its disk nor a backup of that admits anybody.
+
+use std::{fmt, str::FromStr};
+
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::{Coded, ErrorCode, identity::zbase32};
+
+const SCHEME: &str = "vlsinvite:";
+
+/// 16 bytes and the checksum: 160 bits at five bits a character.
+const BYTES: usize = 20;
+const CHARACTERS: usize = 32;
+
+const HASH_CONTEXT: &[u8] = b"vls invite v1\0";
+
+/// Why some bytes or some text are no invite. Never shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InviteError {
+    /// It does not begin with `vlsinvite:`.
+    #[error("an invite begins with vlsinvite:, this does not")]
+    Scheme,
+    /// What follows is not 32 characters of z-base-32.
+    #[error("after vlsinvite: come 32 characters; some are missing, too many, or not of the alphabet")]
+    Text,
+    /// The checksum does not fit.
+    #[error("the checksum does not fit: a character was changed or swapped")]
+    Checksum,
+    /// Not 16 bytes.
+    #[error("an invite has 16 bytes, this has {found}")]
+    Length {
+        /// How many.
+        found: usize,
+    },
+}
+
+impl Coded for InviteError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::VlsInviteMalformed
+    }
+}
+
+/// The right to register new vats with one location server, as often as its operator has said.
+///
+/// ```compile_fail,E0599
+/// fn show(invite: schemas::Invite) -> String {
+///     invite.to_string()
+/// }
+/// ```
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Invite(
+    /// On the heap: moving the value around leaves no copies on the stack that nobody wipes.
+    Box<[u8; 16]>,
+);
+
+impl Invite {
+    /// A new one from the operating system's random source.
+    ///
+    /// # Errors
+    /// When the operating system has no random numbers to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut invite = Self(Box::new([0; 16]));
+        getrandom::fill(&mut invite.0[..])?;
+        Ok(invite)
+    }
+
+    /// The bytes of one, as they come over a session.
+    ///
+    /// # Errors
+    /// [`InviteError::Length`].
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, InviteError> {
+        let mut invite = Self(Box::new([0; 16]));
+        if bytes.len() != invite.0.len() {
+            return Err(InviteError::Length { found: bytes.len() });
+        }
+        invite.0.copy_from_slice(bytes);
+        Ok(invite)
+    }
+
+    /// The bytes, for the few places that send them.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The text, in memory that is wiped when dropped.
+    #[must_use]
+    pub fn expose(&self) -> Zeroizing<String> {
+        let mut bytes = Zeroizing::new([0; BYTES]);
+        bytes[..16].copy_from_slice(&self.0[..]);
+        bytes[16..].copy_from_slice(&crc32c::crc32c(&self.0[..]).to_be_bytes());
+        let mut characters = Zeroizing::new([0; CHARACTERS]);
+        zbase32().encode_mut(&bytes[..], &mut characters[..]);
+        // Of its full size from the start: growing would leave a copy behind that nobody wipes.
+        let mut text = Zeroizing::new(String::with_capacity(SCHEME.len() + CHARACTERS));
+        text.push_str(SCHEME);
+        characters.iter().for_each(|byte| text.push(char::from(*byte)));
+        text
+    }
+
+    /// What a server knows it by.
+    #[must_use]
+    pub fn hash(&self) -> InviteHash {
+        InviteHash(Sha256::new().chain_update(HASH_CONTEXT).chain_update(&self.0[..]).finalize().into())
+    }
+}
+
+impl FromStr for Invite {
+    type Err = InviteError;
+
+    fn from_str(text: &str) -> Result<Self, InviteError> {
+        let text = text.strip_prefix(SCHEME).ok_or(InviteError::Scheme)?;
+        if text.len() != CHARACTERS {
+            return Err(InviteError::Text);
+        }
+        let mut bytes = Zeroizing::new([0; BYTES]);
+        zbase32().decode_mut(text.as_bytes(), &mut bytes[..]).map_err(|_| InviteError::Text)?;
+        let (secret, checksum) = bytes.split_at(16);
+        if *checksum != crc32c::crc32c(secret).to_be_bytes() {
+            return Err(InviteError::Checksum);
+        }
+        Self::from_slice(secret)
+    }
+}
+
+/// Two are the same if their hashes are, which tells nobody by the time it takes where they begin to differ.
+impl PartialEq for Invite {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash() == other.hash()
+    }
+}
+
+impl Eq for Invite {}
+
+impl fmt::Debug for Invite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Invite({})", self.hash())
+    }
+}
+
+/// SHA-256 of an invite, behind a context string. An invite has 128 random bits: nobody finds it by its hash.
+///
+/// `Display` and `Debug` are the first eight characters of its z-base-32: what people name an invite by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InviteHash([u8; 32]);
+
+impl InviteHash {
+    /// Characters that are printed.
+    const PRINTED: usize = 8;
+
+    /// A hash that was stored.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// All 32 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for InviteHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&zbase32().encode(&self.0)[..Self::PRINTED])
+    }
+}
+
+impl fmt::Debug for InviteHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InviteHash({self})")
+    }
+}
