@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 use schemas::{SearchPathEntry, SignedRecord, Timestamp, VatId};
 
 use crate::{
+    admission::Admission,
     dns::DnsRecords,
     failure::{Carrier, Failure},
     http::HttpRecords,
@@ -125,12 +126,14 @@ impl Carriers {
         entry: &SearchPathEntry,
         record: &SignedRecord,
         expected: Expected,
+        admission: &Admission,
     ) -> Result<Reply, Failure> {
         match (entry, server(entry)) {
             (_, Some(server)) => {
-                self.pool.call(&server, |client| service::register(client, record.clone(), expected)).await
+                let offer = |client| service::register(client, record.clone(), expected, admission.clone());
+                self.pool.call(&server, offer).await
             }
-            (SearchPathEntry::Http { url }, _) => self.http.register(url, record, expected).await,
+            (SearchPathEntry::Http { url }, _) => self.http.register(url, record, expected, admission).await,
             (SearchPathEntry::Dns { .. }, _) => Err(Failure::OnlyLookups),
             (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
         }

@@ -9,6 +9,8 @@
 //! | `Vls-Age` | seconds since the vat last registered there; without it nobody knows |
 //! | `Vls-Expired` | the lease has ended for so many seconds. The packet is then asked for with `?policy=CacheOnly` |
 //! | `Vls-Lease` | for how many seconds a registration holds |
+//! | `Vls-Work` | of a refusal: what has to be computed for a place; of an offer: that it was |
+//! | `Vls-Invite` | of an offer: an invite |
 //! | `Vls-Time` | the server's clock, in microseconds; so it is a location server that answers, and can be a witness (R7) |
 //!
 //! The packet proves itself. What the certificate of the server adds is that nobody on the way sees who is looked for, or
@@ -25,12 +27,13 @@ use futures::future::{Either, select};
 use hyper::{
     Method, StatusCode,
     body::Bytes,
-    header::{CACHE_CONTROL, DATE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER},
+    header::{CACHE_CONTROL, DATE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER},
 };
 use schemas::{ErrorCode, RemoteError, SignedRecord, Timestamp, VatId};
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    admission::Admission,
     carriers::{Said, TrustRoots},
     failure::{Failure, remote_text},
     limits,
@@ -46,7 +49,9 @@ use connection::{Open, Place, Tls};
 const AGE: HeaderName = HeaderName::from_static("vls-age");
 const EXPIRED: HeaderName = HeaderName::from_static("vls-expired");
 const LEASE: HeaderName = HeaderName::from_static("vls-lease");
+const INVITE: HeaderName = HeaderName::from_static("vls-invite");
 const TIME: HeaderName = HeaderName::from_static("vls-time");
+const WORK: HeaderName = HeaderName::from_static("vls-work");
 
 /// Asks servers of the HTTP form. Clones share connections.
 #[derive(Clone)]
@@ -71,7 +76,7 @@ struct Kept {
 struct Request {
     method: Method,
     path: String,
-    field: Option<(HeaderName, String)>,
+    fields: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
 }
 
@@ -93,8 +98,9 @@ impl HttpRecords {
     /// [`Failure`]; each exchange, of which there are two at most, ends after [`limits::HTTP_DEADLINE`].
     pub(crate) async fn lookup(&self, url: &str, id: VatId, goal: Goal) -> Result<Said, Failure> {
         let place = Place::of(url)?;
-        let fresh = (goal == Goal::Witness).then(|| (CACHE_CONTROL, "no-cache".to_owned()));
-        let get = |query| Request { field: fresh.clone(), ..Request::get(&place, id, query) };
+        let fresh = (goal == Goal::Witness).then_some((CACHE_CONTROL, HeaderValue::from_static("no-cache")));
+        let fresh = Vec::from_iter(fresh);
+        let get = |query| Request { fields: fresh.clone(), ..Request::get(&place, id, query) };
         let answered = self.ask(&place, get("")).await?;
         let (answered, lapsed) = match answered.seconds(&EXPIRED) {
             Some(_) if answered.status == StatusCode::NOT_FOUND => {
@@ -122,17 +128,28 @@ impl HttpRecords {
         url: &str,
         record: &SignedRecord,
         expected: Expected,
+        admission: &Admission,
     ) -> Result<Reply, Failure> {
         let place = Place::of(url)?;
-        let field = match expected {
+        let condition = match expected {
             Expected::Anything => None,
-            Expected::Absent => Some((IF_NONE_MATCH, "*".to_owned())),
+            Expected::Absent => Some((IF_NONE_MATCH, HeaderValue::from_static("*"))),
             // As pkarr's relays take it, and our servers too. Two packets of one moment it does not tell apart; but a server
             // takes neither of them in place of the other.
-            Expected::Order(order) => Some((IF_MATCH, order.timestamp.as_micros().to_string())),
+            Expected::Order(order) => Some((IF_MATCH, order.timestamp.as_micros().into())),
         };
+        let mut fields = Vec::from_iter(condition);
+        match admission {
+            Admission::None => {}
+            Admission::Work(nonce) => fields.push((WORK, value(&format!("{nonce:016x}"))?)),
+            Admission::Invite(invite) => {
+                let mut text = value(&invite.expose())?;
+                text.set_sensitive(true);
+                fields.push((INVITE, text));
+            }
+        }
         let body = Bytes::copy_from_slice(record.packet());
-        let put = Request { method: Method::PUT, path: place.path_of(record.id(), ""), field, body };
+        let put = Request { method: Method::PUT, path: place.path_of(record.id(), ""), fields, body };
         let answered = self.ask(&place, put).await?;
         let code = answered.remote().map(|remote| remote.code);
         Ok(match answered.status {
@@ -154,7 +171,8 @@ impl HttpRecords {
     /// [`Failure`].
     pub(crate) async fn time(&self, url: &str) -> Result<Timestamp, Failure> {
         let place = Place::of(url)?;
-        let head = Request { method: Method::HEAD, path: place.root().to_owned(), field: None, body: Bytes::new() };
+        let head =
+            Request { method: Method::HEAD, path: place.root().to_owned(), fields: Vec::new(), body: Bytes::new() };
         let answered = self.ask(&place, head).await?;
         answered.time().ok_or(Failure::Protocol { what: "an answer without a date" })
     }
@@ -234,8 +252,13 @@ impl HttpRecords {
 
 impl Request {
     fn get(place: &Place, id: VatId, query: &str) -> Self {
-        Self { method: Method::GET, path: place.path_of(id, query), field: None, body: Bytes::new() }
+        Self { method: Method::GET, path: place.path_of(id, query), fields: Vec::new(), body: Bytes::new() }
     }
+}
+
+/// The value of a field of ours.
+fn value(text: &str) -> Result<HeaderValue, Failure> {
+    text.parse().map_err(|_| Failure::Protocol { what: "a field of the request" })
 }
 
 impl Answered {
@@ -282,7 +305,8 @@ impl Answered {
         // pkarr's relays ask for a retry while another write of the same key is under way.
         let busy = self.status == StatusCode::PRECONDITION_REQUIRED || self.status.is_server_error();
         let retry_after = self.retry_after().or(busy.then_some(limits::RETRY_BASE));
-        Reply::Refused { code, message, server_time: self.time(), retry_after }
+        let task = self.text(&WORK).and_then(|text| text.parse().ok());
+        Reply::Refused { code, message, server_time: self.time(), retry_after, task }
     }
 }
 

@@ -24,6 +24,7 @@ pub mod reconnect;
 pub mod schedule;
 
 mod absent;
+mod admission;
 mod attempt;
 mod cache;
 mod carriers;
@@ -50,6 +51,7 @@ mod skew;
 mod watching;
 mod wave;
 
+pub use admission::Invites;
 pub use attempt::{Attempt, Candidate, Outcome, Summary};
 pub use cache::{CacheError, RecordCache};
 pub use carriers::{CarrierConfig, NameServers, TrustRoots};

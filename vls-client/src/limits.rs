@@ -130,6 +130,17 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// hours until one is forgotten, and then it is of use to nobody.
 pub const MAX_RECORD_DATES: usize = 1024;
 
+/// Bits of work that are done for a place at a location server that is nearly full: 32 million trials on average, some
+/// seconds of a fast core, half a minute of a small board. Ours ask for 23 at most; who asks for more does not want us.
+pub const MAX_WORK_BITS: u8 = 25;
+
+/// The end of the work for one registration, waiting for that of others included. It is done anew later.
+pub const WORK_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How often one registration shows something that the server has asked for: an invite or work, and work once more if its
+/// price has risen meanwhile.
+pub const ADMISSIONS: u32 = 2;
+
 /// The end of one registration, dialling included.
 pub const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 

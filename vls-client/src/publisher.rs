@@ -3,17 +3,21 @@
 //! Every registration takes a fresh record from its [`RecordSource`], so a renewal also tells how far the vat
 //! has come since: that is what makes the location servers witnesses against rolled-back copies (R7).
 
+mod admitting;
+
 use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use schemas::{ErrorCode, Order, RecordError, SearchPathEntry, SignedPacket, SignedRecord, limits::MAX_CLOCK_AHEAD};
 use tokio::{
     sync::{Mutex, Notify},
-    time::{sleep, timeout},
+    time::{Instant, sleep},
 };
 use transport::{Endpoint, Greeting};
 
+use self::admitting::Pace;
 use crate::{
+    admission::{Admission, Invites, Worker},
     carriers::{CarrierConfig, Carriers, server},
     clock::{Clock, Randomness, SystemClock, SystemRandomness},
     failure::Failure,
@@ -56,6 +60,8 @@ pub struct PublisherConfig {
     pub carriers: CarrierConfig,
     /// What location servers are told about this program.
     pub greeting: Greeting,
+    /// What is shown to servers that take new vats by invitation only.
+    pub invites: Invites,
     /// Where the time comes from.
     pub clock: Rc<dyn Clock>,
     /// Where the jitter comes from.
@@ -68,6 +74,7 @@ impl Default for PublisherConfig {
             timing: PublishTiming::default(),
             carriers: CarrierConfig::default(),
             greeting: finder_greeting(),
+            invites: Invites::default(),
             clock: Rc::new(SystemClock::default()),
             random: Box::new(SystemRandomness),
         }
@@ -80,6 +87,7 @@ impl fmt::Debug for PublisherConfig {
             .field("timing", &self.timing)
             .field("carriers", &self.carriers)
             .field("greeting", &self.greeting)
+            .field("invites", &self.invites)
             .finish_non_exhaustive()
     }
 }
@@ -115,6 +123,8 @@ struct Inner {
     carriers: Carriers,
     entries: Vec<Entry>,
     source: Rc<dyn RecordSource>,
+    invites: Invites,
+    worker: Worker,
     clock: Rc<dyn Clock>,
     register_deadline: Duration,
     state: RefCell<State>,
@@ -164,7 +174,7 @@ impl Publisher {
         source: Rc<dyn RecordSource>,
         config: PublisherConfig,
     ) -> Self {
-        let PublisherConfig { timing, clock, mut random, .. } = config;
+        let PublisherConfig { timing, invites, clock, mut random, .. } = config;
         let now = clock.now();
         let mut schedule = PublishSchedule::new(path.len(), timing, now.elapsed);
         let mut reports: Vec<EntryReport> = path.iter().cloned().map(EntryReport::new).collect();
@@ -181,6 +191,8 @@ impl Publisher {
             carriers,
             entries,
             source,
+            invites,
+            worker: Worker::default(),
             clock,
             register_deadline: timing.register_deadline,
             state: RefCell::new(State { schedule, random, reports, superseded: None }),
@@ -203,7 +215,8 @@ impl Publisher {
 
     async fn register_all(&self, condition: Condition, deadline: Duration) -> Vec<EntryReport> {
         let entries = 0..self.inner.entries.len();
-        join_all(entries.map(|entry| self.inner.register(entry, condition, deadline))).await;
+        let pace = Pace::Until(Instant::now() + deadline);
+        join_all(entries.map(|entry| self.inner.register(entry, condition, pace))).await;
         self.reports()
     }
 
@@ -218,10 +231,7 @@ impl Publisher {
             }
             let now = self.inner.clock.now().elapsed;
             let due = self.inner.state.borrow_mut().schedule.begin_due(now);
-            running.extend(
-                due.into_iter()
-                    .map(|entry| self.inner.register(entry, Condition::Unchanged, self.inner.register_deadline)),
-            );
+            running.extend(due.into_iter().map(|entry| self.inner.register(entry, Condition::Unchanged, Pace::Each)));
             let wake_at = self.inner.state.borrow().schedule.wake_at();
             let wait = wake_at.map(|at| at.saturating_sub(now));
             tokio::select! {
@@ -273,26 +283,14 @@ impl fmt::Debug for Publisher {
 
 impl Inner {
     /// One registration, from begin to report.
-    async fn register(&self, index: usize, condition: Condition, deadline: Duration) {
+    async fn register(&self, index: usize, condition: Condition, pace: Pace) {
         let entry = &self.entries[index];
         if !entry.possible {
             return;
         }
         self.handle(PublishEvent::Begun { entry: index });
         let mut underway = Underway { publisher: self, entry: index, ended: false };
-        let registered = async {
-            let mut last = entry.last.lock().await;
-            let result = self.offer(&entry.place, condition, *last).await;
-            if let Ok(Taken { record, .. }) = &result {
-                *last = Some(record.order());
-                self.source.accepted(record);
-            }
-            result
-        };
-        let result = match timeout(deadline, registered).await {
-            Ok(result) => result,
-            Err(_) => Err(Offered { sent: None, error: Failure::Timeout { after: deadline }.into() }),
-        };
+        let result = self.offer_until_admitted(entry, condition, pace).await;
         underway.ended = true;
         self.finish(index, result);
     }
@@ -308,14 +306,15 @@ impl Inner {
         place: &SearchPathEntry,
         condition: Condition,
         last: Option<Order>,
+        admission: &Admission,
     ) -> Result<Taken, Offered> {
-        let offered = self.offer_record(Reading::Own(self.clock.now().wall), place, condition, last).await;
+        let offered = self.offer_record(Reading::Own(self.clock.now().wall), place, condition, last, admission).await;
         match &offered {
             Err(Offered {
                 sent: Some(sent),
                 error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time: Some(server_time), .. },
             }) if sent.timestamp().saturating_since(*server_time) > MAX_CLOCK_AHEAD => {
-                self.offer_record(Reading::Server(*server_time), place, condition, last).await
+                self.offer_record(Reading::Server(*server_time), place, condition, last, admission).await
             }
             _ => offered,
         }
@@ -328,6 +327,7 @@ impl Inner {
         place: &SearchPathEntry,
         condition: Condition,
         last: Option<Order>,
+        admission: &Admission,
     ) -> Result<Taken, Offered> {
         let record = match self.source.current(reading) {
             Ok(record) => record,
@@ -344,12 +344,12 @@ impl Inner {
             Condition::Given(expected) => expected,
             Condition::Unchanged => last.map_or(Expected::Anything, Expected::Order),
         };
-        let mut result = self.carriers.register(place, &record, expected).await;
+        let mut result = self.carriers.register(place, &record, expected, admission).await;
         if let Ok(Reply::Unexpected(shown)) = &result
             && let Some(instead) = self.expected_instead(&record, shown, condition)
         {
             expected = instead;
-            result = self.carriers.register(place, &record, expected).await;
+            result = self.carriers.register(place, &record, expected, admission).await;
         }
         match result.map_err(RegisterError::from).and_then(|reply| interpret(&record, &expected, reply)) {
             Ok(registered) => Ok(Taken { registered, record, validity }),

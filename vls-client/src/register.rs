@@ -6,7 +6,7 @@
 
 use std::{cmp::Ordering, fmt, time::Duration};
 
-use schemas::{Coded, ErrorCode, Order, RecordError, SignedPacket, SignedRecord, Timestamp};
+use schemas::{Coded, ErrorCode, Order, RecordError, SignedPacket, SignedRecord, Task, Timestamp};
 
 use crate::{attempt::Summary, failure::Failure};
 
@@ -25,12 +25,22 @@ pub enum Expected {
 /// A server's reply, as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    Stored { lease: Duration },
-    Refreshed { lease: Duration },
+    Stored {
+        lease: Duration,
+    },
+    Refreshed {
+        lease: Duration,
+    },
     Stale(Vec<u8>),
     Conflict(Vec<u8>),
     Unexpected(Vec<u8>),
-    Refused { code: ErrorCode, message: String, server_time: Option<Timestamp>, retry_after: Option<Duration> },
+    Refused {
+        code: ErrorCode,
+        message: String,
+        server_time: Option<Timestamp>,
+        retry_after: Option<Duration>,
+        task: Option<Task>,
+    },
 }
 
 /// A successful registration.
@@ -91,6 +101,8 @@ pub enum RegisterError {
         server_time: Option<Timestamp>,
         /// After how long another attempt is worth while; none: not with this record.
         retry_after: Option<Duration>,
+        /// What has to be computed for a place there.
+        task: Option<Task>,
     },
     /// The server shows a record that does not prove what it claims. Its word was not believed.
     #[error("the server claims {claim}, but what it shows does not prove it: {reason}")]
@@ -209,8 +221,8 @@ pub(crate) fn interpret(sent: &SignedRecord, expected: &Expected, reply: Reply) 
             }
             Err(RegisterError::Unexpected { current })
         }
-        Reply::Refused { code, message, server_time, retry_after } => {
-            Err(RegisterError::Refused { code, message, server_time, retry_after })
+        Reply::Refused { code, message, server_time, retry_after, task } => {
+            Err(RegisterError::Refused { code, message, server_time, retry_after, task })
         }
     }
 }

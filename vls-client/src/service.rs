@@ -4,12 +4,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use schemas::{
-    ErrorCode, Order, RemoteError, SignedRecord, Timestamp, VatId,
+    ErrorCode, Order, RemoteError, SignedRecord, Task, Timestamp, VatId,
     limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
     location_capnp::{DialBackOver, answer, dial_back, location_service, order, outcome, refusal},
 };
 
 use crate::{
+    admission::Admission,
     failure::{Failure, remote_text},
     register::{Expected, Reply},
     schedule::Answer,
@@ -94,11 +95,17 @@ pub(crate) async fn register(
     client: location_service::Client,
     record: SignedRecord,
     expected: Expected,
+    admission: Admission,
 ) -> Result<Reply, Failure> {
     let mut request = client.register_request();
     let mut params = request.get();
     params.set_id(record.id().as_bytes());
     params.set_packet(record.packet());
+    match &admission {
+        Admission::None => {}
+        Admission::Work(nonce) => params.reborrow().init_admission().set_work(*nonce),
+        Admission::Invite(invite) => params.reborrow().init_admission().set_invite(invite.as_bytes()),
+    }
     let mut wanted = params.init_expected();
     match expected {
         Expected::Anything => wanted.set_anything(()),
@@ -153,9 +160,20 @@ fn reply(outcome: outcome::Reader<'_>) -> capnp::Result<Result<Reply, Failure>> 
                     0 => None,
                     seconds => Some(lease(seconds)),
                 },
+                task: task(refusal)?,
             }
         }
     }))
+}
+
+/// What is to be computed, if the refusal asks for that in a form that is understood.
+fn task(refusal: refusal::Reader<'_>) -> capnp::Result<Option<Task>> {
+    if !refusal.has_work() {
+        return Ok(None);
+    }
+    let work = refusal.get_work()?;
+    let challenge = work.get_challenge()?.try_into().ok();
+    Ok(challenge.map(|challenge| Task { challenge, bits: work.get_bits() }))
 }
 
 pub(crate) fn bounded(packet: &[u8]) -> Result<&[u8], Failure> {

@@ -27,7 +27,7 @@ use std::{
 };
 
 use checkpoint::{Disk, Durable, Sizes, Store, StoreError};
-use schemas::VatId;
+use schemas::{InviteHash, VatId};
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 use transport::OutputGate;
 
@@ -44,7 +44,10 @@ pub use self::{
 use crate::{
     clock::Clock,
     limits,
-    registry::{Answer, Claim, Examined, Expected, Id, Now, Outcome, Peek, Policy, SourcePrefix},
+    registry::{
+        Admission, Answer, Claim, Examined, Expected, Id, InviteTerms, NewInviteError, Now, Outcome, Peek, Policy,
+        Seed, SourcePrefix,
+    },
     watches::Watches,
 };
 
@@ -143,8 +146,9 @@ impl DurableRegistry {
         getrandom::fill(&mut incarnation).map_err(RecordsError::Random)?;
         store.begin_epoch(position.epoch + 1, incarnation)?;
 
-        let seed = getrandom::u64().map_err(RecordsError::Random)?;
-        let registry = restore(&store, directory, policy, seed, clock.now())?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(RecordsError::Random)?;
+        let registry = restore(&store, directory, policy, Seed::of(seed), clock.now())?;
         tracing::info!(records = registry.len(), turn = registry.turn(), "the records are open");
 
         let gate = OutputGate::new(registry.turn());
@@ -172,11 +176,12 @@ impl DurableRegistry {
         id: &[u8],
         packet: &[u8],
         expected: &Expected,
+        admission: &Admission,
     ) -> Result<Outcome, Stopping> {
         self.wait_for_room().await?;
         let examined = {
             let mut registry = self.core.registry.borrow_mut();
-            registry.examine(self.core.clock.now(), source, id, packet, expected)
+            registry.examine(self.core.clock.now(), source, id, packet, expected, admission)
         };
         self.conclude(examined, false).await
     }
@@ -206,6 +211,41 @@ impl DurableRegistry {
             Examined::Unverified(candidate) => self.checks.check(candidate).await?,
         };
         self.core.reveal(withheld).await
+    }
+
+    /// Adds an invite, which holds once this has succeeded ([`Registry::invite`](crate::registry::Registry::invite)).
+    ///
+    /// # Errors
+    /// [`Stopping`]; inside, why it was not made.
+    pub async fn invite(&self, hash: InviteHash, terms: InviteTerms) -> Result<Result<(), NewInviteError>, Stopping> {
+        self.wait_for_room().await?;
+        let decision = self.core.registry.borrow_mut().invite(hash, terms);
+        match decision {
+            Ok(decision) => self.core.reveal(self.core.take(decision, false)?).await.map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Takes an invite back; tells whether there was one of this name.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn revoke_invite(&self, name: &str) -> Result<bool, Stopping> {
+        self.wait_for_room().await?;
+        let decision = self.core.registry.borrow_mut().revoke_invite(name);
+        match decision {
+            Some(decision) => self.core.reveal(self.core.take(decision, false)?).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// All invites, once they are durable: for the server's owner alone.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn invites(&self) -> Result<Vec<(InviteHash, InviteTerms)>, Stopping> {
+        let invites = self.core.registry.borrow().invites();
+        self.core.reveal(invites).await
     }
 
     /// Has everything that is registered here from now on told to `tell`, by its id; not what is learned.
@@ -255,6 +295,13 @@ impl DurableRegistry {
     pub fn counts(&self) -> (usize, u64, u64) {
         let registry = self.core.registry.borrow();
         (registry.len(), registry.turn(), self.core.gate.durable())
+    }
+
+    /// Who is admitted: the bits of work that a new id costs, if any, whether it needs an invite, and how many invites
+    /// there are.
+    pub(crate) fn admissions(&self) -> (Option<u8>, bool, usize) {
+        let registry = self.core.registry.borrow();
+        (registry.work(), registry.policy().closed, registry.invite_count())
     }
 
     /// How many records there may be.

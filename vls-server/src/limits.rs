@@ -67,6 +67,32 @@ pub const LEARNED_IDS: Rate = Rate { burst: 4_096, interval: Duration::from_mill
 /// What was learned from one server takes at most this part of the table, so that none can fill it alone.
 pub(crate) const LEARNED_PART: usize = 2;
 
+/// Per mille of the records that may be live before a new id costs work. Below, there is room for everybody; above, what
+/// comes pushes others out soon, and a flood from many networks at once, which quotas do not slow, has to pay for each
+/// place with a processor's time. The eighth above is what lets the price rise by steps.
+pub const WORK_ABOVE: u32 = 875;
+
+/// Bits of work at first: half a million trials, a tenth of a second of one core (a signature that is verified costs the
+/// server some 25 microseconds; this takes thousands of times as much, and a millionth to check).
+pub const WORK_BITS: u8 = 19;
+
+/// Bits of work where the table is full: sixteen times as many, one to three seconds of a fast core and some ten of a
+/// small board.
+pub const WORK_BITS_FULL: u8 = 23;
+
+/// For how long a task stays the same; it holds for as long again. So a slow machine has twice the time that it needs,
+/// and what was worked ahead is worth nothing after a few minutes.
+pub const WORK_WINDOW: Duration = Duration::from_mins(2);
+
+/// After how long it is worth trying again for who cannot do work: by then some lease may have ended.
+pub const WORK_RETRY: Duration = Duration::from_mins(5);
+
+/// Invites that hold or have ended: whoever runs a server gives them to people that he knows.
+pub const MAX_INVITES: usize = 4_096;
+
+/// Bytes of the note of an invite: a name, or a line about whom it is for.
+pub const INVITE_NOTE_BYTES: usize = 200;
+
 /// Sets of a table of source prefixes, a power of two: with its ways it is all the memory that quotas, or the rates of one
 /// carrier, ever use.
 pub(crate) const SOURCE_SETS: usize = 4_096;
@@ -419,6 +445,9 @@ pub(crate) const DHT_KEPT: usize = 1_000;
 
 /// Owners that ask a running server at once. There is one.
 pub(crate) const CONTROL_CONNECTIONS: usize = 8;
+
+/// Bytes of an owner's question: an invite with its note, which JSON may make six times as long, is the longest.
+pub(crate) const CONTROL_QUESTION_BYTES: u64 = 2 << 10;
 
 /// How long an owner who has connected may take to ask.
 pub(crate) const CONTROL_DEADLINE: Duration = Duration::from_secs(10);

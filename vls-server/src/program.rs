@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod files;
 mod init;
+mod invite;
 mod logging;
 mod notify;
 mod publish;
@@ -25,7 +26,9 @@ use clap::{Parser, Subcommand};
 use console::{Failure, Output};
 use schemas::{ErrorCode, Exit};
 
-use self::{check::CheckArguments, config::Flags, init::InitArguments, publish::PublishArguments};
+use self::{
+    check::CheckArguments, config::Flags, init::InitArguments, invite::InviteCommand, publish::PublishArguments,
+};
 
 /// A location server: keeps the signed location records of vats and answers who asks for exactly one of them.
 #[derive(Debug, Parser)]
@@ -59,6 +62,9 @@ enum Command {
     Export(FileArguments),
     /// Take in the records of a file; the server may run meanwhile
     Import(FileArguments),
+    /// Make, list and revoke invites to a server that takes new vats by invitation only; the server may run meanwhile
+    #[command(subcommand)]
+    Invite(InviteCommand),
     /// Explain an error code, or list all of them
     Help {
         /// An error code such as vls.quota
@@ -130,6 +136,7 @@ fn carry_out(command: Command, output: Output) -> Result<Exit, Failure> {
         Command::Publish(arguments) => block_on(publish::publish(&arguments, output)),
         Command::Export(FileArguments { place, file }) => block_on(transfer::export(&place.flags(), &file, output)),
         Command::Import(FileArguments { place, file }) => block_on(transfer::import(&place.flags(), &file, output)),
+        Command::Invite(command) => block_on(invite::invite(&command, output)),
         Command::Help { code } => console::help("vls-server", code.as_deref(), output).map(|()| Exit::Ok),
     }
 }

@@ -14,7 +14,7 @@
 //! | 6 leases by the monotonic clock | no timers: the record has the end of its own lease, an order finds the next |
 //! | 7 high-water marks | `marks`; an expired record is kept, and answered as such, while there is room |
 //! | 8 success after durability | [`Withheld`]: an outcome or answer opens only when its turn is durable |
-//! | 9 no enumeration, quotas | lookups by exact id only; buckets per source prefix and id; bounded tables |
+//! | 9 no enumeration, quotas | lookups by exact id only; buckets per source prefix and id; bounded tables; `admission` of new ids |
 //!
 //! A *record* here is whatever packet is held for an id. Most say where a vat is; one that says nothing of a vat, such as
 //! pkarr's and iroh's own programs publish, is held under the same rules: it is of epoch 0, and its lease is as long as
@@ -23,8 +23,10 @@
 //! Registries that were given the same packets hold the same records, in whatever order the packets came: of
 //! two that contradict each other the higher one stays or becomes current, while the writer is told.
 
+mod admission;
 mod decision;
 mod evidence;
+mod invites;
 mod marks;
 mod quota;
 mod restoring;
@@ -36,22 +38,26 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 
 use schemas::{IdentityError, RecordError, SignedPacket, UnverifiedPacket, VatId, VatKey};
 
-pub(crate) use self::{decision::seconds, quota::SourceTable};
+use self::{
+    admission::Tasks,
+    evidence::EvidenceTable,
+    invites::Invites,
+    table::{Held, Lease, Table},
+};
 pub use self::{
+    admission::{Admission, NotInvited, Price, Seed},
     decision::{
         Answer, Candidate, Claim, Decision, Examined, Expected, Origin, Outcome, Peek, Refusal, RefusalReason, Turn,
         Withheld, Write,
     },
     evidence::Evidence,
+    invites::{InviteTerms, NewInviteError},
     marks::HighWaterMark,
     quota::{Rate, SourcePrefix},
     restoring::{RestoredRecord, Restoring},
     time::Now,
 };
-use self::{
-    evidence::EvidenceTable,
-    table::{Held, Lease, Table},
-};
+pub(crate) use self::{decision::seconds, quota::SourceTable};
 use crate::limits;
 
 /// The 32 bytes of an id, which may not be one: only what was registered has been checked.
@@ -76,6 +82,10 @@ pub struct Policy {
     pub writes_per_id: Rate,
     /// New ids per server from which records are learned; of signature checks it has so many again.
     pub learned_ids: Rate,
+    /// New ids are taken by invitation only.
+    pub closed: bool,
+    /// What a new id costs where the table is nearly full; `None`: nothing.
+    pub work: Option<Price>,
 }
 
 impl Default for Policy {
@@ -89,6 +99,8 @@ impl Default for Policy {
             signature_checks: limits::SIGNATURE_CHECKS,
             writes_per_id: limits::WRITES_PER_ID,
             learned_ids: limits::LEARNED_IDS,
+            closed: false,
+            work: Some(Price::default()),
         }
     }
 }
@@ -110,19 +122,24 @@ pub struct Registry {
     evidence: EvidenceTable,
     /// For new ids, and for signature checks.
     sources: SourceTable<2>,
+    tasks: Tasks,
+    invites: Invites,
     /// The newest turn that was decided, durable or not.
     turn: u64,
 }
 
 impl Registry {
-    /// An empty registry. `seed` is a secret random number.
+    /// An empty registry.
     #[must_use]
-    pub fn new(policy: Policy, seed: u64) -> Self {
+    pub fn new(policy: Policy, seed: Seed) -> Self {
         let policy = policy.bounded();
+        let of_tables = seed.of_tables();
         Self {
-            table: Table::new(seed, policy.max_records, policy.max_marks, policy.lease),
+            table: Table::new(of_tables, policy.max_records, policy.max_marks, policy.lease),
             evidence: EvidenceTable::default(),
-            sources: SourceTable::new(seed),
+            sources: SourceTable::new(of_tables),
+            tasks: Tasks::new(seed),
+            invites: Invites::default(),
             turn: 0,
             policy,
         }
@@ -136,7 +153,7 @@ impl Registry {
     /// been set forward, leases end early and the records are answered as expired until their vats renew them.
     /// Quotas begin full.
     #[must_use]
-    pub fn restoring(policy: Policy, seed: u64, now: Now) -> Restoring {
+    pub fn restoring(policy: Policy, seed: Seed, now: Now) -> Restoring {
         Restoring::of(Self::new(policy, seed), now)
     }
 
@@ -144,7 +161,7 @@ impl Registry {
     /// `None` (a local socket, the same process) has no quota.
     ///
     /// A bit-identical packet succeeds whatever is `expected`: it is what the writer wanted, and an answer
-    /// that was lost can be asked for again.
+    /// that was lost can be asked for again. An id that is known needs no `admission` either.
     pub fn register(
         &mut self,
         now: Now,
@@ -152,8 +169,9 @@ impl Registry {
         id: &[u8],
         packet: &[u8],
         expected: &Expected,
+        admission: &Admission,
     ) -> Decision {
-        match self.examine(now, source, id, packet, expected) {
+        match self.examine(now, source, id, packet, expected, admission) {
             Examined::Decided(decision) => decision,
             Examined::Unverified(candidate) => {
                 let (record, origin) = candidate.into_parts();
@@ -171,8 +189,10 @@ impl Registry {
         id: &[u8],
         packet: &[u8],
         expected: &Expected,
+        admission: &Admission,
     ) -> Examined {
-        let origin = Origin { source: SourcePrefix::of(source), expected: *expected, claimed: None };
+        let source = SourcePrefix::of(source);
+        let origin = Origin { source, expected: *expected, admission: *admission, claimed: None };
         self.look_at(now, origin, id, packet)
     }
 
@@ -188,7 +208,8 @@ impl Registry {
         packet: &[u8],
         claim: Claim,
     ) -> Examined {
-        let origin = Origin { source, expected: Expected::Anything, claimed: Some(self.claimed(now, source, claim)) };
+        let claimed = Some(self.claimed(now, source, claim));
+        let origin = Origin { source, expected: Expected::Anything, admission: Admission::None, claimed };
         self.look_at(now, origin, id, packet)
     }
 
@@ -307,6 +328,9 @@ impl Registry {
             Standing::Contradicts => false,
             Standing::Higher { new } => new,
         };
+        if new {
+            self.may_enter(now, &origin, &record.id())?;
+        }
         self.pay_for_check(now, &origin, new)?;
         Ok(Examined::Unverified(Box::new(Candidate::new(record, origin))))
     }
@@ -320,7 +344,7 @@ impl Registry {
         match self.standing(record.id(), HighWaterMark::of(&record), &origin.expected)? {
             Standing::Decided(decision) => Ok(decision),
             Standing::Contradicts => self.conflict(now, &origin, &record),
-            Standing::Higher { .. } => self.store(now, &origin, &record),
+            Standing::Higher { new } => self.store(now, &origin, &record, new),
         }
     }
 

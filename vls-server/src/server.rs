@@ -326,6 +326,7 @@ impl Server {
     pub fn status(&self) -> Status {
         let (registry, readings) = (&self.carrier.registry, self.shared.readings());
         let (answers, limited) = self.shared.metrics.totals();
+        let (work, closed, invites) = registry.admissions();
         Status {
             id: self.id,
             time: self.shared.now(),
@@ -337,6 +338,9 @@ impl Server {
             dht: self.carrier.peers.dht(),
             records: readings.records,
             capacity: registry.capacity(),
+            closed,
+            invites,
+            work,
             lease: self.shared.lease.get(),
             sessions: readings.sessions,
             handshakes_refused: readings.handshakes.refused,

@@ -14,8 +14,8 @@ use std::{
 use capnp::Error;
 use futures::future::join_all;
 use schemas::{
-    Coded, ErrorCode, Order, Timestamp, UnverifiedPacket, VatId,
-    location_capnp::{DialBackOver, answer, expected, location_service, order, outcome},
+    Coded, ErrorCode, Invite, Order, Timestamp, UnverifiedPacket, VatId,
+    location_capnp::{DialBackOver, admission, answer, expected, location_service, order, outcome},
 };
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ use crate::{
     durable::{DurableRegistry, Seen, Stopping},
     limits,
     peering::Share,
-    registry::{Answer, Claim, Expected, Id, Now, Outcome, seconds},
+    registry::{Admission, Answer, Claim, Expected, Id, Now, Outcome, RefusalReason, seconds},
     server::{Asker, BackDialler, Call, Calls, Metrics, Peers, QUOTA},
     watches::Watch,
 };
@@ -135,8 +135,9 @@ impl location_service::Server for Service {
             let params = params.get()?;
             let expected = read_expected(params.get_expected()?)?;
             let source = Some(self.caller.network());
+            let admission = read_admission(params.get_admission()?)?;
             let (id, packet) = (params.get_id()?, params.get_packet()?);
-            self.registry.register(source, id, packet, &expected).await.map_err(stopping)?
+            self.registry.register(source, id, packet, &expected, &admission).await.map_err(stopping)?
         };
         self.metrics.answered(CARRIER, outcome_name(&outcome), begun.elapsed());
         write_outcome(outcome, results.get().init_outcome());
@@ -222,7 +223,8 @@ impl location_service::Server for Service {
             Some(packet) if is_it(&packet) => {
                 let source = Some(self.caller.network());
                 // Bit-identical to what is held, unless something higher has come meanwhile, which is then told.
-                let renewed = self.registry.register(source, id.as_bytes(), &packet, &Expected::Anything);
+                let (id, expected) = (id.as_bytes(), Expected::Anything);
+                let renewed = self.registry.register(source, id, &packet, &expected, &Admission::None);
                 renewed.await.map_err(stopping)?
             }
             current => Outcome::Unexpected { current },
@@ -329,6 +331,18 @@ fn read_expected(expected: expected::Reader<'_>) -> Result<Expected, Error> {
     })
 }
 
+fn read_admission(admission: admission::Reader<'_>) -> Result<Admission, Error> {
+    let which = admission.which().map_err(|_| argument("this server does not know this kind of admission"))?;
+    Ok(match which {
+        admission::None(()) => Admission::None,
+        admission::Work(nonce) => Admission::Work(nonce),
+        admission::Invite(bytes) => {
+            let invite = Invite::from_slice(bytes?);
+            Admission::Invite(invite.map_err(|error| Error::failed(error.code().to_wire(&error.to_string())))?.hash())
+        }
+    })
+}
+
 fn read_order(order: order::Reader<'_>) -> Result<Order, Error> {
     let digest = order.get_digest()?;
     let found = digest.len();
@@ -345,6 +359,8 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::Conflict { .. } => "conflict",
         Outcome::Unexpected { .. } => "unexpected",
         Outcome::Refused(refusal) if refusal.reason.code() == ErrorCode::VlsQuota => QUOTA,
+        Outcome::Refused(refusal) if refusal.reason.code() == ErrorCode::VlsWork => "work",
+        Outcome::Refused(refusal) if refusal.reason.code() == ErrorCode::VlsInvite => "invite",
         Outcome::Refused(_) => "refused",
     }
 }
@@ -364,6 +380,11 @@ fn write_outcome(outcome: Outcome, mut builder: outcome::Builder<'_>) {
             // At least 1: 0 means never.
             let retry_after = refusal.reason.retry_after().map_or(0, |after| seconds(after).max(1));
             builder.set_retry_after(u32::try_from(retry_after).unwrap_or(u32::MAX));
+            if let RefusalReason::Work { task } = refusal.reason {
+                let mut work = builder.init_work();
+                work.set_challenge(&task.challenge);
+                work.set_bits(task.bits);
+            }
         }
     }
 }

@@ -160,13 +160,13 @@ impl Open {
             .uri(&request.path)
             .header(HOST, &place.authority)
             .header(USER_AGENT, concat!("vls-client/", env!("CARGO_PKG_VERSION")));
-        if let Some((name, value)) = &request.field {
+        for (name, value) in &request.fields {
             head = head.header(name, value);
         }
         if !request.body.is_empty() {
             head = head.header(CONTENT_TYPE, PACKET);
         }
-        // Proof: entries are canonical URLs, ids are 52 letters, and the fields hold digits and hexadecimal digits.
+        // Proof: entries are canonical URLs, ids are 52 letters, and the values of fields were parsed as such.
         let head = head.body(Full::new(request.body.clone())).map_err(|_| Failure::Place)?;
         self.exhausted = true;
         let (parts, body) = self.sender.send_request(head).await.map_err(http_failure)?.into_parts();

@@ -15,7 +15,7 @@ use transport::OutputGate;
 use super::{Committer, Stopping, rows};
 use crate::{
     clock::Clock,
-    registry::{Decision, Id, Outcome, Registry, Turn, Withheld, Write},
+    registry::{Decision, Id, Registry, Turn, Withheld, Write},
     watches::Watches,
 };
 
@@ -48,7 +48,7 @@ impl fmt::Debug for Core {
 
 impl Core {
     /// Hands the writes of a decision over. What it says is told later.
-    pub(super) fn take(self: &Rc<Self>, decision: Decision, is_learned: bool) -> Result<Withheld<Outcome>, Stopping> {
+    pub(super) fn take<T>(self: &Rc<Self>, decision: Decision<T>, is_learned: bool) -> Result<Withheld<T>, Stopping> {
         if let Some(turn) = decision.turn {
             self.submit(turn, is_learned)?;
         }

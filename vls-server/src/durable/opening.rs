@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::{RecordsError, rows};
 use crate::{
     limits,
-    registry::{Now, Policy, Registry},
+    registry::{Now, Policy, Registry, Seed},
 };
 
 /// Opens the store, or makes it if nothing is there or an earlier beginning was not finished.
@@ -43,7 +43,7 @@ pub(super) fn restore(
     store: &Store,
     directory: &Path,
     policy: Policy,
-    seed: u64,
+    seed: Seed,
     now: Now,
 ) -> Result<Registry, RecordsError> {
     let mut turn = store.position().turn;

@@ -5,6 +5,7 @@
 //! | 1 records | id 32 | `2` ‖ source prefix 8 ‖ last seen 8 ‖ end of the lease 8 ‖ packet |
 //! | 3 marks | id 32 | `1` ‖ epoch 8 ‖ timestamp 8 ‖ turn 8 |
 //! | 4 evidence | id 32 | `1` ‖ turn 8 ‖ length of the lower packet 2 ‖ lower packet ‖ higher packet |
+//! | 5 invites | hash 32 | `1` ‖ uses left 4 ‖ made 8 ‖ end 8, all bits set if there is none ‖ note |
 //!
 //! The first byte is the version of the row. Numbers are big-endian, times microseconds since 1970. Record and lease
 //! are one row, because a server that starts reads all of them: half as many rows are half the time that nobody is
@@ -16,9 +17,9 @@
 use std::collections::HashMap;
 
 use checkpoint::{Change, RowKey, Store, StoreError};
-use schemas::{Coded, ErrorCode, IdentityError, RecordError, SignedPacket, Timestamp, VatId};
+use schemas::{Coded, ErrorCode, IdentityError, InviteHash, RecordError, SignedPacket, Timestamp, VatId};
 
-use crate::registry::{Evidence, HighWaterMark, Id, RestoredRecord, Restoring, SourcePrefix, Write};
+use crate::registry::{Evidence, HighWaterMark, Id, InviteTerms, RestoredRecord, Restoring, SourcePrefix, Write};
 
 /// The version of all rows, but of records.
 const VERSION: u8 = 1;
@@ -30,6 +31,10 @@ const RECORDS: u64 = 1;
 const LEASES: u64 = 2;
 const MARKS: u64 = 3;
 const EVIDENCE: u64 = 4;
+const INVITES: u64 = 5;
+
+/// The end of an invite that has none.
+const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
 
 /// Why a stored row is none of ours. The store has found every accident before: this is a newer program's row,
 /// or a defect of this one.
@@ -57,6 +62,9 @@ pub enum RowError {
     /// The two packets of a pair do not contradict each other.
     #[error("what it holds as evidence does not contradict itself")]
     Agreement,
+    /// The note of an invite is no text.
+    #[error("the note of an invite is no text")]
+    Note,
 }
 
 impl Coded for RowError {
@@ -88,6 +96,11 @@ pub(super) fn change(write: &Write) -> Change {
             row(EVIDENCE, id, Some(value(&[&turn.to_be_bytes(), &length.to_be_bytes(), lowest, highest])))
         }
         Write::RemoveEvidence { id } => row(EVIDENCE, id, None),
+        Write::PutInvite { hash, terms: InviteTerms { uses, made, until, note } } => {
+            let parts: [&[u8]; 4] = [&uses.to_be_bytes(), &time(*made), &time(until.unwrap_or(NEVER)), note.as_bytes()];
+            row(INVITES, hash.as_bytes(), Some(value(&parts)))
+        }
+        Write::RemoveInvite { hash } => row(INVITES, hash.as_bytes(), None),
     }
 }
 
@@ -174,6 +187,14 @@ pub(super) fn read(
         restoring.evidence(Evidence::of(lowest, highest).ok_or(RowError::Agreement)?, turn);
         Ok(())
     })?;
+    reading.each(INVITES, |hash, fields| {
+        let mut fields = fields.of_version(VERSION)?;
+        let (uses, made, until) = (u32::from_be_bytes(fields.take()?), fields.time()?, fields.time()?);
+        let note = str::from_utf8(fields.rest()).map_err(|_| RowError::Note)?.to_owned();
+        let until = Some(until).filter(|until| *until != NEVER);
+        restoring.invite(InviteHash::from_bytes(hash), InviteTerms { uses, made, until, note });
+        Ok(())
+    })?;
     Ok(match reading.error {
         Some(error) => Err(error),
         None if !leases.is_empty() => Err(RowError::Unpaired),
@@ -253,7 +274,7 @@ mod tests {
     use schemas::{IdentityKey, LocationRecord, SignedRecord, State};
 
     use super::*;
-    use crate::registry::{Expected, Now, Outcome, Policy, Registry};
+    use crate::registry::{Admission, Expected, Now, Outcome, Policy, Registry, Seed};
 
     fn record(turn: u64) -> SignedPacket {
         let record = LocationRecord {
@@ -294,7 +315,7 @@ mod tests {
 
         /// The registry, and what is to be written anew.
         fn restore(&self) -> Result<(Registry, Vec<Change>), RowError> {
-            let mut restoring = Registry::restoring(Policy::default(), 7, NOW);
+            let mut restoring = Registry::restoring(Policy::default(), Seed::of([7; 32]), NOW);
             let anew = read(self, &mut restoring).unwrap()?;
             Ok((restoring.finish(13), anew))
         }
@@ -351,7 +372,8 @@ mod tests {
         let key = IdentityKey::from_seed(&[2; 32]);
         let older = LocationRecord { epoch: 2, ..record(1).record().unwrap().record().clone() };
         let older = SignedRecord::sign(&key, &older, Timestamp::from_micros(77)).unwrap();
-        let decision = registry.register(NOW, None, key.id().as_bytes(), older.packet(), &Expected::Anything);
+        let decision =
+            registry.register(NOW, None, key.id().as_bytes(), older.packet(), &Expected::Anything, &Admission::None);
         assert_eq!(decision.outcome.reveal(0), Ok(Outcome::Stale { current: None }));
     }
 

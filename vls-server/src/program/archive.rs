@@ -26,7 +26,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWr
 use crate::{
     durable::{DurableRegistry, Stopping},
     limits,
-    registry::{Expected, Id, Outcome},
+    registry::{Admission, Expected, Id, Outcome},
 };
 
 const FORMAT: &str = "vls-export";
@@ -133,7 +133,9 @@ pub(super) async fn import(
         number += 1;
         match next(lines, number).await {
             Ok(Some(Entry::Record(id, packet))) => {
-                under_way.push(async move { registry.register(None, &id, &packet, &Expected::Anything).await });
+                under_way.push(async move {
+                    registry.register(None, &id, &packet, &Expected::Anything, &Admission::None).await
+                });
                 if under_way.len() >= limits::IMPORTS_IN_FLIGHT {
                     count(&mut tally, under_way.next().await)?;
                 }

@@ -74,6 +74,9 @@ pub(super) struct Flags {
     /// Name of this host to which the zone above delegates the origin, if it is not the origin itself
     #[arg(long, value_name = "NAME")]
     dns_server: Option<DomainName>,
+    /// Take new vats by invitation only (vls-server invite); those that are known here go on
+    #[arg(long)]
+    closed: bool,
     /// How the log is written [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -132,6 +135,8 @@ struct File {
     dht: Option<Spanned<bool>>,
     dht_bootstrap: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
+    registration: RegistrationTable,
+    #[serde(default)]
     limits: LimitsTable,
     #[serde(default)]
     http: HttpTable,
@@ -141,6 +146,13 @@ struct File {
     sandbox: SandboxTable,
     #[serde(default)]
     log: LogTable,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegistrationTable {
+    closed: Option<Spanned<bool>>,
+    work: Option<Spanned<bool>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -193,6 +205,10 @@ pub(super) struct Configuration {
     peers: Setting<Vec<Peer>>,
     dht: Setting<bool>,
     dht_bootstrap: Setting<Vec<Bootstrap>>,
+    /// Whether new vats are taken by invitation only.
+    pub(super) closed: Setting<bool>,
+    /// Whether a new vat's place costs work where the table is nearly full.
+    work: Setting<bool>,
     records: Setting<usize>,
     pub(super) sessions: Setting<usize>,
     sessions_per_network: Setting<usize>,
@@ -255,6 +271,8 @@ impl Configuration {
             peers: file.list(text.peers.as_ref(), str::parse)?.or_argument(peers),
             dht: chosen(file, text.dht, false).or_argument(flags.dht.then_some(true)),
             dht_bootstrap: file.list(text.dht_bootstrap.as_ref(), str::parse)?,
+            closed: chosen(file, text.registration.closed, false).or_argument(flags.closed.then_some(true)),
+            work: chosen(file, text.registration.work, true),
             records: number(file, "limits.records", records, limits::MAX_RECORDS, limits::MOST_RECORDS)?,
             sessions: number(file, "limits.sessions", sessions, limits::SESSIONS, limits::MOST_SESSIONS)?,
             sessions_per_network: number(
@@ -328,7 +346,14 @@ impl Configuration {
     /// For the server.
     pub(super) fn server(&self) -> ServerConfig {
         let mut config = ServerConfig::new(self.listen.value, self.data.value.clone());
-        config.policy = Policy { lease: self.lease.value, max_records: self.records.value, ..Policy::default() };
+        let policy = Policy::default();
+        config.policy = Policy {
+            lease: self.lease.value,
+            max_records: self.records.value,
+            closed: self.closed.value,
+            work: policy.work.filter(|_| self.work.value),
+            ..policy
+        };
         config.sessions = self.sessions.value;
         config.sessions_per_network = self.sessions_per_network.value;
         config.peers.clone_from(&self.peers.value);
@@ -369,6 +394,8 @@ impl Configuration {
             row("peers", &self.peers, |value| list(value)),
             row("dht", &self.dht, |value| json!(value)),
             row("dht_bootstrap", &self.dht_bootstrap, |value| list(value)),
+            row("registration.closed", &self.closed, |value| json!(value)),
+            row("registration.work", &self.work, |value| json!(value)),
             row("limits.records", &self.records, |value| json!(value)),
             row("limits.sessions", &self.sessions, |value| json!(value)),
             row("limits.sessions_per_network", &self.sessions_per_network, |value| json!(value)),

@@ -9,9 +9,10 @@
 //! | `status` | one object |
 //! | `export` | the file ([`archive`]) |
 //! | `import` | the asker sends a file; one object tells what came of it |
+//! | `invite {…}` | one object ([`invite`]) |
 //!
-//! A failure is the object that the programs print, `{"error": {…}}`. Nothing here can change what the server does: its
-//! configuration is a file, and signals end it.
+//! A failure is the object that the programs print, `{"error": {…}}`. What can be changed here are records and
+//! invites; what the server does is not: its configuration is a file, and signals end it.
 
 use std::{
     fs,
@@ -32,8 +33,11 @@ use tokio::{
 };
 use transport::{LocalError, LocalListener, dial_local_of};
 
-use super::archive;
+use super::{archive, invite};
 use crate::{durable::DurableRegistry, limits};
+
+/// What questions about invites begin with.
+pub(super) const INVITE: &str = "invite ";
 
 /// What only the server itself can answer.
 pub(super) type StatusRequest = oneshot::Sender<Value>;
@@ -67,7 +71,9 @@ async fn answer(stream: UnixStream, registry: Rc<DurableRegistry>, status: mpsc:
     let (reading, writing) = stream.into_split();
     let (mut reading, mut writing) = (BufReader::new(reading), BufWriter::new(writing));
     let mut question = String::new();
-    let asked = timeout(limits::CONTROL_DEADLINE, (&mut reading).take(64).read_line(&mut question)).await;
+    let asked =
+        timeout(limits::CONTROL_DEADLINE, (&mut reading).take(limits::CONTROL_QUESTION_BYTES).read_line(&mut question))
+            .await;
     if !matches!(asked, Ok(Ok(1..))) {
         return;
     }
@@ -78,6 +84,9 @@ async fn answer(stream: UnixStream, registry: Rc<DurableRegistry>, status: mpsc:
             Ok(tally) => Ok(Some(json!(tally))),
             Err(failure) => Err(failure),
         },
+        question if question.starts_with(INVITE) => {
+            invite::answer_text(&registry, &question[INVITE.len()..]).await.map(Some)
+        }
         _ => Err(Failure::new(ErrorCode::SessionUnsupported, "this server does not know what it is asked")),
     };
     let object = match answered {

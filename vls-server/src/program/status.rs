@@ -44,6 +44,9 @@ pub(super) fn object(status: &Status, entry: &str, confinement: &Confinement) ->
         })),
         "records": status.records,
         "capacity": status.capacity,
+        "closed": status.closed,
+        "invites": status.invites,
+        "work_bits": status.work,
         "lease": status.lease.as_secs(),
         "sessions": status.sessions,
         "handshakes_refused": status.handshakes_refused,
@@ -95,6 +98,14 @@ fn rows(object: &Value) -> Vec<Vec<String>> {
     }
     row("running since", ago(number("uptime")));
     row("records", format!("{} of {}", number("records"), number("capacity")));
+    let admitted = match (object["closed"].as_bool(), object["work_bits"].as_u64()) {
+        (Some(true), _) => Some(format!("by invitation only; {} invites", number("invites"))),
+        (_, Some(bits)) => Some(format!("for work of {bits} bits, as the table is nearly full")),
+        _ => None,
+    };
+    if let Some(admitted) = admitted {
+        row("new vats", admitted);
+    }
     row("sessions", number("sessions").to_string());
     row("watches", number("watches").to_string());
     let behind = number("turn").saturating_sub(number("durable_turn"));

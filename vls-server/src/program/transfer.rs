@@ -157,7 +157,7 @@ pub(super) async fn take_in(
 }
 
 /// Opens the records of a server that does not run.
-fn open(configuration: &Configuration) -> Result<Rc<DurableRegistry>, Failure> {
+pub(super) fn open(configuration: &Configuration) -> Result<Rc<DurableRegistry>, Failure> {
     let config = configuration.server();
     let key = identity_file::load(config.disk.as_ref(), &config.data, false)?;
     let store: PathBuf = config.data.join(server::STORE);

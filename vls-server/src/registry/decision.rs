@@ -3,9 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{Coded, ErrorCode, IdentityError, Order, RecordError, Timestamp, UnverifiedPacket};
+use schemas::{Coded, ErrorCode, IdentityError, InviteHash, Order, RecordError, Task, Timestamp, UnverifiedPacket};
 
-use super::{Id, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix, table::Lease};
+use super::{
+    Admission, Id, InviteTerms, NotInvited, evidence::Evidence, marks::HighWaterMark, quota::SourcePrefix, table::Lease,
+};
+use crate::limits;
 
 /// What the writer believes to be the current record (rule 5: compare-and-swap).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,6 +99,15 @@ pub enum RefusalReason {
         /// How long until a lease ends.
         retry_after: Duration,
     },
+    /// The table is nearly full, and the id is new: its place costs work. Whoever has done it need not wait.
+    #[error("this server is nearly full: a place for a new id costs work of {} bits, or patience", task.bits)]
+    Work {
+        /// What is to be done.
+        task: Task,
+    },
+    /// The server is closed, and the id is new.
+    #[error(transparent)]
+    Invite(#[from] NotInvited),
 }
 
 impl RefusalReason {
@@ -103,7 +115,8 @@ impl RefusalReason {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Id(_) | Self::Record(_) => None,
+            Self::Id(_) | Self::Record(_) | Self::Invite(_) => None,
+            Self::Work { .. } => Some(limits::WORK_RETRY),
             Self::NewIds { retry_after }
             | Self::SignatureChecks { retry_after }
             | Self::Writes { retry_after }
@@ -119,6 +132,8 @@ impl Coded for RefusalReason {
             Self::Record(reason) => reason.code(),
             Self::NewIds { .. } | Self::SignatureChecks { .. } | Self::Writes { .. } => ErrorCode::VlsQuota,
             Self::Full { .. } => ErrorCode::VlsFull,
+            Self::Work { .. } => ErrorCode::VlsWork,
+            Self::Invite(_) => ErrorCode::VlsInvite,
         }
     }
 }
@@ -151,6 +166,7 @@ pub struct Candidate {
 pub struct Origin {
     pub(super) source: SourcePrefix,
     pub(super) expected: Expected,
+    pub(super) admission: Admission,
     /// Of a record that another server told of: the lease that it has there.
     pub(super) claimed: Option<Lease>,
 }
@@ -240,15 +256,15 @@ impl<T> Withheld<T> {
     }
 }
 
-/// What the registry decided about a registration.
+/// What the registry decided, mostly about a registration.
 ///
 /// If there is a turn, its writes must be handed to the store before the next decision is asked for, and if
 /// the store does not take them this registry must not be asked again: its memory is ahead of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "the turn has to be written"]
-pub struct Decision {
+pub struct Decision<T = Outcome> {
     /// The answer, withheld until everything that it tells is durable.
-    pub outcome: Withheld<Outcome>,
+    pub outcome: Withheld<T>,
     /// What to make durable.
     pub turn: Option<Turn>,
 }
@@ -305,6 +321,18 @@ pub enum Write {
         evidence: Evidence,
         /// The turn in which the first pair of this id came, which orders evidence by age.
         turn: u64,
+    },
+    /// An invite was made, or used.
+    PutInvite {
+        /// Which.
+        hash: InviteHash,
+        /// What is left of it.
+        terms: InviteTerms,
+    },
+    /// An invite was used up, revoked, or has ended.
+    RemoveInvite {
+        /// Which.
+        hash: InviteHash,
     },
     /// Evidence was given up.
     RemoveEvidence {

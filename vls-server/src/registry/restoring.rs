@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use schemas::{
-    RecordError, Timestamp,
+    InviteHash, RecordError, Timestamp,
     limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
 };
 
 use super::{
-    Id, Registry,
+    Id, InviteTerms, Registry,
     evidence::Evidence,
     marks::HighWaterMark,
     quota::SourcePrefix,
@@ -73,6 +73,11 @@ impl Restoring {
     /// A mark, and the turn in which it was written.
     pub fn mark(&mut self, id: Id, mark: HighWaterMark, turn: u64) {
         self.marks.push((turn, id, mark));
+    }
+
+    /// An invite.
+    pub fn invite(&mut self, hash: InviteHash, terms: InviteTerms) {
+        self.registry.invites.restore(hash, terms);
     }
 
     /// Evidence, and the turn in which the first pair of its id was written.

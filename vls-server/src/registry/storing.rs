@@ -51,14 +51,20 @@ impl Registry {
         now: Now,
         origin: &Origin,
         record: &SignedPacket,
+        new: bool,
     ) -> Result<Decision, RefusalReason> {
         let id = *record.id().as_bytes();
         let mut turn = self.begin();
         let (source, is_new) = (self.source_of(now, &id, origin), self.table.source(&id).is_none());
         self.may_be_written(now, &id)?;
+        // Others may have used it up since this was examined.
+        let invite = if new { self.invitation(now, origin)? } else { None };
         // From here on nothing fails that has changed something.
         if is_new {
             self.make_room(now, origin, &mut turn)?;
+        }
+        if let Some(invite) = invite {
+            self.invites.consume(invite, &mut turn);
         }
         if self.table.marks.remove(&id) {
             turn.writes.push(Write::RemoveMark { id });
@@ -192,11 +198,11 @@ impl Registry {
         Ok(())
     }
 
-    fn begin(&self) -> Turn {
+    pub(super) fn begin(&self) -> Turn {
         Turn { number: self.turn + 1, writes: Vec::new() }
     }
 
-    fn end(&mut self, turn: Turn, outcome: Outcome) -> Decision {
+    pub(super) fn end<T>(&mut self, turn: Turn, outcome: T) -> Decision<T> {
         debug_assert!(!turn.writes.is_empty(), "a turn writes something");
         self.turn = turn.number;
         Decision { outcome: Withheld::until(turn.number, outcome), turn: Some(turn) }

@@ -148,6 +148,11 @@ impl Table {
         self.index.len()
     }
 
+    /// How many records are live. Those whose lease has ended count until they are moved ([`Self::lapse`]).
+    pub(super) fn live(&self) -> usize {
+        self.order.live()
+    }
+
     /// In how many parts the records lie.
     pub(super) fn parts(&self) -> usize {
         self.index.shards()

@@ -56,6 +56,7 @@ pub(crate) struct Metrics {
     peers: Family<CameTo, Counter>,
     dht: Family<CameTo, Counter>,
     records: Gauge,
+    work: Gauge,
     sessions: Gauge,
     handshakes: Family<Became, Counter>,
     turn: Gauge,
@@ -67,6 +68,7 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Readings {
     pub(super) records: usize,
+    pub(super) work: Option<u8>,
     pub(super) sessions: usize,
     pub(super) handshakes: HandshakeCounts,
     pub(super) turn: u64,
@@ -103,6 +105,8 @@ impl Metrics {
         registry.register("dht", help, dht.clone());
         registry.register("connections", "TCP connections that are open, by carrier", connections.clone());
         let records = gauge(&mut registry, "records", "Records held, live and expired");
+        let help = "Bits of work that a new id costs because the table is nearly full; 0 while it costs none";
+        let work = gauge(&mut registry, "work_bits", help);
         let sessions = gauge(&mut registry, "sessions", "QUIC sessions that are open");
         let handshakes = Family::<Became, Counter>::default();
         let help = "QUIC handshakes begun, attempts asked for a proof of their address, and attempts refused";
@@ -120,6 +124,7 @@ impl Metrics {
             peers,
             dht,
             records,
+            work,
             sessions,
             handshakes,
             turn,
@@ -184,6 +189,7 @@ impl Metrics {
     pub(super) fn show(&self, readings: Readings) -> Result<String, fmt::Error> {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.records.set(number(readings.records as u64));
+        self.work.set(readings.work.unwrap_or(0).into());
         self.sessions.set(number(readings.sessions as u64));
         let HandshakeCounts { begun, asked, refused, .. } = readings.handshakes;
         for (outcome, count) in [("begun", begun), ("asked", asked), ("refused", refused)] {

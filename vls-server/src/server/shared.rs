@@ -57,7 +57,8 @@ impl Shared {
     pub(super) fn readings(&self) -> Readings {
         let (records, turn, durable_turn) = self.registry.counts();
         let (sessions, handshakes) = ((self.sessions)(), (self.handshakes)());
-        Readings { records, sessions, handshakes, turn, durable_turn, uptime: self.uptime() }
+        let (work, ..) = self.registry.admissions();
+        Readings { records, work, sessions, handshakes, turn, durable_turn, uptime: self.uptime() }
     }
 
     /// For the DNS core, which does not wait: what other servers know of an id is found by who asks a second time.

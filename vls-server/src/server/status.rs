@@ -31,6 +31,12 @@ pub struct Status {
     pub records: usize,
     /// Records that there may be.
     pub capacity: usize,
+    /// New vats are taken by invitation only.
+    pub closed: bool,
+    /// Invites that were made and are not used up.
+    pub invites: usize,
+    /// The bits of work that the place of a new vat costs, because the table is nearly full.
+    pub work: Option<u8>,
     /// How long a record is answered after its vat was last seen.
     pub lease: Duration,
     /// Sessions that are open.

@@ -12,7 +12,7 @@ use checkpoint::{FileDisk, Protection, Store, StoreOptions, limits::MIN_SEGMENT_
 use schemas::SignedRecord;
 use vls_server::{
     DurableRegistry,
-    registry::{Expected, Outcome, Policy},
+    registry::{Admission, Expected, Outcome, Policy},
 };
 
 use crate::{
@@ -34,7 +34,10 @@ fn open(directory: &Path, clock: Rc<HandClock>) -> DurableRegistry {
 }
 
 async fn register(registry: &DurableRegistry, record: &SignedRecord) -> Outcome {
-    registry.register(None, record.id().as_bytes(), record.packet(), &Expected::Anything).await.unwrap()
+    registry
+        .register(None, record.id().as_bytes(), record.packet(), &Expected::Anything, &Admission::None)
+        .await
+        .unwrap()
 }
 
 /// The record of vat `n`, of this epoch, signed so many seconds after the beginning.

@@ -11,7 +11,7 @@ use futures::{FutureExt, future::join_all};
 use schemas::{Coded, SignedRecord};
 use vls_server::{
     DurableRegistry, RecordsError, Stopping,
-    registry::{Expected, Outcome, Policy},
+    registry::{Admission, Expected, Outcome, Policy},
 };
 
 use crate::held_disk::{held_disk_over, hold};
@@ -28,7 +28,7 @@ fn open(disk: Arc<dyn Disk>) -> DurableRegistry {
 }
 
 async fn register(registry: &DurableRegistry, record: &SignedRecord) -> Result<Outcome, Stopping> {
-    registry.register(None, record.id().as_bytes(), record.packet(), &Expected::Anything).await
+    registry.register(None, record.id().as_bytes(), record.packet(), &Expected::Anything, &Admission::None).await
 }
 
 async fn packet(registry: &DurableRegistry, record: &SignedRecord) -> Option<Arc<[u8]>> {
@@ -75,7 +75,7 @@ fn registrations_that_are_verified_together_are_decided_in_the_order_in_which_th
         let mut forged = record(&vat, 9, 0).packet().to_vec();
         forged[3] ^= 1;
         let give = async |packet: &[u8], expected: Expected| {
-            registry.register(None, vat.id().as_bytes(), packet, &expected).await.unwrap()
+            registry.register(None, vat.id().as_bytes(), packet, &expected, &Admission::None).await.unwrap()
         };
         assert_eq!(register(&registry, &first).await, Ok(Outcome::Stored { lease: HOUR }));
         let others: Vec<_> = (2..OTHERS).map(|n| record(&key(n), 1, 0)).collect();
@@ -226,7 +226,7 @@ fn conflicts_and_marks_survive_a_restart() {
     on_one_thread(async {
         let disk = SimulatedDisk::new();
         let clock = HandClock::new();
-        let policy = Policy { max_records: 1, ..Policy::default() };
+        let policy = Policy { max_records: 1, work: None, ..Policy::default() };
         let open = || {
             let store = Path::new("/store");
             DurableRegistry::open(disk.clone(), store, key(0).id(), policy.clone(), clock.clone()).unwrap()

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use capnp::capability::Promise;
 use schemas::{
-    Order, RemoteError, SearchPathEntry, SignedRecord, VatId,
+    Order, RemoteError, SearchPathEntry, SignedRecord, Task, VatId,
     location_capnp::{answer, location_service, order, outcome, watch, watcher},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -55,6 +55,13 @@ impl Wire {
     }
 }
 
+/// What the writer shows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Shown<'a> {
+    Work(u64),
+    Invite(&'a [u8]),
+}
+
 /// What the writer expects.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Expect {
@@ -100,6 +107,36 @@ impl Finder {
 
     pub(crate) async fn register(&self, record: &SignedRecord) -> Result<Wire, RemoteError> {
         self.register_bytes(record.id().as_bytes(), record.packet(), Expect::Anything).await
+    }
+
+    /// Shows `admission`; tells what work is asked for, too.
+    pub(crate) async fn register_with(
+        &self,
+        record: &SignedRecord,
+        admission: Shown<'_>,
+    ) -> Result<(Wire, Option<Task>), RemoteError> {
+        let mut request = self.service.register_request();
+        let mut params = request.get();
+        params.set_id(record.id().as_bytes());
+        params.set_packet(record.packet());
+        let mut shown = params.init_admission();
+        match admission {
+            Shown::Work(nonce) => shown.set_work(nonce),
+            Shown::Invite(bytes) => shown.set_invite(bytes),
+        }
+        let response = answered(request.send().promise).await?;
+        let outcome = response.get().unwrap().get_outcome().unwrap();
+        let task = match outcome.which().unwrap() {
+            outcome::Which::Refused(refusal) => {
+                let refusal = refusal.unwrap();
+                refusal.has_work().then(|| {
+                    let work = refusal.get_work().unwrap();
+                    Task { challenge: work.get_challenge().unwrap().try_into().unwrap(), bits: work.get_bits() }
+                })
+            }
+            _ => None,
+        };
+        Ok((Wire::read(outcome), task))
     }
 
     pub(crate) async fn register_bytes(&self, id: &[u8], packet: &[u8], expect: Expect) -> Result<Wire, RemoteError> {

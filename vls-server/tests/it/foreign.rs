@@ -12,7 +12,7 @@ use simple_dns::{Packet, RCODE, ResourceRecord, TYPE, rdata::RData};
 use tokio::{net::UdpSocket, time::timeout};
 use vls_server::{
     DurableRegistry, Server,
-    registry::{Expected, Outcome, Policy, Registry},
+    registry::{Admission, Expected, Outcome, Policy, Registry, Seed},
 };
 
 use crate::{
@@ -192,7 +192,7 @@ fn its_lease_is_the_policys_and_an_identical_packet_renews_it_for_ever() {
 
 #[test]
 fn the_mark_that_a_vat_leaves_keeps_it_out_and_its_own_mark_keeps_no_vat_out() {
-    let mut world = World::with(Policy { max_records: 1, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 1, work: None, ..Policy::default() });
     let record = Draft::default().sign(&key(1));
     let ours = foreign(&key(1), at(100), "x");
     let others = foreign(&key(2), at(100), "x");
@@ -221,7 +221,10 @@ fn two_of_one_time_are_evidence_that_outlives_a_restart_of_a_real_store() {
         packets.sort_by(SignedPacket::compare);
         let [lower, higher] = &packets;
         let give = async |registry: &DurableRegistry, packet: &SignedPacket| {
-            registry.register(None, packet.id().as_bytes(), packet.packet(), &Expected::Anything).await.unwrap()
+            registry
+                .register(None, packet.id().as_bytes(), packet.packet(), &Expected::Anything, &Admission::None)
+                .await
+                .unwrap()
         };
         assert_eq!(give(&registry, lower).await, stored(HOUR));
         assert_eq!(give(&registry, higher).await, Outcome::Conflict { other: lower.packet().into() });
@@ -242,12 +245,18 @@ fn a_packet_for_which_no_signature_was_checked_costs_a_token_like_any_other() {
     let packet = foreign(&key(1), at(0), "x");
     let source = Some([198, 51, 100, 7].into());
     let checks = vls_server::registry::Rate { burst: 2, ..Policy::default().signature_checks };
-    let mut registry = Registry::new(Policy { signature_checks: checks, ..Policy::default() }, 1);
+    let mut registry = Registry::new(Policy { signature_checks: checks, ..Policy::default() }, Seed::of([1; 32]));
     let now = World::new().now;
     let codes: Vec<_> = (2..6)
         .map(|vat| {
-            let decision =
-                registry.register(now, source, key(vat).id().as_bytes(), packet.packet(), &Expected::Anything);
+            let decision = registry.register(
+                now,
+                source,
+                key(vat).id().as_bytes(),
+                packet.packet(),
+                &Expected::Anything,
+                &Admission::None,
+            );
             crate::world::refusal(&decision.outcome.reveal(0).unwrap())
         })
         .collect();

@@ -22,6 +22,7 @@ mod over_http;
 mod over_quic;
 mod peers;
 mod program;
+mod registry_admission;
 mod registry_learned;
 mod registry_leases;
 mod registry_model;

@@ -133,7 +133,7 @@ fn the_order_and_the_times_of_learned_records_are_judged_as_all_are() {
 #[test]
 fn one_server_takes_half_of_the_table_at_most_and_its_rate_is_its_own() {
     let learned_ids = Rate { burst: 20, interval: Duration::from_secs(1000) };
-    let mut world = World::with(Policy { max_records: 10, learned_ids, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 10, work: None, learned_ids, ..Policy::default() });
     let fresh = claim(Duration::ZERO, HOUR);
     let held =
         |world: &World, range: std::ops::Range<u32>| range.filter(|n| world.current(key(*n).id()).is_some()).count();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use schemas::SignedRecord;
-use vls_server::registry::{Expected, Outcome, Policy, Rate};
+use vls_server::registry::{Admission, Expected, Outcome, Policy, Rate};
 
 use crate::{
     local::{START, key},
@@ -189,7 +189,7 @@ fn a_vat_whose_lease_has_ended_comes_back_with_the_same_record() {
 #[test]
 fn a_high_water_mark_outlives_its_record_and_a_restart() {
     let vat = key(1);
-    let mut world = World::with(Policy { max_records: 1, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 1, work: None, ..Policy::default() });
     let record = Draft { epoch: 5, ..Draft::default() }.sign(&vat);
     world.register(&record);
     world.wait(HOUR);
@@ -212,7 +212,7 @@ fn a_high_water_mark_outlives_its_record_and_a_restart() {
 
 #[test]
 fn marks_are_bounded_and_the_oldest_goes_first() {
-    let mut world = World::with(Policy { max_records: 1, max_marks: 2, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 1, work: None, max_marks: 2, ..Policy::default() });
     for n in 1..=4 {
         world.register(&Draft { epoch: 5, ..Draft::default() }.sign(&key(n)));
         world.wait(HOUR);
@@ -237,8 +237,14 @@ fn nothing_is_told_of_a_record_before_it_is_durable() {
     let mut world = World::new();
     let [first, second] = [1, 2].map(|epoch| Draft { epoch, ..Draft::default() }.sign(&vat));
     let register = |world: &mut World, record: &SignedRecord| {
-        let decision =
-            world.registry.register(world.now, None, vat.id().as_bytes(), record.packet(), &Expected::Anything);
+        let decision = world.registry.register(
+            world.now,
+            None,
+            vat.id().as_bytes(),
+            record.packet(),
+            &Expected::Anything,
+            &Admission::None,
+        );
         (decision.turn.map(|turn| turn.number), decision.outcome)
     };
     let (turn, outcome) = register(&mut world, &second);
@@ -266,8 +272,14 @@ fn a_renewal_waits_for_its_own_write() {
     let mut world = World::new();
     world.register(&record);
     world.wait_seconds(2000);
-    let decision =
-        world.registry.register(world.now, None, record.id().as_bytes(), record.packet(), &Expected::Anything);
+    let decision = world.registry.register(
+        world.now,
+        None,
+        record.id().as_bytes(),
+        record.packet(),
+        &Expected::Anything,
+        &Admission::None,
+    );
     assert_eq!(decision.turn.map(|turn| turn.number), Some(2));
     assert!(decision.outcome.reveal(1).is_err());
 }
@@ -365,7 +377,7 @@ fn contradictions_are_writes_of_their_id_too() {
 
 #[test]
 fn a_full_table_gives_up_what_expired_first() {
-    let mut world = World::with(Policy { max_records: 3, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 3, work: None, ..Policy::default() });
     for (n, expires) in [(1, 500), (2, 300), (3, 5000)] {
         world.register_from(network(n), &Draft { expires, ..Draft::default() }.sign(&key(n)), &Expected::Anything);
     }
@@ -381,7 +393,7 @@ fn a_full_table_gives_up_what_expired_first() {
 
 #[test]
 fn a_full_table_of_live_records_gives_up_one_of_the_network_that_has_most() {
-    let mut world = World::with(Policy { max_records: 5, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 5, work: None, ..Policy::default() });
     let register = |world: &mut World, n: u32, network_number: u32, expires: i64| {
         let record = Draft { expires, ..Draft::default() }.sign(&key(n));
         world.register_from(network(network_number), &record, &Expected::Anything)
@@ -407,7 +419,7 @@ fn a_full_table_of_live_records_gives_up_one_of_the_network_that_has_most() {
 
 #[test]
 fn a_full_table_where_nobody_has_more_than_one_refuses_and_says_when_there_is_room() {
-    let mut world = World::with(Policy { max_records: 2, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 2, work: None, ..Policy::default() });
     for (n, expires) in [(1, 700), (2, 900)] {
         world.register_from(network(n), &Draft { expires, ..Draft::default() }.sign(&key(n)), &Expected::Anything);
     }
@@ -425,7 +437,7 @@ fn a_full_table_where_nobody_has_more_than_one_refuses_and_says_when_there_is_ro
 
 #[test]
 fn a_packet_forwarded_from_elsewhere_does_not_change_who_the_record_is_counted_for() {
-    let mut world = World::with(Policy { max_records: 3, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 3, work: None, ..Policy::default() });
     let register = |world: &mut World, n: u32, epoch: u64, from: u32, expires: i64| {
         let record = Draft { epoch, expires, ..Draft::default() }.sign(&key(n));
         world.register_from(network(from), &record, &Expected::Anything)

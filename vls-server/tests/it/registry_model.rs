@@ -207,7 +207,7 @@ proptest! {
         vats in prop::collection::vec((0..24_u8, 0..4_u64, 0..6_u8, 0..600_u64), 1..150),
         restart_every in 5..50_usize,
     ) {
-        let policy = Policy { max_records: 6, max_marks: 24, ..policy() };
+        let policy = Policy { max_records: 6, work: None, max_marks: 24, ..policy() };
         let mut world = World::with(policy);
         let mut highest: HashMap<u8, u64> = HashMap::new();
         for (count, (vat, epoch, network, wait)) in vats.into_iter().enumerate() {

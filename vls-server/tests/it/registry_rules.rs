@@ -173,7 +173,7 @@ fn a_forged_contradiction_is_no_evidence() {
 fn the_evidence_is_that_of_the_latest_contradiction() {
     let vat = key(1);
     // One place for a record and no mark: what is displaced is forgotten, and an earlier time can come back.
-    let mut world = World::with(Policy { max_records: 1, max_marks: 1, ..Policy::default() });
+    let mut world = World::with(Policy { max_records: 1, work: None, max_marks: 1, ..Policy::default() });
     let contradict = |world: &mut World, signed| {
         let pair = [1, 2].map(|turn| Draft { signed, turn, ..Draft::default() }.sign(&vat));
         assert_eq!(world.register(&pair[0]), stored(HOUR));

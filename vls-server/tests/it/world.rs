@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::local::START;
-use schemas::{Address, IdentityKey, LocationRecord, SignedPacket, SignedRecord, State, Timestamp, VatId};
+use schemas::{Address, IdentityKey, InviteHash, LocationRecord, SignedPacket, SignedRecord, State, Timestamp, VatId};
 use vls_server::registry::{
-    Answer, Decision, Evidence, Expected, HighWaterMark, Id, Now, Outcome, Policy, Registry, RestoredRecord,
-    SourcePrefix, Write,
+    Admission, Answer, Decision, Evidence, Expected, HighWaterMark, Id, InviteTerms, Now, Outcome, Policy, Registry,
+    RestoredRecord, Seed, SourcePrefix, Write,
 };
 
 /// A record to sign: epoch, seconds from [`START`] to its signing and to its expiry, and a turn that makes
@@ -57,10 +57,11 @@ pub(crate) struct Disk {
     records: BTreeMap<Id, RecordRow>,
     marks: BTreeMap<Id, (HighWaterMark, u64)>,
     evidence: BTreeMap<Id, (Evidence, u64)>,
+    invites: BTreeMap<InviteHash, InviteTerms>,
 }
 
 impl Disk {
-    pub(crate) fn apply(&mut self, decision: &Decision) {
+    pub(crate) fn apply<T>(&mut self, decision: &Decision<T>) {
         let Some(turn) = &decision.turn else { return };
         assert_eq!(turn.number, self.turn + 1, "turns are numbered without gaps");
         self.turn = turn.number;
@@ -91,6 +92,15 @@ impl Disk {
                     assert!(self.evidence.remove(&id).is_some());
                     ("evidence", id)
                 }
+                Write::PutInvite { hash, terms } => {
+                    assert!(terms.uses > 0, "what is used up is removed");
+                    self.invites.insert(hash, terms);
+                    ("invite", *hash.as_bytes())
+                }
+                Write::RemoveInvite { hash } => {
+                    assert!(self.invites.remove(&hash).is_some());
+                    ("invite", *hash.as_bytes())
+                }
             };
             assert!(touched.insert(row), "no two writes of a turn touch the same row");
         }
@@ -98,7 +108,9 @@ impl Disk {
 
     /// The registry of a process that starts with these rows.
     pub(crate) fn restored(&self, policy: Policy, now: Now) -> Registry {
-        let mut restoring = Registry::restoring(policy, 2, now);
+        // A process has another secret than those before it.
+        let seed = Seed::of(std::array::from_fn(|at| self.turn.to_be_bytes()[at % 8]));
+        let mut restoring = Registry::restoring(policy, seed, now);
         for (id, (source, seen, until, packet)) in &self.records {
             let (id, source, seen, until) = (*id, *source, *seen, *until);
             restoring.record(&RestoredRecord { id, source, seen, until, packet }).unwrap();
@@ -108,6 +120,9 @@ impl Disk {
         }
         for (evidence, turn) in self.evidence.values() {
             restoring.evidence(evidence.clone(), *turn);
+        }
+        for (hash, terms) in &self.invites {
+            restoring.invite(*hash, terms.clone());
         }
         restoring.finish(self.turn)
     }
@@ -122,6 +137,8 @@ pub(crate) struct World {
     pub(crate) registry: Registry,
     pub(crate) disk: Disk,
     pub(crate) now: Now,
+    /// What registrations show.
+    pub(crate) admission: Admission,
     policy: Policy,
 }
 
@@ -132,7 +149,8 @@ impl World {
 
     pub(crate) fn with(policy: Policy) -> Self {
         let now = Now { wall: START, monotonic: Duration::from_secs(50) };
-        Self { registry: Registry::new(policy.clone(), 1), disk: Disk::default(), now, policy }
+        let registry = Registry::new(policy.clone(), Seed::of([1; 32]));
+        Self { registry, disk: Disk::default(), now, admission: Admission::None, policy }
     }
 
     /// Lets time pass, on both clocks.
@@ -148,7 +166,8 @@ impl World {
     /// Another server that has a copy of this one's disk and is started now.
     pub(crate) fn restarted_copy(&self) -> Self {
         let (policy, disk) = (self.policy.clone(), self.disk.clone());
-        let mut copy = Self { registry: Registry::new(policy.clone(), 0), disk, now: self.now, policy };
+        let registry = Registry::new(policy.clone(), Seed::of([0; 32]));
+        let mut copy = Self { registry, disk, now: self.now, admission: self.admission, policy };
         copy.restart();
         copy
     }
@@ -188,7 +207,7 @@ impl World {
         packet: &[u8],
         expected: &Expected,
     ) -> Outcome {
-        let decision = self.registry.register(self.now, source, id, packet, expected);
+        let decision = self.registry.register(self.now, source, id, packet, expected, &self.admission);
         self.disk.apply(&decision);
         decision.outcome.reveal(self.disk.turn).unwrap()
     }

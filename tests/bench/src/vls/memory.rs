@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemas::verify_all;
 use vls_server::{
     Clock,
-    registry::{Examined, Expected, Outcome, Policy, Rate, Registry},
+    registry::{Admission, Examined, Expected, Outcome, Policy, Rate, Registry, Seed},
 };
 
 use super::records::{HandClock, PACKET_BYTES, signed, source};
@@ -28,8 +28,14 @@ pub(super) fn measure(effort: Effort) -> Result<Comparison, Failure> {
     let counting = Counting::start_with_the_watched();
     let clock = HandClock::new();
     let quick = Rate { burst: u32::MAX, interval: Duration::from_nanos(1) };
-    let policy = Policy { max_records: records as usize, new_ids: quick, signature_checks: quick, ..Policy::default() };
-    let mut registry = Registry::new(policy, 0x5eed);
+    let policy = Policy {
+        max_records: records as usize,
+        new_ids: quick,
+        signature_checks: quick,
+        work: None,
+        ..Policy::default()
+    };
+    let mut registry = Registry::new(policy, Seed::of([0x5e; 32]));
     let empty = counting.held();
     for first in (0..records).step_by(TOGETHER as usize) {
         register(&mut registry, &clock, first..records.min(first + TOGETHER))?;
@@ -50,7 +56,7 @@ fn register(registry: &mut Registry, clock: &HandClock, numbers: std::ops::Range
         let packet = signed(number);
         // A thousand records of each network, as among a million.
         let source = Some(source(number / 1_000));
-        match registry.examine(clock.now(), source, &packet.id, &packet.bytes, &Expected::Anything) {
+        match registry.examine(clock.now(), source, &packet.id, &packet.bytes, &Expected::Anything, &Admission::None) {
             Examined::Unverified(candidate) => {
                 let (record, origin) = candidate.into_parts();
                 records.push(record);

@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use schemas::{IdentityKey, UnverifiedPacket, VatId};
 use vls_server::{
     DurableRegistry,
-    registry::{Expected, Outcome, Policy},
+    registry::{Admission, Expected, Outcome, Policy},
 };
 
 use super::records::{HandClock, Packet, signed};
@@ -72,7 +72,7 @@ pub(super) fn measure(effort: Effort, folder: &Path) -> Result<Comparison, Failu
 
 async fn one_after_the_other(registry: &DurableRegistry, packets: &[Packet]) -> Result<(), Failure> {
     for packet in packets {
-        let outcome = registry.register(None, &packet.id, &packet.bytes, &Expected::Anything).await?;
+        let outcome = registry.register(None, &packet.id, &packet.bytes, &Expected::Anything, &Admission::None).await?;
         if !matches!(outcome, Outcome::Stored { .. }) {
             return Err(format!("not stored: {outcome:?}").into());
         }

@@ -79,7 +79,7 @@ fn memory(directory: &Path, records: u32) -> Result<(), Failure> {
 fn open(directory: &Path, records: u32) -> Result<DurableRegistry, Failure> {
     let clock = HandClock::new();
     clock.advance(Duration::from_secs(60));
-    let policy = Policy { max_records: records as usize, ..Policy::default() };
+    let policy = Policy { max_records: records as usize, work: None, ..Policy::default() };
     Ok(DurableRegistry::open(Arc::new(FileDisk), directory, id(), policy, clock)?)
 }
 

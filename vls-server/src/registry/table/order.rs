@@ -73,6 +73,8 @@ pub(super) struct Order {
     firsts: [BTreeSet<(u64, u32)>; 2],
     /// How many live records each source has.
     crowds: BTreeSet<(u32, SourcePrefix)>,
+    /// How many live records all of them have.
+    live: usize,
 }
 
 impl Order {
@@ -99,6 +101,7 @@ impl Order {
                 firsts.insert((cells.end(self.pages[chunk / PAGE][chunk % PAGE].numbers[0]), number));
                 if !lapsed {
                     self.crowds.insert((*len, source.prefix));
+                    self.live += *len as usize;
                 }
             }
         }
@@ -148,6 +151,11 @@ impl Order {
         self.numbers.get(&source).map_or(0, |source| self.group(GroupId::of(*source, false)).len)
     }
 
+    /// How many live records there are.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
     fn group_of(&self, cells: &Cells, number: Number) -> GroupId {
         self.chunk(cells.position(number) as usize / CHUNK).group
     }
@@ -194,6 +202,7 @@ impl Order {
         }
         if !group.lapsed() && before.1 != after.1 {
             let prefix = self.sources[group.source()].prefix;
+            self.live = self.live + after.1 as usize - before.1 as usize;
             self.crowds.remove(&(before.1, prefix));
             if after.1 > 0 {
                 self.crowds.insert((after.1, prefix));

@@ -57,6 +57,11 @@ pub(super) fn status(shared: &Shared, _: ReadOnly) -> Result<Reply, Problem> {
         ("writes waiting for the disk", behind.to_string()),
         ("lease", long_time(shared.lease.get())),
     ];
+    match shared.registry.admissions() {
+        (_, true, _) => rows.push(("new vats", "by invitation only".to_owned())),
+        (Some(bits), ..) => rows.push(("new vats", format!("for work of {bits} bits: the table is nearly full"))),
+        (None, ..) => {}
+    }
     if let Some(zone) = shared.zone() {
         rows.push(("DNS zone", format!("<code>{}</code>", zone.origin())));
     }

@@ -16,10 +16,17 @@
 //!   (DESIGN §7 R7) or to publish it again, asks with pkarr's `?policy=CacheOnly`, "even if expired", and gets it with
 //!   the same header.
 //!
+//! * An id that is not known here may need an admission. Where the server is nearly full, a PUT of one gets 503 with
+//!   `Vls-Work: <bits> <challenge>`, and succeeds with a nonce that solves it ([`schemas::Task`]), again as `Vls-Work`, in
+//!   sixteen hexadecimal digits. Where the server is closed it gets 403, and succeeds with an invite as `Vls-Invite`, which
+//!   nobody should send but over HTTPS. Whoever knows neither, as pkarr's and iroh's programs, is told in words, and in
+//!   `Retry-After` when there may be room.
+//!
 //! Nothing is answered, neither to a writer nor to a reader, before what it tells is durable (rule 8).
 
 use std::{net::IpAddr, time::Duration};
 
+use data_encoding::HEXLOWER;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Method, Request, StatusCode,
@@ -27,7 +34,7 @@ use hyper::{
     header::{CONNECTION, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED},
 };
 use schemas::{
-    Coded, ErrorCode, RecordError, UnverifiedPacket, VatId, limits::MAX_ACCEPTED_VALUE, limits::PACKET_HEADER,
+    Coded, ErrorCode, Invite, RecordError, UnverifiedPacket, VatId, limits::MAX_ACCEPTED_VALUE, limits::PACKET_HEADER,
 };
 use tokio::time::timeout;
 
@@ -38,7 +45,7 @@ use super::{
 use crate::{
     durable::Stopping,
     limits,
-    registry::{Expected, Id, Outcome, Refusal, RefusalReason},
+    registry::{Admission, Expected, Id, Outcome, Refusal, RefusalReason},
     server::{dns, peers::Asker, shared::Shared},
 };
 
@@ -56,6 +63,12 @@ const AGE: HeaderName = HeaderName::from_static("vls-age");
 
 /// For how many seconds the vat has not been seen, where that is longer than its lease.
 const EXPIRED: HeaderName = HeaderName::from_static("vls-expired");
+
+/// Of an answer: a [`Task`](schemas::Task). Of a request: the nonce that solves it.
+pub(super) const WORK: HeaderName = HeaderName::from_static("vls-work");
+
+/// An invite.
+const INVITE: HeaderName = HeaderName::from_static("vls-invite");
 
 /// Answers a request for the record of an id.
 pub(super) async fn answer(
@@ -79,8 +92,9 @@ pub(super) async fn answer(
         Method::PUT => {
             let demand = Demand::read(request.headers())
                 .map_err(|error| Problem::request(StatusCode::BAD_REQUEST, error.to_string()))?;
+            let admission = admission(request.headers())?;
             let packet = body(request, PACKET_HEADER + MAX_ACCEPTED_VALUE, body_deadline).await?;
-            put(shared, id, &packet, client, demand).await
+            put(shared, id, &packet, client, (demand, admission)).await
         }
         _ => Err(Problem::method("GET, HEAD, PUT, OPTIONS")),
     }
@@ -118,9 +132,15 @@ async fn get(shared: &Shared, id: &Id, headers: &HeaderMap, even_expired: bool) 
     Ok(reply.cached_for(ttl.min(answer.left).min(limits::HTTP_CACHE)))
 }
 
-async fn put(shared: &Shared, id: &Id, packet: &[u8], client: IpAddr, demand: Demand) -> Result<Reply, Problem> {
+async fn put(
+    shared: &Shared,
+    id: &Id,
+    packet: &[u8],
+    client: IpAddr,
+    (demand, admission): (Demand, Admission),
+) -> Result<Reply, Problem> {
     let expected = expected(shared, id, packet, demand).await?;
-    let outcome = shared.registry.register(Some(client), id, packet, &expected).await?;
+    let outcome = shared.registry.register(Some(client), id, packet, &expected, &admission).await?;
     match outcome {
         Outcome::Stored { lease } | Outcome::Refreshed { lease } => Ok(Reply::new(StatusCode::NO_CONTENT)
             .with_text(ETAG, Tag::of(packet).text().to_owned())
@@ -138,6 +158,21 @@ async fn put(shared: &Shared, id: &Id, packet: &[u8], client: IpAddr, demand: De
         Outcome::Unexpected { current } => Err(unexpected(current.as_deref())),
         Outcome::Refused(refusal) => Err(refused(&refusal)),
     }
+}
+
+/// What a PUT shows of why a new id should be taken.
+fn admission(headers: &HeaderMap) -> Result<Admission, Problem> {
+    let wrong = |code, message: String| Problem::new(StatusCode::BAD_REQUEST, code, message);
+    if let Some(value) = headers.get(INVITE) {
+        let invite = value.to_str().unwrap_or_default().parse::<Invite>();
+        return invite
+            .map(|invite| Admission::Invite(invite.hash()))
+            .map_err(|error| wrong(error.code(), error.to_string()));
+    }
+    let Some(value) = headers.get(WORK) else { return Ok(Admission::None) };
+    let nonce = HEXLOWER.decode(value.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    let malformed = || wrong(ErrorCode::HttpRequest, "Vls-Work is a nonce of sixteen hexadecimal digits".to_owned());
+    nonce.map(|nonce| Admission::Work(u64::from_be_bytes(nonce))).ok_or_else(malformed)
 }
 
 /// What the registry is to demand. It knows one record by its full order; which one the writer names is found
@@ -183,10 +218,14 @@ fn refused(refusal: &Refusal) -> Problem {
         RefusalReason::NewIds { .. } | RefusalReason::SignatureChecks { .. } | RefusalReason::Writes { .. } => {
             StatusCode::TOO_MANY_REQUESTS
         }
-        RefusalReason::Full { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalReason::Full { .. } | RefusalReason::Work { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalReason::Invite(_) => StatusCode::FORBIDDEN,
         _ => StatusCode::BAD_REQUEST,
     };
-    let problem = Problem::new(status, refusal.reason.code(), refusal.reason.to_string());
+    let mut problem = Problem::new(status, refusal.reason.code(), refusal.reason.to_string());
+    if let RefusalReason::Work { task } = refusal.reason {
+        problem = problem.with_text(WORK, task.to_string());
+    }
     match refusal.reason.retry_after() {
         Some(wait) => problem.retry_after(wait),
         None => problem,

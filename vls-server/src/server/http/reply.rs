@@ -22,8 +22,8 @@ pub(super) type Response = hyper::Response<Full<Bytes>>;
 const TIME: HeaderName = HeaderName::from_static("vls-time");
 
 /// What a browser's script may read of an answer.
-const EXPOSED: &str =
-    "ETag, Last-Modified, Memento-Datetime, Retry-After, Date, Vls-Time, Vls-Lease, Vls-Age, Vls-Expired";
+const EXPOSED: &str = "ETag, Last-Modified, Memento-Datetime, Retry-After, Date, Vls-Time, Vls-Lease, Vls-Age, Vls-Expired, \
+                       Vls-Work";
 
 /// An answer.
 #[derive(Debug)]
@@ -50,7 +50,9 @@ impl Reply {
             .with(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, PUT, POST, OPTIONS"))
             .with(
                 ACCESS_CONTROL_ALLOW_HEADERS,
-                HeaderValue::from_static("Content-Type, If-Match, If-None-Match, If-Modified-Since, Cache-Control"),
+                HeaderValue::from_static(
+                    "Content-Type, If-Match, If-None-Match, If-Modified-Since, Cache-Control, Vls-Work, Vls-Invite",
+                ),
             )
             .with(ACCESS_CONTROL_MAX_AGE, limits::CORS_SECONDS.into())
     }
@@ -135,6 +137,17 @@ impl Problem {
     pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
+    }
+
+    /// The same with a header of text that is ours, as [`Reply::with_text`] has it.
+    pub(super) fn with_text(self, name: HeaderName, value: String) -> Self {
+        match HeaderValue::try_from(value) {
+            Ok(value) => self.with(name, value),
+            Err(_) => {
+                debug_assert!(false, "ours has no control characters");
+                self
+            }
+        }
     }
 
     /// At least one second: less would be none.

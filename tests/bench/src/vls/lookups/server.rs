@@ -101,7 +101,7 @@ pub(super) fn serve(folder: &Path, records: u32) -> Result<(), Failure> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let without_end = Rate { burst: u32::MAX, interval: Duration::from_nanos(1) };
         let mut config = ServerConfig::new(any, folder.to_owned());
-        config.policy = Policy { max_records: records as usize, ..Policy::default() };
+        config.policy = Policy { max_records: records as usize, work: None, ..Policy::default() };
         (config.http, config.dns) = (Some(any), Some(any));
         config.http_limits.requests = without_end;
         config.http_limits.requests_per_connection = u32::MAX;

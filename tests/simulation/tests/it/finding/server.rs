@@ -64,6 +64,8 @@ async fn serve_honestly(process: Process, number: u8) -> turmoil::Result {
     config.policy.lease = LEASE;
     if world.mutation == Mutation::Crowded {
         config.policy.max_records = 3;
+        // What a real processor computes takes no time here, and how long it does is nobody's decision.
+        config.policy.work = None;
     }
     let clock = process.wall_clock();
     let server = Server::start_on(process.endpoint.clone(), config, clock).await.map_err(|error| error.to_string())?;
