@@ -273,6 +273,10 @@ enum VlsCommand {
     Add {
         /// vls://<id>@<host>:<port>, https://<host>, or dns:<origin> to ask and not to register
         entry: String,
+        /// What its operator gave you, if it takes new vats by invitation only; - reads it from standard input, where
+        /// other users of this machine do not see it
+        #[arg(long, value_name = "TEXT")]
+        invite: Option<String>,
     },
     /// The search path, and how good each entry has been
     List,
@@ -422,7 +426,7 @@ fn dispatch(arguments: Arguments, kinds: Kinds, output: Output) -> Result<Exit, 
         }
         Command::Verify { target, passphrase } => images::verify(&context, &target, passphrase),
         Command::Upgrade { name, dry_run } => upgrade::upgrade(&context, &name, dry_run),
-        Command::Vls(VlsCommand::Add { entry }) => settings::add(&context, &entry),
+        Command::Vls(VlsCommand::Add { entry, invite }) => settings::add(&context, &entry, invite.as_deref()),
         Command::Vls(VlsCommand::List) => settings::list(&context),
         Command::Vls(VlsCommand::Remove { entry }) => settings::remove(&context, &entry),
         Command::Vls(VlsCommand::Test { entry }) => find::test(&context, &entry),

@@ -36,13 +36,14 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use console::{InvalidSetting, Setting, SettingsFile};
-use schemas::{Address, Coded, ErrorCode, Recipient, SearchPathEntry};
+use schemas::{Address, Coded, ErrorCode, Invite, Recipient, SearchPathEntry};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
-use vls_client::{CarrierConfig, NameServers, limits::MAX_NAME_SERVERS};
+use vls_client::{CarrierConfig, Invites, NameServers, limits::MAX_NAME_SERVERS};
 
 use crate::{
     home::{Home, HomeError, Name, replace_file},
+    invites,
     limits::{BACKUPS_KEPT, CALL_DEADLINE},
 };
 
@@ -103,6 +104,8 @@ pub enum Witness {
 pub struct Config {
     /// Location servers to register with and to ask.
     pub search_path: Setting<Vec<SearchPathEntry>>,
+    /// What is shown to those of them that take new vats by invitation only. Not in the file: these are secrets.
+    pub invites: Invites,
     /// Whether nothing is asked or dialled that is not on this machine or in its own network.
     pub local_only: Setting<bool>,
     /// Who is asked for names; empty: this machine's own name servers.
@@ -168,7 +171,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with the place in the file.
     pub fn load(home: &Home) -> Result<Self, ConfigError> {
-        parse(&read(home)?)
+        Ok(Self { invites: invites::load(home)?, ..parse(&read(home)?)? })
     }
 
     /// How entries of search paths are spoken with.
@@ -192,6 +195,19 @@ impl Config {
         edit(home, |entries| entries.push(entry.to_string()))
     }
 
+    /// Keeps the invite that the operator of a location server has given to this user, and adds the server to the search
+    /// path if it is not there.
+    ///
+    /// # Errors
+    /// What loading and writing refuse.
+    pub fn keep_invite(home: &Home, entry: &SearchPathEntry, invite: &Invite) -> Result<(), ConfigError> {
+        invites::keep(home, entry, invite)?;
+        match Self::add_entry(home, entry) {
+            Err(ConfigError::EntryExists { .. }) => Ok(()),
+            added => added,
+        }
+    }
+
     /// Removes an entry from the search path in the file.
     ///
     /// # Errors
@@ -200,6 +216,8 @@ impl Config {
         if !Self::load(home)?.search_path.value.contains(entry) {
             return Err(ConfigError::NoEntry { entry: entry.clone() });
         }
+        // A server that is not asked any more is not to be shown anything later.
+        invites::forget(home, entry)?;
         edit(home, |entries| {
             entries.retain(|value| value.as_str().and_then(|text| text.parse().ok()).as_ref() != Some(entry));
         })
@@ -240,6 +258,7 @@ fn parse(file: &SettingsFile) -> Result<Config, ConfigError> {
     let default_listen = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
     Ok(Config {
         search_path: file.list(settings.search_path.as_ref(), str::parse::<SearchPathEntry>)?,
+        invites: Invites::default(),
         local_only: match settings.local_only {
             None => Setting::default(false),
             Some(only) => Setting { source: file.source(&only), value: only.into_inner() },

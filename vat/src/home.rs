@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! HOME/config.toml          the search path and other settings; written by people and by `vat vls`
+//! HOME/invites.toml         invites to location servers that are not open to everybody; secrets
 //! HOME/vats.lock            who is giving a vat its place here
 //! HOME/vats/NAME/id         the vat's public id
 //! HOME/vats/NAME/store/     its sealed checkpoint
@@ -201,6 +202,12 @@ impl Home {
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.root.join("config.toml")
+    }
+
+    /// The invites to location servers.
+    #[must_use]
+    pub fn invites_file(&self) -> PathBuf {
+        self.root.join("invites.toml")
     }
 
     /// Where verified location records are cached.

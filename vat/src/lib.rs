@@ -23,6 +23,7 @@ mod address_book;
 mod backup;
 mod bridge;
 mod cli;
+mod invites;
 mod kinds;
 mod objects;
 mod opener;

@@ -103,6 +103,9 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a command waits for the vat on this machine to greet it.
 pub const LOCAL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Longest invite read from standard input, in bytes: more than it has, and the end of its line.
+pub const MAX_INVITE_BYTES: usize = 256;
+
 /// Longest sturdyref read from standard input, in bytes: the reference and all its hints.
 pub const MAX_REFERENCE_BYTES: usize = 16 << 10;
 

@@ -3,28 +3,59 @@
 use std::time::Duration;
 
 use console::{Failure, Output, ago, show_settings, table};
-use schemas::{Exit, SearchPathEntry, Timestamp};
+use schemas::{ErrorCode, Exit, Invite, SearchPathEntry, Timestamp};
 use serde_json::{Value, json};
 use vls_client::{EntryScore, EntryScores};
 
-use super::Context;
-use crate::{config::Config, process::system_clock};
+use super::{Context, ask};
+use crate::{config::Config, limits::MAX_INVITE_BYTES, process::system_clock};
 
 pub(super) fn parse_entry(text: &str) -> Result<SearchPathEntry, Failure> {
     text.parse().map_err(|error: schemas::SearchPathError| Failure::from(error).while_doing("search path entry"))
 }
 
 /// `vat vls add ENTRY`
-pub(super) fn add(context: &Context, entry: &str) -> Result<Exit, Failure> {
+pub(super) fn add(context: &Context, entry: &str, invite: Option<&str>) -> Result<Exit, Failure> {
     let entry = parse_entry(entry)?;
-    Config::add_entry(&context.home, &entry)?;
-    let mut human = format!("added {entry}\nA vat that is running takes it up when it is started again.");
+    let mut human = format!("added {entry}");
+    match invite.map(read_invite).transpose()? {
+        None => Config::add_entry(&context.home, &entry)?,
+        Some(_) if !matches!(entry, SearchPathEntry::Vls { .. } | SearchPathEntry::Http { .. }) => {
+            let message = format!("no vat is registered at {entry}, so nobody asks for an invite there");
+            return Err(Failure::new(ErrorCode::CliUsage, message));
+        }
+        Some(invite) => {
+            Config::keep_invite(&context.home, &entry, &invite)?;
+            human += &format!(
+                " with the invite {}, which is shown to that server alone, once it asks for it",
+                invite.hash()
+            );
+        }
+    }
+    human += "\nA vat that is running takes it up when it is started again.";
     if matches!(entry, SearchPathEntry::Dns { .. }) {
         human += "\nThrough DNS other vats are found, but no vat of yours is registered: that needs an entry of the form \
                   vls:// or https://.";
     }
     context.output.result(&human, &json!({"added": entry.to_string()}))?;
     Ok(Exit::Ok)
+}
+
+/// An invite from the command line, or from standard input.
+fn read_invite(text: &str) -> Result<Invite, Failure> {
+    if text != "-" {
+        return Ok(text.parse::<Invite>()?);
+    }
+    let io = |error| Failure::new(ErrorCode::SystemIo, format!("standard input: {error}"));
+    let input = if ask::is_terminal() {
+        let line = ask::hidden_line("Paste the invite and press Enter (it is not shown): ", MAX_INVITE_BYTES);
+        line.map_err(io)?.unwrap_or_default()
+    } else {
+        ask::piped(MAX_INVITE_BYTES).map_err(io)?
+    };
+    // What is no text is no invite either, and said to be none.
+    let text = std::str::from_utf8(&input).unwrap_or_default();
+    Ok(text.trim().parse::<Invite>()?)
 }
 
 /// `vat vls remove ENTRY`

@@ -79,7 +79,9 @@ impl Awake {
         let addresses = addresses::find(&endpoint, &resolver, &advertise).await;
         let path = resolver.path().to_vec();
         let record = Rc::new(OwnRecord::new(vat.clone(), epoch, incarnation, addresses, path));
-        let publisher = Publisher::sharing(&resolver, record.clone(), PublisherConfig::default());
+        let mut publishing = PublisherConfig::default();
+        publishing.invites = config.invites.clone();
+        let publisher = Publisher::sharing(&resolver, record.clone(), publishing);
         let sessions = Sessions::new(endpoint.id(), gate.clone(), epoch, incarnation);
         let started_at = vat.engine().now();
         Rc::new(Self {

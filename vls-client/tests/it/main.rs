@@ -2,6 +2,7 @@
 //! in-process location servers, honest and lying.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admission;
 mod cache;
 mod cold;
 mod connect;

@@ -206,7 +206,7 @@ pub(super) struct Configuration {
     dht: Setting<bool>,
     dht_bootstrap: Setting<Vec<Bootstrap>>,
     /// Whether new vats are taken by invitation only.
-    pub(super) closed: Setting<bool>,
+    closed: Setting<bool>,
     /// Whether a new vat's place costs work where the table is nearly full.
     work: Setting<bool>,
     records: Setting<usize>,

@@ -116,7 +116,7 @@ async fn new(arguments: &NewArguments, output: Output) -> Result<Exit, Failure> 
     let until = arguments.expires.map(|Span(span)| SystemClock.now().wall.saturating_add(span).as_seconds());
     let hash = HEXLOWER.encode(invite.hash().as_bytes());
     let question = Question::New { hash, uses: arguments.uses, until, note: arguments.note.clone() };
-    ask(&configuration, &question).await?;
+    let made = ask(&configuration, &question).await?;
     let name = invite.hash().to_string();
     let text = invite.expose();
     let vats = if arguments.uses == 1 { "one new vat".to_owned() } else { format!("{} new vats", arguments.uses) };
@@ -124,8 +124,10 @@ async fn new(arguments: &NewArguments, output: Output) -> Result<Exit, Failure> 
         "{}\nIt lets in {vats}, is called {name}, and is not shown again. Who has it says: vat vls add ENTRY --invite TEXT",
         text.as_str()
     );
-    if !configuration.closed.value {
-        human.push_str("\nThe server is not closed: without registration.closed = true in its configuration nobody needs an invite.");
+    if made["closed"] != json!(true) {
+        human.push_str(
+            "\nThe server is not closed: without registration.closed = true in its configuration nobody needs an invite.",
+        );
     }
     let data = json!({"invite": text.as_str(), "name": name, "uses": arguments.uses, "until": until});
     output.result(&human, &data)?;
@@ -184,7 +186,8 @@ async fn answer(registry: &DurableRegistry, question: &Question) -> Result<Value
                 InviteTerms { uses: *uses, made, until: until.map(Timestamp::from_seconds), note: note.clone() };
             registry.invite(hash, terms).await??;
             tracing::info!(invite = %hash, uses, "an invite was made");
-            Ok(json!({"name": hash.to_string()}))
+            let (_, is_closed, _) = registry.admissions();
+            Ok(json!({"name": hash.to_string(), "closed": is_closed}))
         }
         Question::List => {
             let invites = registry.invites().await?;

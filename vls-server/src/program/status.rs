@@ -99,7 +99,7 @@ fn rows(object: &Value) -> Vec<Vec<String>> {
     row("running since", ago(number("uptime")));
     row("records", format!("{} of {}", number("records"), number("capacity")));
     let admitted = match (object["closed"].as_bool(), object["work_bits"].as_u64()) {
-        (Some(true), _) => Some(format!("by invitation only; {} invites", number("invites"))),
+        (Some(true), _) => Some(format!("by invitation only (invites: {})", number("invites"))),
         (_, Some(bits)) => Some(format!("for work of {bits} bits, as the table is nearly full")),
         _ => None,
     };

@@ -123,6 +123,10 @@ fn window(monotonic: Duration) -> u64 {
 impl Price {
     /// The bits of work that a place costs if `live` of `capacity` are taken; none while there is room.
     fn bits(&self, live: usize, capacity: usize) -> Option<u8> {
+        let most = self.bits_full.max(self.bits);
+        if live >= capacity {
+            return Some(most);
+        }
         // Far below what would overflow: there are at most some millions of places.
         let (live, capacity) = (live as u64 * 1000, capacity as u64 * 1000);
         let free_until = capacity / 1000 * u64::from(self.above.min(1000));
@@ -130,8 +134,8 @@ impl Price {
         if live + 1000 <= free_until {
             return None;
         }
-        let (into, width) = (live.saturating_sub(free_until), (capacity - free_until).max(1));
-        let steps = u64::from(self.bits_full.saturating_sub(self.bits));
+        let (into, width) = (live.saturating_sub(free_until), capacity - free_until);
+        let steps = u64::from(most - self.bits);
         // Proof: at most the difference of two u8.
         let step = u8::try_from((into * (steps + 1) / width).min(steps)).unwrap_or(u8::MAX);
         Some(self.bits.saturating_add(step))

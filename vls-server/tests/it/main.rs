@@ -2,6 +2,7 @@
 //! carriers QUIC, datagrams, HTTP and DNS, and the program as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod admission;
 mod checks;
 mod compat;
 mod contrib;

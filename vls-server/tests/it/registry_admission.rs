@@ -326,7 +326,7 @@ fn invites_have_limits_and_names_of_their_own() {
     assert_eq!(refused(2, InviteTerms { uses: 0, ..good.clone() }), NewInviteError::Useless);
     assert_eq!(refused(2, InviteTerms { until: Some(good.made), ..good.clone() }), NewInviteError::Useless);
     let long = "x".repeat(limits::INVITE_NOTE_BYTES + 1);
-    assert_eq!(refused(2, InviteTerms { note: long, ..good.clone() }), NewInviteError::Note);
+    assert_eq!(refused(2, InviteTerms { note: long, ..good }), NewInviteError::Note);
     for number in 1..limits::MAX_INVITES {
         let mut bytes = [0xee; 16];
         bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());

@@ -16,7 +16,7 @@ use vls_client::{
     Attempt, CarrierConfig, Expected, LookupTiming, NameServers, Publisher, PublisherConfig, Reading, RecordSource,
     Resolver, ResolverConfig, TrustRoots,
 };
-use vls_server::{CertificateFiles, Server, ServerConfig, SystemClock};
+use vls_server::{CertificateFiles, Server, ServerConfig, SystemClock, registry::Policy};
 
 use super::{
     net::finder,
@@ -32,8 +32,13 @@ pub(crate) fn certificate() -> CertificateFiles {
 }
 
 pub(crate) async fn server() -> Server {
+    server_with(Policy::default()).await
+}
+
+pub(crate) async fn server_with(policy: Policy) -> Server {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = ServerConfig::new(any, "/data".into());
+    config.policy = policy;
     config.disk = SimulatedDisk::new();
     config.http = Some(any);
     config.certificate = Some(certificate());
