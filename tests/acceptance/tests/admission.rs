@@ -95,7 +95,10 @@ fn a_closed_server_takes_a_vat_with_an_invite_and_no_other() {
     for file in fs::read_dir(world.path("written")).unwrap() {
         let text = fs::read(file.unwrap().path()).unwrap();
         let text = String::from_utf8_lossy(&text);
-        assert!(!text.contains(&invite[10..20]) || text.contains("\"invite\""), "only who made it was shown it: {text}");
+        assert!(
+            !text.contains(&invite[10..20]) || text.contains("\"invite\""),
+            "only who made it was shown it: {text}"
+        );
     }
     bob.fails(&["vls", "add", server.entry(), "--invite", "vlsinvite:mistyped"], 2, "vls.invite_malformed");
     bob.vat(&["vls", "remove", server.entry()]).ok();

@@ -33,7 +33,9 @@ fn sessions_and_watches_survive_a_reload_and_find_the_new_policy() {
         let before = server.status();
         assert_eq!((&before["sessions"], &before["watches"]), (&2.into(), &1.into()));
 
-        server.reload("lease = 120\nadvertise = \"vls.example.org\"\n[limits]\nrecords = 2\n");
+        server.reload(
+            "lease = 120\nadvertise = \"vls.example.org\"\n[registration]\nwork = false\n[limits]\nrecords = 2\n",
+        );
         let record = record_at(now, &key(5), 1, 0);
         assert_eq!(writing.register(&record).await, Ok(Wire::Stored(120)));
         assert_eq!(told.next().await.0.0, record.packet(), "the watch goes on");
