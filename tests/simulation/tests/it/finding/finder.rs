@@ -84,7 +84,10 @@ async fn connect(process: &Process, resolver: &Resolver, number: u32, vat: u8) -
     let id = id(Machine::Vat(vat));
     match resolver.connect(id, &Hints::default()).await {
         Ok(connected) => {
-            let occupant = process.world.wire.occupant(connected.address).and_then(|(machine, epoch)| match machine {
+            let plan = &process.world.plan;
+            // A datagram leaves, and comes, at the end of a tick.
+            let sender = process.world.wire.sender(connected.address, plan.weather.most_latency + plan.tick * 2);
+            let occupant = sender.and_then(|(machine, epoch)| match machine {
                 Machine::Vat(vat) => Some((vat, epoch)),
                 _ => None,
             });

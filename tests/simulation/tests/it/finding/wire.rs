@@ -35,6 +35,8 @@ struct State_ {
     /// From whom nothing comes to whom; none: everybody.
     cuts: Vec<(Option<Machine>, Option<Machine>)>,
     occupants: HashMap<SocketAddr, Occupant>,
+    /// Who has been at an address before, and until when.
+    left: HashMap<SocketAddr, (Duration, Occupant)>,
     /// What vats have really signed.
     signed: HashMap<Vec<u8>, Signed>,
     searching: HashMap<u8, Searching>,
@@ -110,11 +112,19 @@ impl Wire {
     }
 
     pub(crate) fn occupy(&self, place: SocketAddr, occupant: Occupant) {
-        self.lock().occupants.insert(place, occupant);
+        let mut state = self.lock();
+        if let Some(before) = state.occupants.insert(place, occupant) {
+            state.left.insert(place, (now(), before));
+        }
     }
 
-    pub(crate) fn occupant(&self, place: SocketAddr) -> Occupant {
-        self.lock().occupants.get(&place).copied().flatten()
+    /// Who has sent what comes now from an address and has been on its way for at most so long: who is there, or has
+    /// left while it was on its way.
+    pub(crate) fn sender(&self, place: SocketAddr, most_latency: Duration) -> Occupant {
+        let state = self.lock();
+        let left = state.left.get(&place).filter(|(until, _)| now() <= *until + most_latency);
+        let occupant = state.occupants.get(&place).copied().flatten();
+        occupant.or_else(|| left.and_then(|(_, occupant)| *occupant))
     }
 
     /// How far a machine's wall clock is ahead, in microseconds.
