@@ -4,6 +4,8 @@
 //! four bits are spare and every id would have sixteen spellings; only the one with zero spare bits is
 //! accepted, so equality of text is equality of ids.
 
+mod text;
+
 use std::{fmt, str::FromStr, sync::LazyLock};
 
 use curve25519_dalek::{
@@ -14,6 +16,7 @@ use data_encoding::{Encoding, Specification};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
+pub use self::text::IdText;
 use crate::{Coded, ErrorCode};
 
 /// Begins every message that a vat key signs, except a location record.
@@ -22,11 +25,11 @@ use crate::{Coded, ErrorCode};
 /// record, nor the other way round.
 const CONTEXT_PREFIX: &str = "vat.signature.1:";
 
-/// z-base-32 with checked spare bits: the one text encoding of ids and secrets.
+/// z-base-32 with checked spare bits: the one text encoding of ids ([`IdText`]), and of secrets.
 pub(crate) fn zbase32() -> &'static Encoding {
     static ENCODING: LazyLock<Encoding> = LazyLock::new(|| {
         let mut specification = Specification::new();
-        specification.symbols.push_str("ybndrfg8ejkmcpqxot1uwisza345h769");
+        specification.symbols.extend(text::ALPHABET.iter().copied().map(char::from));
         specification.check_trailing_bits = true;
         // Proof: 32 distinct ASCII symbols and no padding are always a valid specification; a test encodes.
         #[allow(clippy::expect_used)]
@@ -105,17 +108,7 @@ impl VatId {
     /// # Errors
     /// [`IdentityError::Text`], [`IdentityError::NotCanonical`].
     pub fn spelled(text: &str) -> Result<[u8; 32], IdentityError> {
-        if text.len() != Self::TEXT_LENGTH {
-            return Err(IdentityError::Text);
-        }
-        let mut bytes = [0; 32];
-        let decoded =
-            zbase32().decode_mut(text.as_bytes(), &mut bytes).map_err(|partial| match partial.error.kind {
-                data_encoding::DecodeKind::Trailing => IdentityError::NotCanonical,
-                _ => IdentityError::Text,
-            })?;
-        debug_assert_eq!(decoded, bytes.len(), "52 characters are 32 bytes");
-        Ok(bytes)
+        IdText::read(text.as_bytes())
     }
 
     /// The 32 bytes of the public key.
@@ -147,7 +140,7 @@ impl VatId {
 
 impl fmt::Display for VatId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&zbase32().encode(&self.0))
+        IdText::of(&self.0).fmt(f)
     }
 }
 

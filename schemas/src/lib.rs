@@ -35,7 +35,7 @@ mod work;
 pub use address::{Address, AddressError, Reach, is_localhost};
 pub use error_code::{Coded, ErrorCode, Exit, RemoteError, UnknownErrorCode};
 pub use host::HostError;
-pub use identity::{IdentityError, IdentityKey, VatId, VatKey};
+pub use identity::{IdText, IdentityError, IdentityKey, VatId, VatKey};
 pub use invite::{Invite, InviteError, InviteHash};
 pub use limits::{MAX_ACCEPTED_VALUE, MAX_PUBLISHED_VALUE};
 pub use network::Network;

@@ -21,9 +21,10 @@ pub(super) mod hash;
 pub(super) mod index;
 mod order;
 mod recent;
-mod text;
 
 use std::time::Duration;
+
+use schemas::IdText;
 
 use self::{
     cells::{Cells, Contents, Number},
@@ -31,7 +32,6 @@ use self::{
     index::Index,
     order::Order,
     recent::{Debts, Turns},
-    text::IdText,
 };
 use super::{
     Id,

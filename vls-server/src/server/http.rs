@@ -41,7 +41,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{rt::TokioIo, server::conn::auto};
-use schemas::{ErrorCode, IdentityError, Network, Timestamp, VatId};
+use schemas::{ErrorCode, IdText, IdentityError, Network, Timestamp};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -50,7 +50,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use self::reply::{Problem, Reply};
+use self::reply::{Dates, Problem, Reply};
 pub(crate) use self::tls::Inspected;
 pub(super) use self::{client::TrustedProxies, tls::Tls};
 pub use self::{
@@ -65,7 +65,7 @@ use super::{
 };
 use crate::{
     limits,
-    registry::{Rate, seconds},
+    registry::{Id, Now, Rate, seconds},
 };
 
 /// As metrics name it.
@@ -78,6 +78,7 @@ pub(super) struct HttpCarrier {
     proxies: TrustedProxies,
     places: Places,
     rates: RefCell<Rates>,
+    dates: Dates,
     limits: HttpLimits,
 }
 
@@ -134,7 +135,7 @@ impl HttpCarrier {
     ) -> Self {
         let places = Places::new(limits.connections, limits.connections_per_network);
         let rates = RefCell::new(Rates::new(limits.requests, seed));
-        Self { shared, tls, proxies, places, rates, limits }
+        Self { shared, tls, proxies, places, rates, dates: Dates::default(), limits }
     }
 
     /// Takes up the certificate's files now, if they have changed.
@@ -203,7 +204,7 @@ impl HttpCarrier {
         let Some(tls) = &self.tls else {
             return self.serve_stream(stream, &connection, stage).await;
         };
-        if !self.proxies.contains(connection.address) && self.take_token(connection.address).is_err() {
+        if !self.proxies.contains(connection.address) && self.take_token(connection.address, self.now()).is_err() {
             return;
         }
         let stream = tokio::select! {
@@ -262,14 +263,24 @@ impl HttpCarrier {
         request: Request<Incoming>,
         connection: Rc<Connection>,
     ) -> Result<reply::Response, Infallible> {
-        let begun = Instant::now();
-        let under_way = UnderWay::begin(&connection);
+        let (begun, under_way) = (Instant::now(), UnderWay::begin(&connection));
         let head = request.method() == Method::HEAD;
         let doh = request.uri().path() == doh::PATH;
         let version = request.version();
-        let reply = self.route(request, connection.address).await.unwrap_or_else(Problem::into_reply);
+        let mut now = self.now();
+        let reply = match self.begin(&request, connection.address, now) {
+            Ok(Begun::Answered(reply)) => Ok(reply),
+            Ok(Begun::Waiting(page)) => {
+                // In a place of its own: it is large, and what is answered at once need not carry it about.
+                let reply = Box::pin(self.finish(page, request)).await;
+                now = self.now();
+                reply
+            }
+            Err(problem) => Err(problem),
+        };
+        let reply = reply.unwrap_or_else(Problem::into_reply);
         let status = reply.status();
-        let mut response = reply.into_response(self.shared.registry.clock().now().wall, head);
+        let mut response = reply.into_response(now.wall, &self.dates, head);
         if connection.requests.get() >= self.limits.requests_per_connection {
             connection.used_up.notify_one();
             if version <= Version::HTTP_11 {
@@ -282,34 +293,65 @@ impl HttpCarrier {
         Ok(response)
     }
 
+    fn now(&self) -> Now {
+        self.shared.registry.clock().now()
+    }
+
     /// Takes a token of an address's network.
     ///
     /// # Errors
     /// How long until there is one.
-    fn take_token(&self, address: IpAddr) -> Result<(), Duration> {
-        let now = self.shared.registry.clock().now();
+    fn take_token(&self, address: IpAddr, now: Now) -> Result<(), Duration> {
         self.rates.borrow_mut().take(Network::of(address), now)
     }
 
-    async fn route(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Reply, Problem> {
+    /// Answers what needs neither a body nor the disk nor other servers, which is nearly everything.
+    fn begin(&self, request: &Request<Incoming>, peer: IpAddr, now: Now) -> Result<Begun, Problem> {
         let client = self.proxies.client(peer, request.headers());
-        if let Err(wait) = self.take_token(client) {
+        if let Err(wait) = self.take_token(client, now) {
             let message =
                 format!("too many requests came from this network; the next is answered in {} s", seconds(wait));
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::VlsQuota, message).retry_after(wait));
         }
         if request.method() == Method::OPTIONS {
-            return Ok(Reply::preflight());
+            return Ok(Begun::Answered(Reply::preflight()));
         }
-        let path = request.uri().path().to_owned();
-        match path.as_str() {
-            "/" => pages::status(&self.shared, only_read(&request)?),
-            "/healthz" => pages::health(&self.shared, only_read(&request)?).await,
-            "/metrics" => pages::metrics(&self.shared, only_read(&request)?),
-            doh::PATH => doh::answer(&self.shared, request, self.limits.body).await,
-            path => records::answer(&self.shared, &id_of(path)?, request, client, self.limits.body).await,
+        match request.uri().path() {
+            "/" => pages::status(&self.shared, only_read(request)?).map(Begun::Answered),
+            "/metrics" => pages::metrics(&self.shared, only_read(request)?).map(Begun::Answered),
+            "/healthz" => Ok(Begun::Waiting(Page::Health(only_read(request)?))),
+            doh::PATH => Ok(Begun::Waiting(Page::Doh)),
+            path => {
+                let id = id_of(path)?;
+                let answered = records::at_once(&self.shared, &id, request, client, (now, &self.dates))?;
+                Ok(answered.map_or(Begun::Waiting(Page::Record { id, client }), Begun::Answered))
+            }
         }
     }
+
+    async fn finish(&self, page: Page, request: Request<Incoming>) -> Result<Reply, Problem> {
+        let body_deadline = self.limits.body;
+        match page {
+            Page::Health(read_only) => pages::health(&self.shared, read_only).await,
+            Page::Doh => doh::answer(&self.shared, request, body_deadline).await,
+            Page::Record { id, client } => {
+                records::answer(&self.shared, &id, request, client, (body_deadline, &self.dates)).await
+            }
+        }
+    }
+}
+
+/// What a request has come to before anything was waited for.
+enum Begun {
+    Answered(Reply),
+    Waiting(Page),
+}
+
+/// Which page is waited for.
+enum Page {
+    Health(ReadOnly),
+    Doh,
+    Record { id: Id, client: IpAddr },
 }
 
 /// A request that is being answered, until it is dropped: HTTP/2 lets its asker take it back in the middle.
@@ -341,6 +383,8 @@ fn builder() -> auto::Builder<LocalTasks> {
         .http1()
         // Ours comes from the server's clock.
         .auto_date_header(false)
+        // An answer is a few hundred bytes: to copy them together costs less than to name their parts to the kernel.
+        .writev(false)
         .half_close(true)
         .max_buf_size(limits::HTTP_HEAD_BYTES)
         .max_headers(limits::HTTP_FIELDS);
@@ -378,13 +422,13 @@ fn only_read(request: &Request<Incoming>) -> Result<ReadOnly, Problem> {
 }
 
 /// The id in the path of a record. What cannot be meant as one is a page that is not here.
-fn id_of(path: &str) -> Result<[u8; 32], Problem> {
+fn id_of(path: &str) -> Result<Id, Problem> {
     let (text, certain) = match path.strip_prefix("/pkarr/") {
         Some(text) => (text, true),
         None => (path.strip_prefix('/').unwrap_or(path), false),
     };
-    VatId::spelled(text).map_err(|error| {
-        if !certain && matches!(error, IdentityError::Text) && text.len() != VatId::TEXT_LENGTH {
+    IdText::read(text.as_bytes()).map_err(|error| {
+        if !certain && matches!(error, IdentityError::Text) && text.len() != IdText::LENGTH {
             return Problem::new(StatusCode::NOT_FOUND, ErrorCode::HttpRequest, "there is no such page".to_owned());
         }
         Problem::new(StatusCode::BAD_REQUEST, ErrorCode::RefIdMalformed, error.to_string())

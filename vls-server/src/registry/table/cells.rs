@@ -12,7 +12,9 @@
 //! Most records need neither of the optional parts. Their lease is as long as the policy says; and their packet has the
 //! id in it already: it is the name of the first DNS record, in z-base-32.
 
-use super::{Id, index::NUMBERS, text::IdText};
+use schemas::IdText;
+
+use super::{Id, index::NUMBERS};
 use crate::limits::MOST_RECORDS;
 
 /// Cells in a slab.
@@ -188,7 +190,7 @@ impl Cells {
     /// The id that it is of.
     pub(super) fn id(&self, number: Number) -> Id {
         let cell = self.cell(number);
-        let read = || text_in(&cell[packet_from(cell)..]).and_then(IdText::read);
+        let read = || text_in(&cell[packet_from(cell)..]).and_then(|text| IdText::read(text).ok());
         // Proof: a cell without an id of its own has it in its packet, where it was compared with the id.
         own_id(cell).and_then(|own| own.try_into().ok()).or_else(read).unwrap_or_default()
     }

@@ -1,17 +1,24 @@
 //! Entity tags and the conditions that requests put (RFC 9110, section 13), pure.
 //!
-//! A record's tag is its timestamp and the SHA-256 of its packet. The packet holds the epoch too, so the tag stands for
-//! the full order (epoch, timestamp, bytes): two records with the same tag are the same bytes.
+//! A record's tag is its timestamp and the scalar of its signature, the second half (RFC 8032, section 5.1.6), which is as
+//! good as a digest: it is a random number plus the hash of all that is signed, times the key. A packet is stored only if
+//! its signature is right, so somebody else's cannot have the same tag, and even the key's owner would find two that do
+//! only by chance, among 2¹²⁶ (as he would two with the same SHA-256, more or less). So two records with the same tag
+//! are the same bytes, and the tag stands for their full order (epoch, timestamp, bytes).
 //!
 //! HTTP dates count seconds, and a vat may sign several records in one. So `If-Modified-Since` says that nothing is
 //! new only if the record is not later than the very beginning of the second that it names, to the microsecond: an
 //! answer too many costs a kilobyte, one too few would hide where a vat is. Swaps go by tags alone; there
 //! `If-Match` may also be the bare timestamp that pkarr's relays take.
 
+use std::{fmt::Write as _, ops::Range};
+
 use data_encoding::HEXLOWER;
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use schemas::{Timestamp, limits::PACKET_HEADER};
-use sha2::{Digest, Sha256};
+
+/// Where a packet has the scalar of its signature.
+const SCALAR: Range<usize> = 32..64;
 
 /// The tag of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,16 +28,23 @@ pub(super) struct Tag {
 }
 
 impl Tag {
+    /// Quotes, sixteen digits of a timestamp, a hyphen, and the scalar.
+    const LENGTH: usize = 2 + 16 + 1 + 64;
+
     /// The tag of a packet that is a record.
     pub(super) fn of(packet: &[u8]) -> Self {
         let timestamp = timestamp(packet);
-        let digest = HEXLOWER.encode(&Sha256::digest(packet));
-        Self { timestamp, text: format!("\"{}-{digest}\"", timestamp.as_micros()) }
+        let mut text = String::with_capacity(Self::LENGTH);
+        // Writing into a string does not fail.
+        let _ = write!(text, "\"{}-", timestamp.as_micros());
+        HEXLOWER.encode_append(packet.get(SCALAR).unwrap_or_default(), &mut text);
+        text.push('"');
+        Self { timestamp, text }
     }
 
     /// As it stands in a header, with its quotes.
-    pub(super) fn text(&self) -> &str {
-        &self.text
+    pub(super) fn into_text(self) -> String {
+        self.text
     }
 }
 
@@ -161,9 +175,9 @@ mod tests {
     #[test]
     fn a_tag_tells_apart_every_two_records() {
         let tag = Tag::of(&packet(1_800_000_000_000_007));
-        assert!(tag.text().starts_with("\"1800000000000007-"));
+        assert!(tag.text.starts_with("\"1800000000000007-"));
         let mut other = packet(1_800_000_000_000_007);
-        other[0] ^= 1;
+        other[SCALAR.end - 1] ^= 1;
         assert_ne!(Tag::of(&other), tag);
         assert_eq!(Tag::of(&packet(1_800_000_000_000_007)), tag);
     }
@@ -181,12 +195,12 @@ mod tests {
     #[test]
     fn tags_win_over_dates_and_come_in_lists_on_several_lines_and_weakened() {
         let tag = Tag::of(&packet(5));
-        let weak = format!("W/{}", tag.text());
+        let weak = format!("W/{}", tag.text);
         let long_ago_or_not = (IF_MODIFIED_SINCE, "Fri, 15 Jan 2027 08:00:00 GMT");
-        for known in [tag.text(), "*", &format!("\"a\", {weak}"), &format!("\"a\",{} , \"b\"", tag.text())] {
+        for known in [tag.text.as_str(), "*", &format!("\"a\", {weak}"), &format!("\"a\",{} , \"b\"", tag.text)] {
             assert!(is_known(&headers(&[(IF_NONE_MATCH, known)]), &tag), "{known}");
         }
-        assert!(is_known(&headers(&[(IF_NONE_MATCH, "\"a\""), (IF_NONE_MATCH, tag.text())]), &tag));
+        assert!(is_known(&headers(&[(IF_NONE_MATCH, "\"a\""), (IF_NONE_MATCH, &tag.text)]), &tag));
         assert!(!is_known(&headers(&[(IF_NONE_MATCH, "\"a\""), long_ago_or_not]), &tag));
         assert!(!is_known(&HeaderMap::new(), &tag));
     }
@@ -199,7 +213,7 @@ mod tests {
             Ok(Demand::OneOf(named)) => named.iter().any(|named| named.names(&tag)),
             other => panic!("{value}: {other:?}"),
         };
-        for yes in [tag.text(), "5", "*", &format!("\"x\", {}", tag.text())] {
+        for yes in [tag.text.as_str(), "5", "*", &format!("\"x\", {}", tag.text)] {
             assert!(named(yes), "{yes}");
         }
         for no in ["\"x\"", "6", "\"5\""] {

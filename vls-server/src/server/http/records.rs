@@ -34,18 +34,20 @@ use hyper::{
     header::{CONNECTION, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED},
 };
 use schemas::{
-    Coded, ErrorCode, Invite, RecordError, UnverifiedPacket, VatId, limits::MAX_ACCEPTED_VALUE, limits::PACKET_HEADER,
+    Coded, ErrorCode, Invite, RecordError, Timestamp, UnverifiedPacket, VatId, limits::MAX_ACCEPTED_VALUE,
+    limits::PACKET_HEADER,
 };
 use tokio::time::timeout;
 
 use super::{
     preconditions::{self, Demand, Tag},
-    reply::{Problem, Reply, http_date},
+    reply::{Dates, Problem, Reply, http_date},
 };
 use crate::{
-    durable::Stopping,
+    durable::{Seen, Stopping},
     limits,
-    registry::{Admission, Expected, Id, Outcome, Refusal, RefusalReason},
+    peering::Share,
+    registry::{Admission, Answer, Expected, Id, Now, Outcome, Refusal, RefusalReason},
     server::{dns, peers::Asker, shared::Shared},
 };
 
@@ -70,66 +72,124 @@ pub(super) const WORK: HeaderName = HeaderName::from_static("vls-work");
 /// An invite.
 const INVITE: HeaderName = HeaderName::from_static("vls-invite");
 
+/// What is held of an id, as far as a reader may know.
+struct Held<'a> {
+    packet: &'a [u8],
+    /// The time since the vat was last seen.
+    age: Duration,
+    /// The time until its lease ends.
+    left: Duration,
+    expired: bool,
+}
+
+/// Answers who asks for the record of an id, if what is to be told is durable and no other server is asked first. Nothing
+/// has happened if there is no answer.
+pub(super) fn at_once(
+    shared: &Shared,
+    id: &Id,
+    request: &Request<Incoming>,
+    client: IpAddr,
+    (now, dates): (Now, &Dates),
+) -> Result<Option<Reply>, Problem> {
+    let Some(wish) = Wish::of(request) else { return Ok(None) };
+    let _under_way = shared.calls.begin().ok_or(Stopping)?;
+    // Who is asked already is not asked a second time when this request waits.
+    let is_sought = || shared.peers.inquire(id, now, by_http(client), Share::Whole).is_some();
+    if !wish.even_expired && is_sought() {
+        return Ok(None);
+    }
+    shared.registry.see(id, now, |seen| match seen {
+        Seen::Early => Ok(None),
+        Seen::Nothing => Err(unknown()),
+        Seen::Record { packet, age, left, expired } => {
+            let held = Held { packet, age, left, expired };
+            shown(&held, request.headers(), wish, (now.wall, dates)).map(Some)
+        }
+    })
+}
+
 /// Answers a request for the record of an id.
 pub(super) async fn answer(
     shared: &Shared,
     id: &Id,
     request: Request<Incoming>,
     client: IpAddr,
-    body_deadline: Duration,
+    (body_deadline, dates): (Duration, &Dates),
 ) -> Result<Reply, Problem> {
     let _under_way = shared.calls.begin().ok_or(Stopping)?;
-    match *request.method() {
-        Method::GET | Method::HEAD => {
-            let even_expired =
-                request.uri().query().is_some_and(|query| query.split('&').any(|p| p == "policy=CacheOnly"));
-            let asker = Asker { id: None, network: client, hops: 0 };
-            if !even_expired {
-                shared.peers.seek(id, asker).await;
-            }
-            get(shared, id, request.headers(), even_expired).await
+    if let Some(wish) = Wish::of(&request) {
+        if !wish.even_expired {
+            shared.peers.seek(id, by_http(client)).await;
         }
-        Method::PUT => {
-            let demand = Demand::read(request.headers())
-                .map_err(|error| Problem::request(StatusCode::BAD_REQUEST, error.to_string()))?;
-            let admission = admission(request.headers())?;
-            let packet = body(request, PACKET_HEADER + MAX_ACCEPTED_VALUE, body_deadline).await?;
-            put(shared, id, &packet, client, (demand, admission)).await
-        }
-        _ => Err(Problem::method("GET, HEAD, PUT, OPTIONS")),
+        let Answer { packet, age, left, expired, .. } = shared.registry.lookup(id).await?;
+        let packet = packet.ok_or_else(unknown)?;
+        let held = Held { packet: &packet, age, left, expired };
+        return shown(&held, request.headers(), wish, (shared.now(), dates));
+    }
+    if *request.method() != Method::PUT {
+        return Err(Problem::method("GET, HEAD, PUT, OPTIONS"));
+    }
+    let demand = Demand::read(request.headers())
+        .map_err(|error| Problem::request(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let admission = admission(request.headers())?;
+    let packet = body(request, PACKET_HEADER + MAX_ACCEPTED_VALUE, body_deadline).await?;
+    put(shared, id, &packet, client, (demand, admission)).await
+}
+
+/// What somebody who reads wishes to see.
+#[derive(Clone, Copy)]
+struct Wish {
+    /// Also a record whose lease has ended.
+    even_expired: bool,
+}
+
+impl Wish {
+    /// None of who does not read.
+    fn of(request: &Request<Incoming>) -> Option<Self> {
+        let query = || request.uri().query().unwrap_or_default();
+        let even_expired = || query().split('&').any(|parameter| parameter == "policy=CacheOnly");
+        matches!(*request.method(), Method::GET | Method::HEAD).then(|| Self { even_expired: even_expired() })
     }
 }
 
-async fn get(shared: &Shared, id: &Id, headers: &HeaderMap, even_expired: bool) -> Result<Reply, Problem> {
-    let answer = shared.registry.lookup(id).await?;
-    let Some(packet) = answer.packet else {
-        let message = "no record of this vat is held here";
-        return Err(Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsUnknownVat, message));
-    };
-    if answer.expired && !even_expired {
-        let message = format!("the vat was last seen {} s ago, and its lease has ended", answer.age.as_secs());
-        return Err(Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsExpired, message)
-            .with(EXPIRED, answer.age.as_secs().into()));
+fn by_http(client: IpAddr) -> Asker {
+    Asker { id: None, network: client, hops: 0 }
+}
+
+fn unknown() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsUnknownVat, "no record of this vat is held here")
+}
+
+fn shown(
+    held: &Held<'_>,
+    headers: &HeaderMap,
+    wish: Wish,
+    (now, dates): (Timestamp, &Dates),
+) -> Result<Reply, Problem> {
+    let Held { packet, age, left, expired } = *held;
+    if expired && !wish.even_expired {
+        let message = format!("the vat was last seen {} s ago, and its lease has ended", age.as_secs());
+        return Err(
+            Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsExpired, message).with(EXPIRED, age.as_secs().into())
+        );
     }
-    let tag = Tag::of(&packet);
+    let tag = Tag::of(packet);
     let reply = if preconditions::is_known(headers, &tag) {
         Reply::new(StatusCode::NOT_MODIFIED)
     } else {
-        Reply::of(PACKET, Bytes::copy_from_slice(&packet))
+        Reply::of(PACKET, Bytes::copy_from_slice(packet))
     };
-    let now = shared.now();
-    let vouched_for = if answer.expired { now.saturating_sub(answer.age) } else { now };
     let reply = reply
-        .with_text(ETAG, tag.text().to_owned())
-        .with_text(LAST_MODIFIED, http_date(preconditions::timestamp(&packet).min(now)))
-        .with_text(MEMENTO, http_date(vouched_for))
-        .with(AGE, answer.age.as_secs().into());
-    if answer.expired {
-        return Ok(reply.with(EXPIRED, answer.age.as_secs().into()).not_cached());
+        .with(LAST_MODIFIED, http_date(preconditions::timestamp(packet).min(now)))
+        .with(MEMENTO, if expired { http_date(now.saturating_sub(age)) } else { dates.of(now) })
+        .with(AGE, age.as_secs().into())
+        .with_text(ETAG, tag.into_text());
+    if expired {
+        return Ok(reply.with(EXPIRED, age.as_secs().into()).not_cached());
     }
     let ttl = dns::time_to_live(packet.get(PACKET_HEADER..).unwrap_or_default());
     let ttl = ttl.map_or(limits::HTTP_CACHE, |seconds| Duration::from_secs(seconds.into()));
-    Ok(reply.cached_for(ttl.min(answer.left).min(limits::HTTP_CACHE)))
+    Ok(reply.cached_for(ttl.min(left).min(limits::HTTP_CACHE)))
 }
 
 async fn put(
@@ -143,7 +203,7 @@ async fn put(
     let outcome = shared.registry.register(Some(client), id, packet, &expected, &admission).await?;
     match outcome {
         Outcome::Stored { lease } | Outcome::Refreshed { lease } => Ok(Reply::new(StatusCode::NO_CONTENT)
-            .with_text(ETAG, Tag::of(packet).text().to_owned())
+            .with_text(ETAG, Tag::of(packet).into_text())
             .with(LEASE, lease.as_secs().into())),
         Outcome::Stale { current } => {
             let message = "a record that is higher than this one was registered before";
@@ -205,7 +265,7 @@ fn unexpected(current: Option<&[u8]>) -> Problem {
 }
 
 fn with_tag(problem: Problem, current: Option<&[u8]>) -> Problem {
-    let tag = current.and_then(|packet| HeaderValue::try_from(Tag::of(packet).text()).ok());
+    let tag = current.and_then(|packet| HeaderValue::try_from(Tag::of(packet).into_text()).ok());
     match tag {
         Some(tag) => problem.with(ETAG, tag),
         None => problem,

@@ -1,6 +1,6 @@
 //! Answers and errors as HTTP has them, with what every one of them carries.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, cell::RefCell, io::Write as _, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -25,6 +25,9 @@ const TIME: HeaderName = HeaderName::from_static("vls-time");
 const EXPOSED: &str = "ETag, Last-Modified, Memento-Datetime, Retry-After, Date, Vls-Time, Vls-Lease, Vls-Age, Vls-Expired, \
                        Vls-Work";
 
+/// How many headers the answer to a GET has.
+const USUAL_HEADERS: usize = 12;
+
 /// An answer.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -35,7 +38,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: Bytes::new() }
+        Self { status, headers: HeaderMap::with_capacity(USUAL_HEADERS), body: Bytes::new() }
     }
 
     /// An answer with a body.
@@ -89,16 +92,14 @@ impl Reply {
         self.with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
     }
 
-    pub(super) fn into_response(self, now: Timestamp, head: bool) -> Response {
+    pub(super) fn into_response(self, now: Timestamp, dates: &Dates, head: bool) -> Response {
         let Self { status, mut headers, body } = self;
         // Records are public: a script of any page may read them.
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(TIME, now.as_micros().into());
-        if let Ok(date) = HeaderValue::try_from(http_date(now)) {
-            headers.insert(DATE, date);
-        }
+        headers.insert(DATE, dates.of(now));
         // Neither of the two may have a body, nor tell how long it would be (RFC 9110, sections 8.6 and 15.4.5).
         if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             headers.insert(CONTENT_LENGTH, body.len().into());
@@ -174,9 +175,50 @@ impl From<Stopping> for Problem {
     }
 }
 
+/// The date of this second, written once in it.
+#[derive(Debug, Default)]
+pub(super) struct Dates(RefCell<Option<(u64, HeaderValue)>>);
+
+impl Dates {
+    /// As [`http_date`], for a time that is asked for again and again.
+    pub(super) fn of(&self, time: Timestamp) -> HeaderValue {
+        let mut last = self.0.borrow_mut();
+        match &*last {
+            Some((second, date)) if *second == time.as_seconds() => date.clone(),
+            _ => last.insert((time.as_seconds(), http_date(time))).1.clone(),
+        }
+    }
+}
+
 /// As HTTP writes a time; of the year 9999 at the latest, where its form ends.
-pub(super) fn http_date(time: Timestamp) -> String {
+pub(super) fn http_date(time: Timestamp) -> HeaderValue {
     const LAST: u64 = 253_402_300_799;
+    /// RFC 9110, section 5.6.7.
+    const LENGTH: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
     let since_1970 = Duration::from_secs(time.as_seconds().min(LAST));
-    httpdate::fmt_http_date(std::time::UNIX_EPOCH + since_1970)
+    let mut date = [b' '; LENGTH];
+    let written = write!(date.as_mut_slice(), "{}", httpdate::HttpDate::from(std::time::UNIX_EPOCH + since_1970));
+    debug_assert!(written.is_ok(), "every date is as long as this one");
+    // Proof: letters, digits and punctuation.
+    HeaderValue::from_bytes(&date).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_is_that_of_its_second() {
+        let dates = Dates::default();
+        for (micros, date) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777_000_000, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (784_111_777_999_999, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (784_111_778_000_000, "Sun, 06 Nov 1994 08:49:38 GMT"),
+            (784_111_777_000_000, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(dates.of(Timestamp::from_micros(micros)), date);
+        }
+    }
 }
