@@ -204,11 +204,8 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(30);
 pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's head. Cookies of a whole domain may come along and are passed over; no question of ours
-/// takes more than 2,000.
+/// takes more than 2,000. Of header fields there may be a hundred, as hyper has it.
 pub(crate) const HTTP_HEAD_BYTES: usize = 16 << 10;
-
-/// Header fields of a request. Browsers behind three proxies send some forty.
-pub(crate) const HTTP_FIELDS: usize = 64;
 
 /// Requests of one HTTP/2 connection under way: what a resolver that uses DNS over HTTPS asks at once. Each may hold
 /// the head and the body of a request.

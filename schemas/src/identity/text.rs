@@ -82,12 +82,18 @@ impl IdText {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The same as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Proof: all characters are of the alphabet, which is ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for IdText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Proof: all characters are of the alphabet, which is ASCII.
-        f.write_str(std::str::from_utf8(&self.0).unwrap_or_default())
+        f.write_str(self.as_str())
     }
 }
 

@@ -386,8 +386,7 @@ fn builder() -> auto::Builder<LocalTasks> {
         // An answer is a few hundred bytes: to copy them together costs less than to name their parts to the kernel.
         .writev(false)
         .half_close(true)
-        .max_buf_size(limits::HTTP_HEAD_BYTES)
-        .max_headers(limits::HTTP_FIELDS);
+        .max_buf_size(limits::HTTP_HEAD_BYTES);
     builder
         .http2()
         .auto_date_header(false)

@@ -6,9 +6,15 @@
 //! disturbed by who knocks.
 //!
 //! Idle is who has not finished a request's head; so who sends a byte a minute makes room first.
+//!
+//! A request costs no more than a note of when its connection became idle. The order by these notes is made when somebody
+//! has to make room: there every connection stands where it belonged when it was last looked at, which is never behind
+//! its true place. Whoever is found at the front and belongs further back is put there; whoever is busy is taken out and
+//! comes back when he is idle. So the one that stays at the front is the right one, and each request pays for one move at
+//! most.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
     rc::Rc,
 };
@@ -24,26 +30,49 @@ pub(super) struct Places(Rc<RefCell<Table>>);
 struct Table {
     total: usize,
     per_network: usize,
-    /// Ever counts up: numbers connections, and tells which of two has been idle for longer.
+    /// Numbers connections.
     next: u64,
+    times: Times,
     taken: HashMap<u64, Taken>,
-    idle: BTreeSet<(u64, u64)>,
+    order: Order,
     networks: HashMap<Network, InNetwork>,
+}
+
+/// When a connection is thought to have become idle, and its number.
+type Order = BTreeSet<(u64, u64)>;
+
+/// Ever counts up: tells which of two has been idle for longer.
+#[derive(Debug, Clone, Default)]
+struct Times(Rc<Cell<u64>>);
+
+impl Times {
+    fn next(&self) -> u64 {
+        self.0.set(self.0.get() + 1);
+        self.0.get()
+    }
 }
 
 #[derive(Debug)]
 struct Taken {
     /// `None` for who is not counted by network.
     network: Option<Network>,
-    /// Since when, as a number from `next`.
-    idle_since: Option<u64>,
-    evicted: Rc<Notify>,
+    /// Where it stands in the orders, if it does.
+    at: Option<u64>,
+    state: Rc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    idle_since: Cell<Option<u64>>,
+    /// It was found busy, and so stands in no order.
+    is_out: Cell<bool>,
+    evicted: Notify,
 }
 
 #[derive(Debug, Default)]
 struct InNetwork {
     count: usize,
-    idle: BTreeSet<(u64, u64)>,
+    order: Order,
 }
 
 /// A place, given back when it is dropped.
@@ -51,7 +80,8 @@ struct InNetwork {
 pub(super) struct Place {
     places: Places,
     number: u64,
-    evicted: Rc<Notify>,
+    times: Times,
+    state: Rc<State>,
 }
 
 impl Places {
@@ -60,8 +90,9 @@ impl Places {
             total,
             per_network,
             next: 0,
+            times: Times::default(),
             taken: HashMap::new(),
-            idle: BTreeSet::new(),
+            order: Order::new(),
             networks: HashMap::new(),
         })))
     }
@@ -70,22 +101,25 @@ impl Places {
     /// `network`: those behind it come from many.
     pub(super) fn take(&self, network: Option<Network>) -> Option<Place> {
         let mut table = self.0.borrow_mut();
-        let own = network.and_then(|network| table.networks.get(&network));
-        let evicted = match own.filter(|own| own.count >= table.per_network) {
-            Some(own) => Some(own.idle.first()?.1),
-            None if table.taken.len() >= table.total => Some(table.idle.first()?.1),
-            None => None,
-        };
-        if let Some(taken) = evicted.and_then(|number| table.remove(number)) {
-            taken.evicted.notify_one();
+        let own = network.filter(|network| {
+            table.networks.get(network).is_some_and(|in_network| in_network.count >= table.per_network)
+        });
+        if own.is_some() || table.taken.len() >= table.total {
+            let longest_idle = table.longest_idle(own)?;
+            if let Some(taken) = table.remove(longest_idle) {
+                taken.state.evicted.notify_one();
+            }
         }
-        let (number, evicted) = (table.tick(), Rc::new(Notify::new()));
+        table.next += 1;
+        let (number, times) = (table.next, table.times.clone());
         if let Some(network) = network {
             table.networks.entry(network).or_default().count += 1;
         }
-        table.taken.insert(number, Taken { network, idle_since: None, evicted: Rc::clone(&evicted) });
-        table.set_idle(number, true);
-        Some(Place { places: self.clone(), number, evicted })
+        let (idle_since, is_out) = (Cell::new(Some(times.next())), Cell::new(true));
+        let state = Rc::new(State { idle_since, is_out, evicted: Notify::new() });
+        table.taken.insert(number, Taken { network, at: None, state: Rc::clone(&state) });
+        table.put(number, state.idle_since.get());
+        Some(Place { places: self.clone(), number, times, state })
     }
 
     /// How many are taken.
@@ -97,12 +131,15 @@ impl Places {
 impl Place {
     /// Whether its connection is between two requests.
     pub(super) fn set_idle(&self, idle: bool) {
-        self.places.0.borrow_mut().set_idle(self.number, idle);
+        self.state.idle_since.set(idle.then(|| self.times.next()));
+        if idle && self.state.is_out.get() {
+            self.places.0.borrow_mut().put(self.number, self.state.idle_since.get());
+        }
     }
 
     /// Waits until the place was given to somebody else.
     pub(super) async fn evicted(&self) {
-        self.evicted.notified().await;
+        self.state.evicted.notified().await;
     }
 }
 
@@ -113,30 +150,40 @@ impl Drop for Place {
 }
 
 impl Table {
-    fn tick(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    /// The number of the connection that has been idle for longest, of one network or of all.
+    fn longest_idle(&mut self, network: Option<Network>) -> Option<u64> {
+        loop {
+            let order = match network {
+                Some(network) => &self.networks.get(&network)?.order,
+                None => &self.order,
+            };
+            let (at, number) = *order.first()?;
+            let idle_since = self.taken.get(&number)?.state.idle_since.get();
+            if idle_since == Some(at) {
+                return Some(number);
+            }
+            self.put(number, idle_since);
+        }
     }
 
-    /// Does nothing for a place that was given up.
-    fn set_idle(&mut self, number: u64, idle: bool) {
-        let now = self.tick();
+    /// Has a connection stand where it belongs, or nowhere. Does nothing for a place that was given up.
+    fn put(&mut self, number: u64, at: Option<u64>) {
         let Some(taken) = self.taken.get_mut(&number) else { return };
-        let before = std::mem::replace(&mut taken.idle_since, idle.then_some(now));
-        let after = taken.idle_since;
+        let before = std::mem::replace(&mut taken.at, at);
+        taken.state.is_out.set(at.is_none());
         let mut in_network = taken.network.and_then(|network| self.networks.get_mut(&network));
-        if let Some(since) = before {
-            self.idle.remove(&(since, number));
-            in_network.as_mut().map(|own| own.idle.remove(&(since, number)));
+        if let Some(before) = before {
+            self.order.remove(&(before, number));
+            in_network.as_mut().map(|own| own.order.remove(&(before, number)));
         }
-        if let Some(since) = after {
-            self.idle.insert((since, number));
-            in_network.as_mut().map(|own| own.idle.insert((since, number)));
+        if let Some(at) = at {
+            self.order.insert((at, number));
+            in_network.as_mut().map(|own| own.order.insert((at, number)));
         }
     }
 
     fn remove(&mut self, number: u64) -> Option<Taken> {
-        self.set_idle(number, false);
+        self.put(number, None);
         let taken = self.taken.remove(&number)?;
         if let Some(network) = taken.network
             && let Some(own) = self.networks.get_mut(&network)
@@ -153,6 +200,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -201,7 +249,7 @@ mod tests {
         assert_eq!(places.len(), 3);
         drop((own, newcomer, other));
         assert_eq!(places.len(), 0);
-        assert!(places.0.borrow().networks.is_empty() && places.0.borrow().idle.is_empty(), "nothing is left behind");
+        assert!(places.0.borrow().networks.is_empty() && places.0.borrow().order.is_empty(), "nothing is left behind");
     }
 
     #[test]
@@ -209,5 +257,70 @@ mod tests {
         let places = Places::new(10, 1);
         let held: Vec<Place> = (0..10).map(|_| places.take(None).unwrap()).collect();
         assert!(held.iter().all(|place| !was_evicted(place)));
+    }
+
+    /// What may happen to one of the connections.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Comes(u8),
+        IsIdle(usize, bool),
+        Goes(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0..4_u8).prop_map(Step::Comes),
+            6 => (any::<usize>(), any::<bool>()).prop_map(|(which, idle)| Step::IsIdle(which, idle)),
+            1 => any::<usize>().prop_map(Step::Goes),
+        ]
+    }
+
+    /// A place as it is meant: whose, since which step it is idle, and whether it was taken away.
+    struct Meant {
+        place: Place,
+        network: u8,
+        idle_since: Option<usize>,
+        evicted: bool,
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_always_the_longest_idle_that_makes_room(steps in prop::collection::vec(step(), 0..200)) {
+            const TOTAL: usize = 6;
+            const PER_NETWORK: usize = 3;
+            let places = Places::new(TOTAL, PER_NETWORK);
+            let mut held: Vec<Meant> = Vec::new();
+            for (time, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Comes(number) => {
+                        let live = || (0..held.len()).filter(|which| !held[*which].evicted);
+                        let of_own = || live().filter(|which| held[*which].network == number);
+                        let crowd: Option<Vec<usize>> = if of_own().count() >= PER_NETWORK {
+                            Some(of_own().collect())
+                        } else {
+                            (live().count() >= TOTAL).then(|| live().collect())
+                        };
+                        let idle = |which: &usize| held[*which].idle_since.map(|since| (since, *which));
+                        let goes = crowd.as_ref().map(|crowd| crowd.iter().filter_map(idle).min());
+                        let place = places.take(network(number));
+                        prop_assert_eq!(place.is_some(), goes != Some(None));
+                        if let Some(Some((_, which))) = goes {
+                            held[which].evicted = true;
+                            prop_assert!(was_evicted(&held[which].place));
+                        }
+                        held.extend(place.map(|place| Meant { place, network: number, idle_since: Some(time), evicted: false }));
+                    }
+                    Step::IsIdle(which, idle) if !held.is_empty() => {
+                        let which = which % held.len();
+                        held[which].place.set_idle(idle);
+                        held[which].idle_since = idle.then_some(time);
+                    }
+                    Step::Goes(which) if !held.is_empty() => drop(held.swap_remove(which % held.len())),
+                    Step::IsIdle(..) | Step::Goes(_) => {}
+                }
+                prop_assert!(held.iter().all(|meant| !was_evicted(&meant.place)), "and nobody else");
+                prop_assert_eq!(places.len(), held.iter().filter(|meant| !meant.evicted).count());
+            }
+        }
     }
 }

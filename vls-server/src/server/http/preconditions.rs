@@ -13,9 +13,8 @@
 
 use std::{fmt::Write as _, ops::Range};
 
-use data_encoding::HEXLOWER;
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH};
-use schemas::{Timestamp, limits::PACKET_HEADER};
+use schemas::{IdText, Timestamp, limits::PACKET_HEADER};
 
 /// Where a packet has the scalar of its signature.
 const SCALAR: Range<usize> = 32..64;
@@ -28,8 +27,8 @@ pub(super) struct Tag {
 }
 
 impl Tag {
-    /// Quotes, sixteen digits of a timestamp, a hyphen, and the scalar.
-    const LENGTH: usize = 2 + 16 + 1 + 64;
+    /// Quotes, sixteen digits of a timestamp, a hyphen, and the scalar, spelled as ids are.
+    const LENGTH: usize = 2 + 16 + 1 + IdText::LENGTH;
 
     /// The tag of a packet that is a record.
     pub(super) fn of(packet: &[u8]) -> Self {
@@ -37,7 +36,8 @@ impl Tag {
         let mut text = String::with_capacity(Self::LENGTH);
         // Writing into a string does not fail.
         let _ = write!(text, "\"{}-", timestamp.as_micros());
-        HEXLOWER.encode_append(packet.get(SCALAR).unwrap_or_default(), &mut text);
+        let scalar = packet.get(SCALAR).and_then(|scalar| scalar.try_into().ok()).unwrap_or(&[0; 32]);
+        text.push_str(IdText::of(scalar).as_str());
         text.push('"');
         Self { timestamp, text }
     }
