@@ -38,14 +38,16 @@ impl IdText {
     pub fn of(id: &[u8; 32]) -> Self {
         let mut text = [0; Self::LENGTH];
         // Five bytes are eight characters; the last two bytes and four zero bits are the last four.
-        for (bytes, characters) in id.chunks(5).zip(text.chunks_mut(8)) {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            let mut bits = u64::from_be_bytes(word);
-            for character in characters {
-                *character = ALPHABET[(bits >> 59) as usize];
-                bits <<= 5;
+        let ((groups, rest), (octets, last)) = (id.as_chunks::<5>(), text.as_chunks_mut::<8>());
+        for ([a, b, c, d, e], characters) in groups.iter().zip(octets) {
+            let bits = u64::from_be_bytes([0, 0, 0, *a, *b, *c, *d, *e]);
+            for (place, character) in characters.iter_mut().enumerate() {
+                *character = ALPHABET[(bits >> (35 - 5 * place) & 31) as usize];
             }
+        }
+        let bits = rest.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << 4;
+        for (place, character) in last.iter_mut().enumerate() {
+            *character = ALPHABET[(bits >> (15 - 5 * place) & 31) as usize];
         }
         Self(text)
     }

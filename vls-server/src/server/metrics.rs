@@ -50,8 +50,9 @@ pub(crate) struct Metrics {
     registry: Registry,
     answers: Family<Answered, Counter>,
     seconds: Family<Of, Histogram>,
-    /// Looked up in `answers` before; an answer costs an increment and no search by text.
+    /// Looked up in `answers` and `seconds` before; an answer costs an increment and no search by text.
     known: RefCell<Vec<(&'static str, &'static str, Counter)>>,
+    timed: RefCell<Vec<(&'static str, Histogram)>>,
     connections: Family<Of, Gauge>,
     peers: Family<CameTo, Counter>,
     dht: Family<CameTo, Counter>,
@@ -114,12 +115,13 @@ impl Metrics {
         let turn = gauge(&mut registry, "turn", "The newest turn that was decided");
         let durable_turn = gauge(&mut registry, "durable_turn", "The newest turn that is durable");
         let uptime = gauge(&mut registry, "uptime_seconds", "For how long the server has been running");
-        let known = RefCell::default();
+        let (known, timed) = (RefCell::default(), RefCell::default());
         Self {
             registry,
             answers,
             seconds,
             known,
+            timed,
             connections,
             peers,
             dht,
@@ -145,7 +147,12 @@ impl Metrics {
             }
         };
         counter.inc();
-        self.seconds.get_or_create(&Of { carrier }).observe(took.as_secs_f64());
+        let mut timed = self.timed.borrow_mut();
+        let position = timed.iter().position(|(of, _)| *of == carrier).unwrap_or_else(|| {
+            timed.push((carrier, self.seconds.get_or_create_owned(&Of { carrier })));
+            timed.len() - 1
+        });
+        timed[position].1.observe(took.as_secs_f64());
     }
 
     /// The counter of one outcome, for who counts more than it can measure.
