@@ -15,6 +15,9 @@ use crate::{
     placement::{Side, on_processor_of},
 };
 
+/// As the service's unit sets it (`vls-server/contrib`); here for all servers, also those that are compared with.
+const LARGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
 /// A process on the server's processor. Ends when it is dropped.
 pub(super) struct Process {
     child: Child,
@@ -49,6 +52,7 @@ impl Process {
 
     /// Any program; whether it serves already is for the caller to find out.
     pub(super) fn start(mut command: Command) -> Result<Self, Failure> {
+        command.env(LARGE_PAGES.0, LARGE_PAGES.1);
         let child = on_processor_of(Side::Server, || command.spawn())??;
         Ok(Self { child, greeting: String::new() })
     }
