@@ -16,6 +16,7 @@ use schemas::{SearchPathEntry, SignedRecord, Timestamp, VatId};
 
 use crate::{
     admission::Admission,
+    cold::Question,
     dns::DnsRecords,
     failure::{Carrier, Failure},
     http::HttpRecords,
@@ -72,6 +73,15 @@ pub struct CarrierConfig {
 pub(crate) struct Said {
     pub(crate) answer: Answer,
     pub(crate) vouched: bool,
+    /// What it was asked, if it may answer again.
+    pub(crate) question: Option<Question>,
+}
+
+impl Said {
+    /// All that it will say.
+    pub(crate) fn once(answer: Answer, vouched: bool) -> Self {
+        Self { answer, vouched, question: None }
+    }
 }
 
 /// The carriers. Clones share sessions and connections.
@@ -107,14 +117,19 @@ impl Carriers {
         goal: Goal,
         patience: Duration,
     ) -> Result<Said, Failure> {
-        let (answer, vouched) = match (entry, server(entry)) {
-            (_, Some(server)) if goal == Goal::Reach => (self.pool.lookup(&server, id, patience).await?, false),
-            (_, Some(server)) => (self.pool.call(&server, |client| service::lookup(client, id)).await?, true),
-            (SearchPathEntry::Http { url }, _) => return self.http.lookup(url, id, goal).await,
-            (SearchPathEntry::Dns { origin }, _) => (self.dns.lookup(origin, id).await?, false),
-            (_, None) => return Err(Failure::NoCarrier { carrier: Carrier::Dht }),
-        };
-        Ok(Said { answer, vouched })
+        match (entry, server(entry)) {
+            (_, Some(server)) if goal == Goal::Reach => {
+                let (answer, question) = self.pool.lookup(&server, id, patience).await?;
+                Ok(Said { question, ..Said::once(answer, false) })
+            }
+            (_, Some(server)) => {
+                let answer = self.pool.call(&server, |client| service::lookup(client, id)).await?;
+                Ok(Said::once(answer, true))
+            }
+            (SearchPathEntry::Http { url }, _) => self.http.lookup(url, id, goal).await,
+            (SearchPathEntry::Dns { origin }, _) => Ok(Said::once(self.dns.lookup(origin, id).await?, false)),
+            (_, None) => Err(Failure::NoCarrier { carrier: Carrier::Dht }),
+        }
     }
 
     /// Offers a record. Has no deadline of its own beyond that of the carrier.

@@ -3,15 +3,14 @@
 //! For a server that no session is open with. What comes back was signed by the vat, but not for this question: whoever
 //! sees the question can answer first, with an older record of the vat's, or say that there is none or how old it is.
 //! Over a session nobody but the server can. So a witness (R7) is never asked like this.
+//!
+//! Nor is the first answer the last: a question that is asked again, or that the network delivers twice, is answered
+//! twice, and what the server knows may have changed in between. All answers to one question are heard as long as the
+//! lookup lasts: who is faster than the server has the first word, and the last one only if nobody else is waited for.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::{Rc, Weak},
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
-use futures::channel::oneshot;
+use futures::{StreamExt, channel::mpsc};
 use schemas::{
     VatId,
     datagram::{ANSWER_KIND, LookupAnswer, LookupQuestion, MAX_ANSWER_BYTES, Nonce},
@@ -32,7 +31,21 @@ pub(crate) struct ColdLookups {
 
 struct Inner {
     datagrams: DatagramsBeside,
-    waiting: RefCell<HashMap<Nonce, oneshot::Sender<Answer>>>,
+    waiting: RefCell<HashMap<Nonce, Waiting>>,
+}
+
+/// Who waits for answers to a question, and for how many more.
+struct Waiting {
+    sender: mpsc::UnboundedSender<Answer>,
+    left: usize,
+}
+
+/// A question. It may be answered until it is dropped.
+pub(crate) struct Question {
+    inner: Rc<Inner>,
+    id: VatId,
+    nonce: Nonce,
+    answers: mpsc::UnboundedReceiver<Answer>,
 }
 
 impl ColdLookups {
@@ -44,31 +57,17 @@ impl ColdLookups {
         Self { inner, receiving }
     }
 
-    /// Asks `target` for the record of `id`: the first of its addresses at once, then, as long as nobody answers, the
-    /// next and the first ones again, ever more slowly.
+    /// A question about `id`, which nobody has been asked yet.
     ///
     /// # Errors
-    /// [`Failure`].
-    pub(crate) async fn ask(&self, target: &Target, id: VatId, deadline: Duration) -> Result<Answer, Failure> {
-        let end = Instant::now() + deadline;
-        let silence = |_| Failure::Timeout { after: deadline };
-        let addresses = timeout_at(end, resolve(target)).await.map_err(silence)??;
-        let (nonce, mut answer) = self.inner.expect()?;
-        let mut question = Bunch::default();
-        let mut wait = limits::COLD_REPEAT;
-        for address in addresses.iter().cycle() {
-            question.clear();
-            question.push(*address, None, |bytes| LookupQuestion::new(id, nonce.0).write(bytes));
-            self.inner.datagrams.send(&question);
-            tokio::select! {
-                biased;
-                // The sender is dropped only together with `inner`.
-                Ok(answer) = &mut answer => return Ok(answer),
-                () = sleep_until(end) => break,
-                () = sleep(wait) => wait = wait.saturating_mul(3) / 2,
-            }
-        }
-        Err(Failure::Timeout { after: deadline })
+    /// [`Failure::Random`].
+    pub(crate) fn question(&self, id: VatId) -> Result<Question, Failure> {
+        let mut nonce = Nonce::default();
+        getrandom::fill(&mut nonce).map_err(Failure::Random)?;
+        let (sender, answers) = mpsc::unbounded();
+        let waiting = Waiting { sender, left: limits::COLD_ANSWERS };
+        self.inner.waiting.borrow_mut().insert(nonce, waiting);
+        Ok(Question { inner: self.inner.clone(), id, nonce, answers })
     }
 }
 
@@ -78,25 +77,42 @@ impl Drop for ColdLookups {
     }
 }
 
-impl Inner {
-    /// A nonce, and what will bring its answer; it is waited for until the first is dropped.
-    fn expect(self: &Rc<Self>) -> Result<(Expected, oneshot::Receiver<Answer>), Failure> {
-        let mut nonce = Nonce::default();
-        getrandom::fill(&mut nonce).map_err(Failure::Random)?;
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.borrow_mut().insert(nonce, sender);
-        Ok((Expected(nonce, Rc::downgrade(self)), receiver))
+impl Question {
+    /// Asks `target`: the first of its addresses at once, then, as long as nobody answers, the next and the first ones
+    /// again, ever more slowly.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn ask(&mut self, target: &Target, deadline: Duration) -> Result<Answer, Failure> {
+        let end = Instant::now() + deadline;
+        let silence = |_| Failure::Timeout { after: deadline };
+        let addresses = timeout_at(end, resolve(target)).await.map_err(silence)??;
+        let mut question = Bunch::default();
+        let mut wait = limits::COLD_REPEAT;
+        for address in addresses.iter().cycle() {
+            question.clear();
+            question.push(*address, None, |bytes| LookupQuestion::new(self.id, self.nonce).write(bytes));
+            self.inner.datagrams.send(&question);
+            tokio::select! {
+                biased;
+                // The sender is kept until the first of many answers has come.
+                Some(answer) = self.answers.next() => return Ok(answer),
+                () = sleep_until(end) => break,
+                () = sleep(wait) => wait = wait.saturating_mul(3) / 2,
+            }
+        }
+        Err(Failure::Timeout { after: deadline })
+    }
+
+    /// The next answer to what was asked; none when no more are heard.
+    pub(crate) async fn answered_again(&mut self) -> Option<Answer> {
+        self.answers.next().await
     }
 }
 
-/// An answer that is waited for.
-struct Expected(Nonce, Weak<Inner>);
-
-impl Drop for Expected {
+impl Drop for Question {
     fn drop(&mut self) {
-        if let Some(inner) = self.1.upgrade() {
-            inner.waiting.borrow_mut().remove(&self.0);
-        }
+        self.inner.waiting.borrow_mut().remove(&self.nonce);
     }
 }
 
@@ -106,14 +122,19 @@ async fn receive(inner: Rc<Inner>) {
     loop {
         inner.datagrams.receive(&mut bunch).await;
         for answer in bunch.iter().filter_map(|datagram| LookupAnswer::read(datagram.bytes)) {
-            let Some(waiting) = inner.waiting.borrow_mut().remove(&answer.nonce) else { continue };
+            let mut waiting = inner.waiting.borrow_mut();
+            let Some(Waiting { sender, left }) = waiting.get_mut(&answer.nonce) else { continue };
             let known = answer.known.map_or(Answer::Unknown, |known| Answer::Packet {
                 packet: known.packet.to_vec(),
                 age: Some(Duration::from_secs(known.age.into())),
                 lapsed: known.expired,
             });
-            // Whoever asked may have lost interest.
-            let _ = waiting.send(known);
+            // Whoever asked is there: what is dropped is not waited for.
+            let _ = sender.unbounded_send(known);
+            *left -= 1;
+            if *left == 0 {
+                waiting.remove(&answer.nonce);
+            }
         }
     }
 }

@@ -116,7 +116,7 @@ impl HttpRecords {
             StatusCode::NOT_FOUND => Answer::Unknown,
             _ => return Err(answered.failure()),
         };
-        Ok(Said { answer, vouched: answered.is_ours() })
+        Ok(Said::once(answer, answered.is_ours()))
     }
 
     /// Offers a record. Has no deadline of its own beyond that of each exchange.

@@ -10,11 +10,12 @@ use crate::{
     attempt::{Attempt, Candidate, Outcome},
     carriers::{Said, server},
     clock::Moment,
+    cold::Question,
     failure::Failure,
     judge::Refusal,
     limits,
     resolver::Inner,
-    schedule::{Action, Entry, Event, Found, Goal, Schedule},
+    schedule::{Action, Answer, Entry, Event, Found, Goal, Schedule},
 };
 
 /// What a lookup has to tell.
@@ -24,17 +25,20 @@ pub(crate) enum Signal {
     Best(Option<SignedRecord>),
     /// A result may be used.
     Settled,
-    /// Nothing more will come.
+    /// Nothing more is waited for.
     Finished,
 }
 
 type Asked = LocalBoxFuture<'static, (usize, Duration, Result<Said, Failure>)>;
+type AnsweredAgain = LocalBoxFuture<'static, (usize, Question, Option<Answer>)>;
 
 pub(crate) struct Lookup {
     id: VatId,
     resolver: Rc<Inner>,
     schedule: Schedule,
     asked: FuturesUnordered<Asked>,
+    /// Those that have answered and may answer again.
+    answered: FuturesUnordered<AnsweredAgain>,
     /// Those that were marked for what they said.
     marked: Vec<usize>,
 }
@@ -49,19 +53,30 @@ impl Lookup {
             Goal::Witness => (None, None),
         };
         let schedule = Schedule::new(id, goal, entries, known, cache, resolver.lookup_timing, now);
-        let mut lookup = Self { id, resolver, schedule, asked: FuturesUnordered::new(), marked: Vec::new() };
+        let (asked, answered) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut lookup = Self { id, resolver, schedule, asked, answered, marked: Vec::new() };
         let signals = lookup.feed(now, Event::Begin);
         (lookup, signals)
     }
 
-    /// Waits for something to happen. Losing the wait loses nothing. After [`Signal::Finished`] it never
-    /// returns.
+    /// Waits for something to happen. Losing the wait loses nothing. After [`Signal::Finished`] it returns only when
+    /// somebody answers again, and perhaps never.
     pub(crate) async fn next(&mut self) -> Vec<Signal> {
-        let Some(wake_at) = self.schedule.wake_at() else { return std::future::pending().await };
-        let wait = wake_at.saturating_sub(self.resolver.clock.now().elapsed);
+        let wake_at = self.schedule.wake_at();
+        let wait = wake_at.unwrap_or_default().saturating_sub(self.resolver.clock.now().elapsed);
         let event = tokio::select! {
-            Some((slot, latency, result)) = self.asked.next() => return self.hear(slot, latency, result),
-            () = sleep(wait) => Event::Tick,
+            Some((slot, latency, result)) = self.asked.next(), if wake_at.is_some() => {
+                return self.hear(slot, latency, result);
+            }
+            Some((slot, question, answer)) = self.answered.next() => match answer {
+                Some(answer) => {
+                    self.listen(slot, question);
+                    Event::AnsweredAgain { slot, answer }
+                }
+                None => return Vec::new(),
+            },
+            () = sleep(wait), if wake_at.is_some() => Event::Tick,
+            else => return std::future::pending().await,
         };
         self.feed(self.resolver.clock.now(), event)
     }
@@ -70,7 +85,12 @@ impl Lookup {
     fn hear(&mut self, slot: usize, latency: Duration, result: Result<Said, Failure>) -> Vec<Signal> {
         let now = self.resolver.clock.now();
         let event = match result {
-            Ok(Said { answer, vouched }) => Event::Answered { slot, answer, vouched },
+            Ok(Said { answer, vouched, question }) => {
+                if let Some(question) = question {
+                    self.listen(slot, question);
+                }
+                Event::Answered { slot, answer, vouched }
+            }
             Err(failure) => Event::Failed { slot, failure },
         };
         self.marked.push(slot);
@@ -134,6 +154,15 @@ impl Lookup {
                 self.resolver.scores.failed(self.schedule.entry(slot), now.wall);
             }
         }
+    }
+
+    /// Goes on hearing an entry that has answered.
+    fn listen(&self, slot: usize, mut question: Question) {
+        let answered = async move {
+            let answer = question.answered_again().await;
+            (slot, question, answer)
+        };
+        self.answered.push(answered.boxed_local());
     }
 
     fn ask(&self, slot: usize) {

@@ -28,7 +28,13 @@ use tokio::{
 use transport::{Endpoint, Greeting, OutputGate, Session, SessionEnd, SessionLimits, SessionOptions};
 
 use crate::{
-    cold::ColdLookups, dial::dial, dial_schedule::Target, failure::Failure, limits, schedule::Answer, service,
+    cold::{ColdLookups, Question},
+    dial::dial,
+    dial_schedule::Target,
+    failure::Failure,
+    limits,
+    schedule::Answer,
+    service,
 };
 
 /// A location server: who, and where to dial it.
@@ -104,27 +110,44 @@ impl Pool {
     }
 
     /// Looks up the record of `id`: over the open session if there is one, else cold, and over a new session only if
-    /// that is not answered for `patience`. Has no deadline of its own beyond that of the dial.
+    /// that is not answered for `patience`. Has no deadline of its own beyond that of the dial. With the answer comes the
+    /// question that was asked cold, if one was: it may be answered again.
     ///
     /// # Errors
     /// [`Failure`].
-    pub(crate) async fn lookup(&self, server: &Server, id: VatId, patience: Duration) -> Result<Answer, Failure> {
+    pub(crate) async fn lookup(
+        &self,
+        server: &Server,
+        id: VatId,
+        patience: Duration,
+    ) -> Result<(Answer, Option<Question>), Failure> {
         let over_session = || self.call(server, |client| service::lookup(client, id));
         let has_session = self.with_slot(server, |slot| {
             slot.silent_since.get_or_insert_with(Instant::now);
             slot.open.is_some() || slot.opening.is_some()
         });
         if has_session {
-            return over_session().await;
+            return Ok((over_session().await?, None));
         }
-        let begun = Instant::now();
-        let target = Target { host: server.host.clone(), port: server.port };
-        let cold = self.inner.cold.get_or_init(|| ColdLookups::new(&self.inner.endpoint));
-        let cold = cold.ask(&target, id, self.inner.dial_deadline);
+        let mut question = self.inner.cold.get_or_init(|| ColdLookups::new(&self.inner.endpoint)).question(id)?;
         let over_new_session = async {
             sleep(patience).await;
             over_session().await
         };
+        let answer = self.cold_or_over(server, &mut question, over_new_session).await?;
+        Ok((answer, Some(question)))
+    }
+
+    /// Asks cold, and meanwhile over a session, which takes its time to begin.
+    async fn cold_or_over(
+        &self,
+        server: &Server,
+        question: &mut Question,
+        over_new_session: impl Future<Output = Result<Answer, Failure>>,
+    ) -> Result<Answer, Failure> {
+        let begun = Instant::now();
+        let target = Target { host: server.host.clone(), port: server.port };
+        let cold = question.ask(&target, self.inner.dial_deadline);
         futures::pin_mut!(cold, over_new_session);
         let (cold, session) = match select(cold, over_new_session).await {
             Either::Left((Err(Failure::Timeout { .. }), over_new_session)) => return over_new_session.await,

@@ -124,6 +124,14 @@ pub enum Event {
         /// Whether this is a location server's own word of now ([`Attempt::vouched`]).
         vouched: bool,
     },
+    /// An entry that has answered answers again what it was asked once: the question has been repeated, by this finder or
+    /// by the network, and something may have changed in between.
+    AnsweredAgain {
+        /// Which.
+        slot: usize,
+        /// What it says now.
+        answer: Answer,
+    },
     /// An entry that was asked will not answer.
     Failed {
         /// Which.
@@ -146,7 +154,7 @@ pub enum Action {
     Best(Option<SignedRecord>),
     /// A result may be used now: [`Schedule::verdict`]. Comes once.
     Settled,
-    /// Nothing more will come. Comes once, last.
+    /// Nothing more is waited for. Comes once; what follows is only what entries say that answer again.
     Finished,
 }
 
@@ -255,7 +263,7 @@ impl Schedule {
     /// Takes one event, gives what to do about it.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.finished {
+        if self.finished && !matches!(event, Event::AnsweredAgain { .. }) {
             return actions;
         }
         match event {
@@ -268,7 +276,11 @@ impl Schedule {
                 self.end(slot, Outcome::Failed(failure), now);
                 self.wave.attempt_failed();
             }
+            Event::AnsweredAgain { slot, answer } => self.amend(slot, answer, now, &mut actions),
             Event::Answered { .. } | Event::Failed { .. } | Event::Tick => {}
+        }
+        if self.finished {
+            return actions;
         }
         self.ask(now, &mut actions);
         if !self.settled && now.elapsed >= self.settle_at() {
@@ -398,7 +410,10 @@ impl Schedule {
                 self.answered.get_or_insert(now.elapsed);
                 Outcome::Unknown
             }
-            Answer::Packet { packet, age, lapsed } => self.packet(&packet, age, lapsed, now, actions),
+            Answer::Packet { packet, age, lapsed } => {
+                let verdict = self.judge(&packet, now);
+                self.take(verdict, age, lapsed, now, actions)
+            }
         };
         if !matches!(outcome, Outcome::Record { .. }) {
             self.wave.attempt_failed();
@@ -406,17 +421,39 @@ impl Schedule {
         self.end(slot, outcome, now);
     }
 
-    fn packet(
+    /// Of two answers the better one counts, in whatever order they come: they may overtake one another, and the worse one
+    /// may be somebody else's.
+    fn amend(&mut self, slot: usize, answer: Answer, now: Moment, actions: &mut Vec<Action>) {
+        let answered = self.slots.get(slot).filter(|slot| slot.asked.is_some() && slot.done.is_some());
+        let (Some(answered), Answer::Packet { packet, age, lapsed }) = (answered, answer) else { return };
+        let is_confirmed = matches!(answered.outcome, Outcome::Record { .. });
+        let verdict = self.judge(&packet, now);
+        let is_better = match &verdict {
+            Verdict::Usable(record) => self.is_higher(record) || !(lapsed || is_confirmed),
+            Verdict::Expired(record, _) => self.is_higher(record),
+            Verdict::Behind(_) | Verdict::Foreign(_) | Verdict::Refused(_) => false,
+        };
+        if is_better {
+            let outcome = self.take(verdict, age, lapsed, now, actions);
+            self.end(slot, outcome, now);
+        }
+    }
+
+    fn judge(&self, packet: &[u8], now: Moment) -> Verdict {
+        // A witness asks how far the vat has come, not where it is: any time will do.
+        let clock = (self.goal == Goal::Reach).then_some(now.wall);
+        judge(self.id, packet, self.known.as_ref(), clock)
+    }
+
+    /// Uses what an entry shows, if it is of use.
+    fn take(
         &mut self,
-        packet: &[u8],
+        verdict: Verdict,
         age: Option<Duration>,
         lapsed: bool,
         now: Moment,
         actions: &mut Vec<Action>,
     ) -> Outcome {
-        // A witness asks how far the vat has come, not where it is: any time will do.
-        let clock = (self.goal == Goal::Reach).then_some(now.wall);
-        let verdict = judge(self.id, packet, self.known.as_ref(), clock);
         if !matches!(verdict, Verdict::Refused(_)) {
             self.answered.get_or_insert(now.elapsed);
         }
@@ -455,10 +492,14 @@ impl Schedule {
     }
 
     fn learn(&mut self, record: &SignedRecord, actions: &mut Vec<Action>) {
-        if self.known.as_ref().is_none_or(|known| record.compare(known) == Ordering::Greater) {
+        if self.is_higher(record) {
             self.known = Some(record.clone());
             actions.push(Action::Learned(record.clone()));
         }
+    }
+
+    fn is_higher(&self, record: &SignedRecord) -> bool {
+        self.known.as_ref().is_none_or(|known| record.compare(known) == Ordering::Greater)
     }
 
     /// `record` is as high as anything known. It is used; if it is used already, the better reason to do so

@@ -8,10 +8,10 @@ use schemas::{
 };
 use tokio::task::spawn_local;
 use transport::{Endpoint, EndpointConfig, datagrams::Bunch};
-use vls_client::{LookupTiming, Resolver, ResolverConfig};
+use vls_client::{DialTiming, LookupTiming, Resolver, ResolverConfig, limits::COLD_ANSWERS};
 
 use crate::support::{
-    net::{Host, Says, finder, host, host_at, run, server_that_says},
+    net::{Host, Says, dead_entry, finder, host, host_at, run, server_that_says},
     records::{HOUR, draft, key, now, vat},
 };
 
@@ -109,6 +109,70 @@ fn a_question_that_is_lost_is_asked_again_and_an_answer_that_comes_twice_counts_
             assert_eq!(server.questions.get(), asked);
         }
         assert_eq!(*server.host.attempts.borrow(), 0);
+    });
+}
+
+#[test]
+fn who_answers_before_the_server_does_not_silence_it_while_others_are_waited_for() {
+    run(async {
+        let record = live();
+        let packet = record.packet().to_vec();
+        let server = cold_server(Box::new(move |_, question| {
+            vec![answer(question, &[], false), answer(question, &packet, false), answer(question, &[], false)]
+        }));
+        let silent = dead_entry();
+        let mut config = ResolverConfig::default();
+        config.lookup = without_sessions();
+        let path = vec![server.entry.clone(), silent.entry.clone()];
+        let found = Resolver::new(finder(), path, None, config).resolve(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(found.record, record);
+        assert_eq!(server.questions.get(), 1);
+    });
+}
+
+#[test]
+fn a_vat_is_reached_where_a_second_answer_to_the_same_question_says_that_it_has_moved() {
+    run(async {
+        let (silent, vat_host) = (dead_entry(), host(&key(1)));
+        let SearchPathEntry::Vls { port, .. } = silent.entry else { unreachable!() };
+        let (left, place) = (format!("quic:127.0.0.1:{port}"), vat_host.address());
+        let old = draft(5, now()).at(&[&left]).sign().packet().to_vec();
+        let new = draft(6, now()).at(&[&place]).sign();
+        let packet = new.packet().to_vec();
+        let server = cold_server(Box::new(move |_, question| {
+            vec![answer(question, &old, false), answer(question, &packet, false)]
+        }));
+        // With the first of them all have answered, and where it leads nobody is: nothing but the second ends this.
+        let mut config = ResolverConfig::default();
+        config.lookup = without_sessions();
+        config.dial = DialTiming { dial_deadline: HOUR, deadline: HOUR, ..config.dial };
+        let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
+        let connected = resolver.connect(vat(), &Hints::default()).await.unwrap();
+        assert_eq!(connected.address.port(), vat_host.port());
+        assert_eq!(connected.record.map(|(record, _)| record), Some(new));
+    });
+}
+
+#[test]
+fn only_so_many_answers_to_one_question_are_read() {
+    run(async {
+        let vat_host = host(&key(1));
+        let silent = dead_entry();
+        let SearchPathEntry::Vls { port, .. } = silent.entry else { unreachable!() };
+        let old = draft(5, now()).at(&[&format!("quic:127.0.0.1:{port}")]).sign().packet().to_vec();
+        let new = draft(6, now()).at(&[&vat_host.address()]).sign().packet().to_vec();
+        let server = cold_server(Box::new(move |_, question| {
+            let mut answers = vec![answer(question, &old, false); COLD_ANSWERS];
+            answers.push(answer(question, &new, false));
+            answers
+        }));
+        let soon = Duration::from_millis(300);
+        let mut config = ResolverConfig::default();
+        config.lookup = without_sessions();
+        config.dial = DialTiming { dial_deadline: soon, ..config.dial };
+        let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
+        resolver.connect(vat(), &Hints::default()).await.unwrap_err();
+        assert_eq!(*vat_host.attempts.borrow(), 0);
     });
 }
 

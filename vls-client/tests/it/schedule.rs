@@ -176,9 +176,9 @@ fn highest(servers: &[(Duration, Server)], arrived: &[usize], known: Option<&Sig
     shown.chain(known).max_by(|one, other| one.compare(other)).cloned()
 }
 
-fn servers() -> impl Strategy<Value = Vec<(Duration, Server)>> {
+fn server() -> impl Strategy<Value = Server> {
     let record = 0..SIGNED.len();
-    let server = prop_oneof![
+    prop_oneof![
         4 => (record.clone(), any::<bool>()).prop_map(|(record, lapsed)| Server::Shows { record, lapsed }),
         1 => record.prop_map(|record| Server::Forges { record }),
         1 => Just(Server::ShowsFuture),
@@ -187,8 +187,11 @@ fn servers() -> impl Strategy<Value = Vec<(Duration, Server)>> {
         1 => Just(Server::Unknown),
         1 => Just(Server::Fails),
         2 => Just(Server::Silent),
-    ];
-    proptest::collection::vec(((1_u64..6000).prop_map(Duration::from_millis), server), 0..9)
+    ]
+}
+
+fn servers() -> impl Strategy<Value = Vec<(Duration, Server)>> {
+    proptest::collection::vec(((1_u64..6000).prop_map(Duration::from_millis), server()), 0..9)
 }
 
 proptest! {
@@ -224,6 +227,41 @@ proptest! {
         }
         // One line each.
         prop_assert_eq!(run.outcomes.len(), servers.len() + usize::from(known.is_some()));
+    }
+
+    #[test]
+    fn of_all_that_one_entry_answers_to_a_question_the_highest_counts_in_whatever_order_it_comes(
+        said in proptest::collection::vec(server(), 1..5),
+        other_is_silent in any::<bool>(),
+    ) {
+        let said: Vec<(Duration, Server)> = said.into_iter().map(|said| (MILLISECOND, said)).collect();
+        // With nobody else to wait for, the first answer is the end of the lookup, but not of what is learned.
+        let mut schedule = reach(entries(if other_is_silent { 2 } else { 1 }), None);
+        let mut events = vec![Event::Begin];
+        for (_, said) in &said {
+            let Some(Event::Answered { slot, answer, vouched }) = said.event(0) else { continue };
+            let is_first = events.len() == 1;
+            let again = Event::AnsweredAgain { slot, answer: answer.clone() };
+            events.push(if is_first { Event::Answered { slot, answer, vouched } } else { again });
+        }
+        let mut best = None;
+        for action in events.into_iter().flat_map(|event| schedule.handle(at(MILLISECOND), event)) {
+            if let Action::Best(record) = action {
+                best = record;
+            }
+        }
+        let all: Vec<usize> = (0..said.len()).collect();
+        let usable = highest(&said, &all, None).filter(|record| record.check_time(at(MILLISECOND).wall).is_ok());
+        prop_assert_eq!(&best, &usable);
+        let is_live = |said: &(Duration, Server)| match said.1 {
+            Server::Shows { record, lapsed } => !lapsed && Some(&SIGNED[record]) == usable.as_ref(),
+            _ => false,
+        };
+        let freshness = if said.iter().any(is_live) { Freshness::Answered } else { Freshness::Lapsed };
+        match (usable, schedule.verdict()) {
+            (Some(usable), found) => prop_assert_eq!(found, Found::Record(usable, freshness)),
+            (None, found) => prop_assert!(!matches!(found, Found::Record(..))),
+        }
     }
 
     #[test]
