@@ -33,7 +33,7 @@ pub(super) fn judge_searches(plan: &Plan, trace: &Trace, breaches: &mut Vec<Brea
         search.judge_dials(*number, memory, &signed, breaches);
         search.judge_end(plan, *number, memory, &unreadable, breaches, counts);
         search.judge_hedges(plan, *number, &unreadable, breaches, counts);
-        search.judge_recovery(plan, *number, memory, breaches, counts);
+        search.judge_recovery(plan, *number, memory, &signed, breaches, counts);
         memory.heard.extend(search.heard.iter().filter_map(|heard| Some((heard.at, heard.version?))));
         memory.used = memory.used.max(search.used());
     }
@@ -230,13 +230,15 @@ impl Searched {
         (!plan.faults.iter().any(|(at, fault)| loses(*at, fault))).then(|| known.version()).flatten()
     }
 
+    /// Whether what the finder had seen by a moment shows that the vat is elsewhere.
+    fn shows_left(&self, place: SocketAddr, at: Duration, memory: &Memory, signed: &Signed) -> bool {
+        let best = self.highest(at).max(memory.highest(self.began));
+        best.is_some_and(|best| signed.newest_at(self.vat, place).is_none_or(|newest| newest < best))
+    }
+
     /// Only the vat is talked to, and only where a record has it that is as high as any that the finder had seen then.
     fn judge_dials(&self, number: u32, memory: &Memory, signed: &Signed, breaches: &mut Vec<Breach>) {
-        let remembered = memory.highest(self.began);
-        let is_left = |place: SocketAddr, at: Duration| {
-            let best = self.highest(at).max(remembered);
-            best.is_some_and(|best| signed.newest_at(self.vat, place).is_none_or(|newest| newest < best))
-        };
+        let is_left = |place: SocketAddr, at: Duration| self.shows_left(place, at, memory, signed);
         if self.dialled.iter().any(|(at, place)| is_left(*place, *at)) {
             breaches.push(Breach::DialledAfterBetter(number));
         }
@@ -318,6 +320,7 @@ impl Searched {
         plan: &Plan,
         number: u32,
         memory: &Memory,
+        signed: &Signed,
         breaches: &mut Vec<Breach>,
         counts: &mut Counts,
     ) {
@@ -343,9 +346,17 @@ impl Searched {
         let questions = if all_agree { 1 } else { u32::from(SERVERS) };
         let dials = if self.dialled.is_empty() { Duration::ZERO } else { 2 * plan.longest_way() + DIAL_TIMERS };
         let due = self.began + questions * 2 * plan.longest_way() + dials + GRACE + TIMER;
+        // A place that the finder remembers is dialled while servers are asked. A copy of the vat that has not been told yet
+        // that it is one still answers there, and may do so as soon as any server: who is reached before an answer has come
+        // that says otherwise is found, for nobody could know better. Who only looks up is not, nor who dials after it.
+        let found_by_memory = self.reached.is_some_and(|(at, place, occupant)| {
+            let remembers = memory.highest(self.began).is_some_and(|remembered| remembered.place == Some(place));
+            remembers && occupant.is_some_and(|(vat, _)| vat == self.vat) && !self.shows_left(place, at, memory, signed)
+        });
         let in_time = self.ended.as_ref().is_some_and(|(at, found, _)| {
             let place = self.used().and_then(|used| used.place);
-            matches!(found, Found::Record(_)) && live.iter().any(|live| live.place == place) && *at <= due
+            let is_there = found_by_memory || live.iter().any(|live| live.place == place);
+            matches!(found, Found::Record(_)) && is_there && *at <= due
         });
         if !in_time {
             breaches.push(Breach::NotFound(number));

@@ -239,6 +239,36 @@ fn a_search_on_a_whole_network_that_finds_nothing_or_late_or_not_at_all_is_seen(
 }
 
 #[test]
+fn a_copy_that_runs_still_is_found_where_it_is_remembered_until_an_answer_says_that_there_is_a_newer_one() {
+    let (old, new) = (version(1, 1), version(2, 2));
+    let by_memory = |remembers: bool, dials: bool, heard_at: u64| {
+        breaches(move |events| {
+            events.retain(|(at, machine, _)| *machine != FINDER || *at <= 1_000);
+            at_the_end(events);
+            let end = |search| {
+                let found = Found::Record(Some(old));
+                What::Ended { search, found, answered: vec![] }
+            };
+            let began = What::Began { search: 0, vat: 0, first_wave: 3, known: vec![None; 3] };
+            let earlier = [(100, FINDER, began), (110, FINDER, end(0))];
+            events.extend(earlier.into_iter().filter(|_| remembers));
+            let occupant = Some((0, 1));
+            let dial = [
+                (45_000, FINDER, What::Dialled { search: 1, place: place(1) }),
+                (45_060, FINDER, What::Reached { search: 1, place: place(1), occupant }),
+            ];
+            events.extend(dial.into_iter().filter(|_| dials));
+            events.extend([(heard_at, FINDER, heard(0, new)), (45_060, FINDER, end(1))]);
+        })
+    };
+    assert_eq!(by_memory(true, true, 45_060), [], "of what comes at one moment it is not known which was first");
+    let too_late = [Breach::UsedOlder(1), Breach::StalePeer(1), Breach::NotFound(1)];
+    assert_eq!(by_memory(true, true, 45_050), too_late);
+    assert_eq!(by_memory(false, true, 45_060), [Breach::NotFound(1)], "nobody has told it of that place");
+    assert_eq!(by_memory(true, false, 45_060), [Breach::NotFound(1)], "a lookup has to ask");
+}
+
+#[test]
 fn a_server_that_does_not_know_where_a_vat_is_some_time_after_the_healing_is_seen() {
     let knows = |standing| {
         move |events: &mut Vec<_>| events.push((32_000, Machine::Server(2), What::Knows { vat: 0, standing }))
