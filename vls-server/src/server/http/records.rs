@@ -180,10 +180,10 @@ fn shown(
         Reply::of(PACKET, Bytes::copy_from_slice(packet))
     };
     let reply = reply
+        .with_text(ETAG, tag.into_text())
         .with(LAST_MODIFIED, http_date(preconditions::timestamp(packet).min(now)))
         .with(MEMENTO, if expired { http_date(now.saturating_sub(age)) } else { dates.of(now) })
-        .with(AGE, age.as_secs().into())
-        .with_text(ETAG, tag.into_text());
+        .with(AGE, age.as_secs().into());
     if expired {
         return Ok(reply.with(EXPIRED, age.as_secs().into()).not_cached());
     }
