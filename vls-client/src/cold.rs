@@ -5,8 +5,9 @@
 //! Over a session nobody but the server can. So a witness (R7) is never asked like this.
 //!
 //! Nor is the first answer the last: a question that is asked again, or that the network delivers twice, is answered
-//! twice, and what the server knows may have changed in between. All answers to one question are heard as long as the
-//! lookup lasts: who is faster than the server has the first word, and the last one only if nobody else is waited for.
+//! twice, and what the server knows may have changed in between. All that is said to one question is heard as long as the
+//! lookup lasts, up to [`COLD_ANSWERS`](limits::COLD_ANSWERS) different things: who is faster than the server has the first
+//! word, and the last one only if nobody else is waited for, or if he says so many others that the server is not heard.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
@@ -34,11 +35,14 @@ struct Inner {
     waiting: RefCell<HashMap<Nonce, Waiting>>,
 }
 
-/// Who waits for answers to a question, and for how many more.
+/// Who waits for answers to a question.
 struct Waiting {
     sender: mpsc::UnboundedSender<Answer>,
-    left: usize,
+    heard: Vec<Heard>,
 }
+
+/// What an answer says, but for how old it is: a packet, if there is one, and whether its lease has ended.
+type Heard = (Option<Vec<u8>>, bool);
 
 /// A question. It may be answered until it is dropped.
 pub(crate) struct Question {
@@ -65,7 +69,7 @@ impl ColdLookups {
         let mut nonce = Nonce::default();
         getrandom::fill(&mut nonce).map_err(Failure::Random)?;
         let (sender, answers) = mpsc::unbounded();
-        let waiting = Waiting { sender, left: limits::COLD_ANSWERS };
+        let waiting = Waiting { sender, heard: Vec::new() };
         self.inner.waiting.borrow_mut().insert(nonce, waiting);
         Ok(Question { inner: self.inner.clone(), id, nonce, answers })
     }
@@ -95,7 +99,7 @@ impl Question {
             self.inner.datagrams.send(&question);
             tokio::select! {
                 biased;
-                // The sender is kept until the first of many answers has come.
+                // The sender is kept as long as the question.
                 Some(answer) = self.answers.next() => return Ok(answer),
                 () = sleep_until(end) => break,
                 () = sleep(wait) => wait = wait.saturating_mul(3) / 2,
@@ -104,7 +108,7 @@ impl Question {
         Err(Failure::Timeout { after: deadline })
     }
 
-    /// The next answer to what was asked; none when no more are heard.
+    /// The next answer to what was asked that says something else.
     pub(crate) async fn answered_again(&mut self) -> Option<Answer> {
         self.answers.next().await
     }
@@ -123,7 +127,14 @@ async fn receive(inner: Rc<Inner>) {
         inner.datagrams.receive(&mut bunch).await;
         for answer in bunch.iter().filter_map(|datagram| LookupAnswer::read(datagram.bytes)) {
             let mut waiting = inner.waiting.borrow_mut();
-            let Some(Waiting { sender, left }) = waiting.get_mut(&answer.nonce) else { continue };
+            let Some(Waiting { sender, heard }) = waiting.get_mut(&answer.nonce) else { continue };
+            let said =
+                answer.known.as_ref().map_or((None, false), |known| (Some(known.packet.to_vec()), known.expired));
+            // What has been said already, as when the network delivers twice, is nothing new.
+            if heard.len() >= limits::COLD_ANSWERS || heard.contains(&said) {
+                continue;
+            }
+            heard.push(said);
             let known = answer.known.map_or(Answer::Unknown, |known| Answer::Packet {
                 packet: known.packet.to_vec(),
                 age: Some(Duration::from_secs(known.age.into())),
@@ -131,10 +142,6 @@ async fn receive(inner: Rc<Inner>) {
             });
             // Whoever asked is there: what is dropped is not waited for.
             let _ = sender.unbounded_send(known);
-            *left -= 1;
-            if *left == 0 {
-                waiting.remove(&answer.nonce);
-            }
         }
     }
 }

@@ -100,7 +100,7 @@ impl Reach {
             let wake_at = [self.race.wake_at(), self.give_up_lookup_at].into_iter().flatten().min();
             let wait = wake_at.unwrap_or_default().saturating_sub(self.now());
             tokio::select! {
-                // What servers have said by the time that somebody is reached says whether it is who is wanted.
+                // What has been heard by the time that somebody is reached says whether it is who is wanted.
                 biased;
                 signals = self.lookup.next() => self.signals = signals,
                 Some(dialled) = self.dials.next() => match dialled {

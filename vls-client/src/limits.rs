@@ -59,9 +59,8 @@ pub const MAX_ADDRESSES_PER_NAME: usize = 6;
 /// trip to nearly everywhere, so that an answer on its way is not asked for twice.
 pub const COLD_REPEAT: Duration = Duration::from_millis(200);
 
-/// Answers to one cold lookup that are read. It is asked seven times until its deadline, and each question may be answered;
-/// and one more, from somebody who has seen it and was faster than the server. With an unlimited number he could have
-/// signatures checked without end.
+/// Different answers to one cold lookup that are read. A server has two or three to give while it is asked: none, a record,
+/// a newer one. More come only from somebody who has seen the question, and could have signatures checked without end.
 pub const COLD_ANSWERS: usize = 8;
 
 /// How long a server may leave a cold lookup unanswered until a session is opened beside it: its network may let

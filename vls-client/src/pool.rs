@@ -134,28 +134,32 @@ impl Pool {
             sleep(patience).await;
             over_session().await
         };
-        let answer = self.cold_or_over(server, &mut question, over_new_session).await?;
-        Ok((answer, Some(question)))
+        let (answer, is_of_session) = self.cold_or_over(server, &mut question, over_new_session).await?;
+        // Over a session the server alone has spoken: nobody takes its word back in a datagram.
+        Ok((answer, (!is_of_session).then_some(question)))
     }
 
-    /// Asks cold, and meanwhile over a session, which takes its time to begin.
+    /// Asks cold, and meanwhile over a session, which takes its time to begin. Tells whether it is the session that was
+    /// answered.
     async fn cold_or_over(
         &self,
         server: &Server,
         question: &mut Question,
         over_new_session: impl Future<Output = Result<Answer, Failure>>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<(Answer, bool), Failure> {
         let begun = Instant::now();
         let target = Target { host: server.host.clone(), port: server.port };
         let cold = question.ask(&target, self.inner.dial_deadline);
         futures::pin_mut!(cold, over_new_session);
         let (cold, session) = match select(cold, over_new_session).await {
-            Either::Left((Err(Failure::Timeout { .. }), over_new_session)) => return over_new_session.await,
+            Either::Left((Err(Failure::Timeout { .. }), over_new_session)) => {
+                return over_new_session.await.map(|answer| (answer, true));
+            }
             // An error that is no silence is one of the name: a session would not find it either.
             Either::Left((result, _)) => (result, None),
             // It may have no place for sessions, and answer all the same.
             Either::Right((Err(failure), cold)) if is_no_word_of_it(&failure) => (cold.await, Some(failure)),
-            Either::Right((result, _)) => return result,
+            Either::Right((result, _)) => return result.map(|answer| (answer, true)),
         };
         self.with_slot(server, |slot| {
             (slot.failed, slot.silent_since) = (cold.is_err(), None);
@@ -163,7 +167,7 @@ impl Pool {
                 slot.latencies.add(begun.elapsed());
             }
         });
-        cold.map_err(|failure| session.unwrap_or(failure))
+        cold.map(|answer| (answer, false)).map_err(|failure| session.unwrap_or(failure))
     }
 
     /// Makes a call that may be repeated without harm. Has no deadline of its own beyond that of the dial.

@@ -422,16 +422,25 @@ impl Schedule {
     }
 
     /// Of two answers the better one counts, in whatever order they come: they may overtake one another, and the worse one
-    /// may be somebody else's.
+    /// may be somebody else's. Any answer is better than what no honest server says.
     fn amend(&mut self, slot: usize, answer: Answer, now: Moment, actions: &mut Vec<Action>) {
         let answered = self.slots.get(slot).filter(|slot| slot.asked.is_some() && slot.done.is_some());
-        let (Some(answered), Answer::Packet { packet, age, lapsed }) = (answered, answer) else { return };
-        let is_confirmed = matches!(answered.outcome, Outcome::Record { .. });
+        let Some(before) = answered.map(|answered| &answered.outcome) else { return };
+        let (was_answer, was_live) = (before.is_answer(), matches!(before, Outcome::Record { .. }));
+        let had_record = was_live || matches!(before, Outcome::Lapsed { .. });
+        let Answer::Packet { packet, age, lapsed } = answer else {
+            if !was_answer {
+                self.answered.get_or_insert(now.elapsed);
+                self.end(slot, Outcome::Unknown, now);
+            }
+            return;
+        };
         let verdict = self.judge(&packet, now);
         let is_better = match &verdict {
-            Verdict::Usable(record) => self.is_higher(record) || !(lapsed || is_confirmed),
+            Verdict::Usable(record) => self.is_higher(record) || !had_record || !(lapsed || was_live),
             Verdict::Expired(record, _) => self.is_higher(record),
-            Verdict::Behind(_) | Verdict::Foreign(_) | Verdict::Refused(_) => false,
+            Verdict::Behind(_) | Verdict::Foreign(_) => !was_answer,
+            Verdict::Refused(_) => false,
         };
         if is_better {
             let outcome = self.take(verdict, age, lapsed, now, actions);

@@ -3,7 +3,7 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use schemas::{
-    ErrorCode, Hints, SearchPathEntry, SignedRecord, Timestamp,
+    Coded, ErrorCode, Hints, SearchPathEntry, SignedRecord, Timestamp,
     datagram::{Known, LookupAnswer, LookupQuestion, QUESTION_HEAD_BYTES, QUESTION_KIND},
 };
 use tokio::task::spawn_local;
@@ -154,25 +154,56 @@ fn a_vat_is_reached_where_a_second_answer_to_the_same_question_says_that_it_has_
 }
 
 #[test]
-fn only_so_many_answers_to_one_question_are_read() {
+fn only_so_many_different_answers_to_one_question_are_read() {
+    for (different, is_reached) in [(COLD_ANSWERS, false), (COLD_ANSWERS - 1, true)] {
+        run(async move {
+            let vat_host = host(&key(1));
+            let silent = dead_entry();
+            let SearchPathEntry::Vls { port, .. } = silent.entry else { unreachable!() };
+            let old = draft(5, now()).at(&[&format!("quic:127.0.0.1:{port}")]).sign().packet().to_vec();
+            let new = draft(6, now()).at(&[&vat_host.address()]).sign().packet().to_vec();
+            let server = cold_server(Box::new(move |_, question| {
+                // One that is right, and what somebody makes up who has seen the question.
+                let made_up = (1..u8::try_from(different).unwrap()).map(|number| {
+                    let mut forged = old.clone();
+                    forged[0] ^= number;
+                    forged
+                });
+                let mut packets: Vec<Vec<u8>> = std::iter::once(old.clone()).chain(made_up).collect();
+                // Said again, it is nothing new.
+                packets.extend(packets.clone());
+                packets.push(new.clone());
+                packets.iter().map(|packet| answer(question, packet, false)).collect()
+            }));
+            let soon = Duration::from_millis(300);
+            let mut config = ResolverConfig::default();
+            config.lookup = without_sessions();
+            config.dial = DialTiming { dial_deadline: soon, ..config.dial };
+            let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
+            let connected = resolver.connect(vat(), &Hints::default()).await;
+            assert_eq!(connected.is_ok(), is_reached);
+            assert_eq!(*vat_host.attempts.borrow(), usize::from(is_reached));
+        });
+    }
+}
+
+#[test]
+fn who_answers_with_a_forgery_first_does_not_make_the_server_a_forger() {
     run(async {
-        let vat_host = host(&key(1));
-        let silent = dead_entry();
-        let SearchPathEntry::Vls { port, .. } = silent.entry else { unreachable!() };
-        let old = draft(5, now()).at(&[&format!("quic:127.0.0.1:{port}")]).sign().packet().to_vec();
-        let new = draft(6, now()).at(&[&vat_host.address()]).sign().packet().to_vec();
+        let packet = live().packet().to_vec();
         let server = cold_server(Box::new(move |_, question| {
-            let mut answers = vec![answer(question, &old, false); COLD_ANSWERS];
-            answers.push(answer(question, &new, false));
-            answers
+            let mut forged = packet.clone();
+            forged[0] ^= 1;
+            vec![answer(question, &forged, false), answer(question, &[], false)]
         }));
-        let soon = Duration::from_millis(300);
+        let silent = dead_entry();
         let mut config = ResolverConfig::default();
-        config.lookup = without_sessions();
-        config.dial = DialTiming { dial_deadline: soon, ..config.dial };
-        let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
-        resolver.connect(vat(), &Hints::default()).await.unwrap_err();
-        assert_eq!(*vat_host.attempts.borrow(), 0);
+        let negative_grace = LookupTiming::default().negative_grace;
+        config.lookup = LookupTiming { negative_grace, ..without_sessions() };
+        let path = vec![server.entry.clone(), silent.entry.clone()];
+        let resolver = Resolver::new(finder(), path, None, config);
+        let failed = resolver.resolve(vat(), &Hints::default()).await.unwrap_err();
+        assert_eq!(failed.code(), ErrorCode::VlsUnknownVat);
     });
 }
 

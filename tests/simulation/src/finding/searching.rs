@@ -348,10 +348,16 @@ impl Searched {
         let due = self.began + questions * 2 * plan.longest_way() + dials + GRACE + TIMER;
         // A place that the finder remembers is dialled while servers are asked. A copy of the vat that has not been told yet
         // that it is one still answers there, and may do so as soon as any server: who is reached before an answer has come
-        // that says otherwise is found, for nobody could know better. Who only looks up is not, nor who dials after it.
+        // that says otherwise is found, for nobody could know better. Who only looks up is not, nor who dials after it, nor
+        // who asks nobody.
+        let asked = self.asked.iter().filter(|(at, _)| *at <= self.began + TIMER).count();
         let found_by_memory = self.reached.is_some_and(|(at, place, occupant)| {
             let remembers = memory.highest(self.began).is_some_and(|remembered| remembered.place == Some(place));
-            remembers && occupant.is_some_and(|(vat, _)| vat == self.vat) && !self.shows_left(place, at, memory, signed)
+            let is_used = remembers && self.used().is_some_and(|used| used.place == Some(place));
+            is_used
+                && asked >= self.first_wave
+                && occupant.is_some_and(|(vat, _)| vat == self.vat)
+                && !self.shows_left(place, at, memory, signed)
         });
         let in_time = self.ended.as_ref().is_some_and(|(at, found, _)| {
             let place = self.used().and_then(|used| used.place);

@@ -82,8 +82,8 @@ struct Held<'a> {
     expired: bool,
 }
 
-/// Answers who asks for the record of an id, if what is to be told is durable and no other server is asked first. Nothing
-/// has happened if there is no answer.
+/// Answers who asks for the record of an id, if what is to be told is durable and no other server is asked first. If one
+/// is, it has been asked when there is no answer, and [`answer`] waits with who asked.
 pub(super) fn at_once(
     shared: &Shared,
     id: &Id,

@@ -119,7 +119,8 @@ impl Wire {
     }
 
     /// Who has sent what comes now from an address and has been on its way for at most so long: who is there, or has
-    /// left while it was on its way.
+    /// left while it was on its way. A stranger who has come since cannot be told from whoever left for that long; he stays for
+    /// longer.
     pub(crate) fn sender(&self, place: SocketAddr, most_latency: Duration) -> Occupant {
         let state = self.lock();
         let left = state.left.get(&place).filter(|(until, _)| now() <= *until + most_latency);
