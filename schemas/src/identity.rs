@@ -12,7 +12,7 @@ use curve25519_dalek::{
     constants::EIGHT_TORSION,
     edwards::{CompressedEdwardsY, EdwardsPoint},
 };
-use data_encoding::{Encoding, Specification};
+use data_encoding::{DecodeKind, Encoding, Specification};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
@@ -36,6 +36,27 @@ pub(crate) fn zbase32() -> &'static Encoding {
         specification.encoding().expect("a constant, valid specification")
     });
     &ENCODING
+}
+
+/// Why some text is not the z-base-32 of so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Misspelt {
+    /// Of another length, or not of the alphabet.
+    Text,
+    /// Its last character carries bits that must be zero.
+    SpareBits,
+}
+
+/// Fills `output` from text that is exactly as long as that takes.
+pub(crate) fn decode(text: &str, output: &mut [u8]) -> Result<(), Misspelt> {
+    if text.len() != zbase32().encode_len(output.len()) {
+        return Err(Misspelt::Text);
+    }
+    match zbase32().decode_mut(text.as_bytes(), output) {
+        Ok(_) => Ok(()),
+        Err(partial) if partial.error.kind == DecodeKind::Trailing => Err(Misspelt::SpareBits),
+        Err(_) => Err(Misspelt::Text),
+    }
 }
 
 /// Why some bytes or some text are not an identity.

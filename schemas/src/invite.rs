@@ -10,16 +10,17 @@
 
 use std::{fmt, str::FromStr};
 
-use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{Coded, ErrorCode, identity::zbase32};
+use crate::{
+    Coded, ErrorCode,
+    identity::Misspelt,
+    secret::{SecretBytes, write_prefix},
+};
 
 const SCHEME: &str = "vlsinvite:";
 
-/// 16 bytes and the checksum: 160 bits at five bits a character.
-const BYTES: usize = 20;
-const CHARACTERS: usize = 32;
+const BYTES: usize = 16;
 
 const HASH_CONTEXT: &[u8] = b"vls invite v1\0";
 
@@ -57,11 +58,11 @@ impl Coded for InviteError {
 ///     invite.to_string()
 /// }
 /// ```
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Invite(
-    /// On the heap: moving the value around leaves no copies on the stack that nobody wipes.
-    Box<[u8; 16]>,
-);
+#[derive(Clone, PartialEq, Eq, Zeroize)]
+pub struct Invite(SecretBytes<BYTES>);
+
+/// Its bytes are wiped.
+impl ZeroizeOnDrop for Invite where SecretBytes<BYTES>: ZeroizeOnDrop {}
 
 impl Invite {
     /// A new one from the operating system's random source.
@@ -69,9 +70,7 @@ impl Invite {
     /// # Errors
     /// When the operating system has no random numbers to give.
     pub fn generate() -> Result<Self, getrandom::Error> {
-        let mut invite = Self(Box::new([0; 16]));
-        getrandom::fill(&mut invite.0[..])?;
-        Ok(invite)
+        SecretBytes::generate().map(Self)
     }
 
     /// The bytes of one, as they come over a session.
@@ -79,39 +78,25 @@ impl Invite {
     /// # Errors
     /// [`InviteError::Length`].
     pub fn from_slice(bytes: &[u8]) -> Result<Self, InviteError> {
-        let mut invite = Self(Box::new([0; 16]));
-        if bytes.len() != invite.0.len() {
-            return Err(InviteError::Length { found: bytes.len() });
-        }
-        invite.0.copy_from_slice(bytes);
-        Ok(invite)
+        SecretBytes::from_slice(bytes).map(Self).ok_or(InviteError::Length { found: bytes.len() })
     }
 
     /// The bytes, for the few places that send them.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8; BYTES] {
+        self.0.expose()
     }
 
     /// The text, in memory that is wiped when dropped.
     #[must_use]
     pub fn expose(&self) -> Zeroizing<String> {
-        let mut bytes = Zeroizing::new([0; BYTES]);
-        bytes[..16].copy_from_slice(&self.0[..]);
-        bytes[16..].copy_from_slice(&crc32c::crc32c(&self.0[..]).to_be_bytes());
-        let mut characters = Zeroizing::new([0; CHARACTERS]);
-        zbase32().encode_mut(&bytes[..], &mut characters[..]);
-        // Of its full size from the start: growing would leave a copy behind that nobody wipes.
-        let mut text = Zeroizing::new(String::with_capacity(SCHEME.len() + CHARACTERS));
-        text.push_str(SCHEME);
-        characters.iter().for_each(|byte| text.push(char::from(*byte)));
-        text
+        self.0.text(SCHEME, crc32c::crc32c(self.0.expose()))
     }
 
     /// What a server knows it by.
     #[must_use]
     pub fn hash(&self) -> InviteHash {
-        InviteHash(Sha256::new().chain_update(HASH_CONTEXT).chain_update(&self.0[..]).finalize().into())
+        InviteHash(self.0.hash(HASH_CONTEXT))
     }
 }
 
@@ -120,27 +105,16 @@ impl FromStr for Invite {
 
     fn from_str(text: &str) -> Result<Self, InviteError> {
         let text = text.strip_prefix(SCHEME).ok_or(InviteError::Scheme)?;
-        if text.len() != CHARACTERS {
-            return Err(InviteError::Text);
-        }
-        let mut bytes = Zeroizing::new([0; BYTES]);
-        zbase32().decode_mut(text.as_bytes(), &mut bytes[..]).map_err(|_| InviteError::Text)?;
-        let (secret, checksum) = bytes.split_at(16);
-        if *checksum != crc32c::crc32c(secret).to_be_bytes() {
+        let (secret, checksum) = SecretBytes::parse(text).map_err(|misspelt| match misspelt {
+            Misspelt::Text => InviteError::Text,
+            Misspelt::SpareBits => InviteError::Checksum,
+        })?;
+        if checksum != crc32c::crc32c(secret.expose()) {
             return Err(InviteError::Checksum);
         }
-        Self::from_slice(secret)
+        Ok(Self(secret))
     }
 }
-
-/// Two are the same if their hashes are, which tells nobody by the time it takes where they begin to differ.
-impl PartialEq for Invite {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash() == other.hash()
-    }
-}
-
-impl Eq for Invite {}
 
 impl fmt::Debug for Invite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,7 +147,7 @@ impl InviteHash {
 
 impl fmt::Display for InviteHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&zbase32().encode(&self.0)[..Self::PRINTED])
+        write_prefix(&self.0, Self::PRINTED, f)
     }
 }
 

@@ -28,6 +28,7 @@ mod network;
 mod recipient;
 mod record;
 mod search_path;
+mod secret;
 mod sturdyref;
 mod url;
 mod work;

@@ -13,14 +13,12 @@
 
 use std::{fmt, str::FromStr};
 
-use data_encoding::DecodeKind;
-
-use crate::{Coded, ErrorCode, identity::zbase32};
+use crate::{
+    Coded, ErrorCode,
+    identity::{Misspelt, decode, zbase32},
+};
 
 const SCHEME: &str = "vatkey:";
-
-/// Characters after the scheme: 36 bytes are 288 bits, at five bits a character.
-const TEXT_LENGTH: usize = 58;
 
 /// The coordinates below 2^255 - 19 at which every shared secret is zero: what is sealed for them, everybody can
 /// open. (0, 1, -1, and the two of order 8.)
@@ -118,12 +116,9 @@ impl FromStr for Recipient {
     fn from_str(text: &str) -> Result<Self, RecipientError> {
         let text = text.strip_prefix(SCHEME).ok_or(RecipientError::Scheme)?;
         let mut bytes = [0; 36];
-        if text.len() != TEXT_LENGTH || zbase32().decode_len(text.len()) != Ok(bytes.len()) {
-            return Err(RecipientError::Text);
-        }
-        zbase32().decode_mut(text.as_bytes(), &mut bytes).map_err(|partial| match partial.error.kind {
-            DecodeKind::Trailing => RecipientError::Checksum,
-            _ => RecipientError::Text,
+        decode(text, &mut bytes).map_err(|misspelt| match misspelt {
+            Misspelt::Text => RecipientError::Text,
+            Misspelt::SpareBits => RecipientError::Checksum,
         })?;
         let mut key = [0; 32];
         key.copy_from_slice(&bytes[..32]);
@@ -145,7 +140,7 @@ mod tests {
     #[test]
     fn the_text_of_a_recipient_reads_back() {
         let text = some().to_string();
-        assert_eq!(text.len(), SCHEME.len() + TEXT_LENGTH);
+        assert_eq!(text.len(), SCHEME.len() + 58);
         assert_eq!(text.parse(), Ok(some()));
     }
 

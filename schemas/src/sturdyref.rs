@@ -23,15 +23,13 @@ use std::{
     str::FromStr,
 };
 
-use data_encoding::DecodeKind;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{
     Coded, ErrorCode, IdentityError, VatId,
-    identity::zbase32,
+    identity::{Misspelt, decode},
     limits::{MAX_HINTS, MAX_REFERENCE_TEXT},
+    secret::{SecretBytes, write_prefix},
 };
 
 mod hints;
@@ -40,11 +38,7 @@ pub use hints::Hints;
 
 const SCHEME: &str = "vat://";
 
-/// Characters of the fragment: 36 bytes are 288 bits, at five bits a character.
-const FRAGMENT_LENGTH: usize = 58;
-
-/// Bytes of the fragment: secret and checksum.
-const FRAGMENT_BYTES: usize = 36;
+const SECRET_BYTES: usize = 32;
 
 /// Hashed in front of every secret, so that no other hash of ours is a [`SecretHash`].
 const HASH_CONTEXT: &[u8] = b"vat.secret.1:";
@@ -120,11 +114,11 @@ impl Coded for SturdyRefError {
 ///     secret.to_string()
 /// }
 /// ```
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Secret(
-    /// On the heap: moving the value around leaves no copies on the stack that nobody wipes.
-    Box<[u8; 32]>,
-);
+#[derive(Clone, PartialEq, Eq, Zeroize)]
+pub struct Secret(SecretBytes<SECRET_BYTES>);
+
+/// Its bytes are wiped.
+impl ZeroizeOnDrop for Secret where SecretBytes<SECRET_BYTES>: ZeroizeOnDrop {}
 
 impl Secret {
     /// A new secret from the operating system's random source.
@@ -132,9 +126,7 @@ impl Secret {
     /// # Errors
     /// When the operating system has no random numbers to give.
     pub fn generate() -> Result<Self, getrandom::Error> {
-        let mut secret = Self(Box::new([0; 32]));
-        getrandom::fill(&mut secret.0[..])?;
-        Ok(secret)
+        SecretBytes::generate().map(Self)
     }
 
     /// A secret that was stored. Wiping `bytes` is up to the caller.
@@ -142,34 +134,21 @@ impl Secret {
     /// # Errors
     /// [`SturdyRefError::SecretLength`] when there are not 32.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, SturdyRefError> {
-        let mut secret = Self(Box::new([0; 32]));
-        if bytes.len() != secret.0.len() {
-            return Err(SturdyRefError::SecretLength { found: bytes.len() });
-        }
-        secret.0.copy_from_slice(bytes);
-        Ok(secret)
+        SecretBytes::from_slice(bytes).map(Self).ok_or(SturdyRefError::SecretLength { found: bytes.len() })
     }
 
     /// The bytes, for the few places that seal or send them.
     #[must_use]
-    pub fn expose(&self) -> &[u8; 32] {
-        &self.0
+    pub fn expose(&self) -> &[u8; SECRET_BYTES] {
+        self.0.expose()
     }
 
     /// What a vat stores and logs instead of the secret.
     #[must_use]
     pub fn hash(&self) -> SecretHash {
-        SecretHash(Sha256::new().chain_update(HASH_CONTEXT).chain_update(&self.0[..]).finalize().into())
+        SecretHash(self.0.hash(HASH_CONTEXT))
     }
 }
-
-impl PartialEq for Secret {
-    fn eq(&self, other: &Self) -> bool {
-        self.0[..].ct_eq(&other.0[..]).into()
-    }
-}
-
-impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,11 +182,7 @@ impl SecretHash {
 
 impl fmt::Display for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        zbase32()
-            .encode(&self.0)
-            .chars()
-            .take(Self::PRINTED)
-            .try_for_each(|character| fmt::Write::write_char(f, character))
+        write_prefix(&self.0, Self::PRINTED, f)
     }
 }
 
@@ -240,19 +215,8 @@ impl SturdyRef {
     /// The whole reference as text, its secret included, in memory that is wiped when dropped.
     #[must_use]
     pub fn expose(&self) -> Zeroizing<String> {
-        let mut bytes = Zeroizing::new([0; FRAGMENT_BYTES]);
-        bytes[..32].copy_from_slice(self.secret.expose());
-        bytes[32..].copy_from_slice(&checksum(&self.id.as_bytes()[..], self.secret.expose()).to_be_bytes());
-        let mut fragment = Zeroizing::new([0; FRAGMENT_LENGTH]);
-        zbase32().encode_mut(&bytes[..], &mut fragment[..]);
-
-        let address = self.address().to_string();
-        // Of its full size from the start: growing would leave a copy behind that nobody wipes.
-        let mut text = Zeroizing::new(String::with_capacity(address.len() + 1 + FRAGMENT_LENGTH));
-        text.push_str(&address);
-        text.push('#');
-        fragment.iter().for_each(|byte| text.push(char::from(*byte)));
-        text
+        let checksum = checksum(&self.id.as_bytes()[..], self.secret.expose());
+        self.secret.0.text(&format!("{}#", self.address()), checksum)
     }
 
     /// The public part: id and hints.
@@ -296,19 +260,18 @@ impl FromStr for SturdyRef {
         let (address, fragment) = rest.split_once('#').ok_or(SturdyRefError::NoSecret)?;
         let (id, query) = split_query(address);
 
-        let mut bytes = Zeroizing::new([0; FRAGMENT_BYTES]);
-        decode(fragment, FRAGMENT_LENGTH, &mut bytes[..], SturdyRefError::Fragment)?;
+        let (secret, found) =
+            SecretBytes::parse(fragment).map_err(|misspelt| misspelt_as(misspelt, SturdyRefError::Fragment))?;
         let mut id_bytes = [0; 32];
-        decode(id, VatId::TEXT_LENGTH, &mut id_bytes, SturdyRefError::Id)?;
+        decode(id, &mut id_bytes).map_err(|misspelt| misspelt_as(misspelt, SturdyRefError::Id))?;
 
-        let secret = Secret::from_slice(&bytes[..32])?;
         // Before the id is looked at as a key: half of all typos in an id leave no point of the curve, and
         // the user is helped by hearing of the typo.
-        if bytes[32..] != checksum(&id_bytes, secret.expose()).to_be_bytes() {
+        if found != checksum(&id_bytes, secret.expose()) {
             return Err(SturdyRefError::Checksum);
         }
         let id = VatId::from_bytes(id_bytes).map_err(SturdyRefError::Key)?;
-        Ok(Self { id, secret, hints: Hints::parse(query)? })
+        Ok(Self { id, secret: Secret(secret), hints: Hints::parse(query)? })
     }
 }
 
@@ -369,15 +332,10 @@ fn checksum(id: &[u8], secret: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(id), secret)
 }
 
-/// Decodes exactly `length` characters of z-base-32. Spare bits that are not zero are a changed character,
-/// as one that the checksum finds.
-fn decode(text: &str, length: usize, output: &mut [u8], malformed: SturdyRefError) -> Result<(), SturdyRefError> {
-    if text.len() != length || zbase32().decode_len(length) != Ok(output.len()) {
-        return Err(malformed);
-    }
-    match zbase32().decode_mut(text.as_bytes(), output) {
-        Ok(_) => Ok(()),
-        Err(partial) if partial.error.kind == DecodeKind::Trailing => Err(SturdyRefError::Checksum),
-        Err(_) => Err(malformed),
+/// Spare bits that are not zero are a changed character, as one that the checksum finds.
+fn misspelt_as(misspelt: Misspelt, malformed: SturdyRefError) -> SturdyRefError {
+    match misspelt {
+        Misspelt::Text => malformed,
+        Misspelt::SpareBits => SturdyRefError::Checksum,
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt::{Debug, Write};
 
 use data_encoding::{BASE32_NOPAD, BASE64, HEXLOWER, HEXUPPER};
-use schemas::{Coded, Hints, IdentityKey, Secret, SturdyRef, SturdyRefError, VatAddress, VatId};
+use schemas::{Coded, Hints, IdentityKey, Invite, Secret, SturdyRef, SturdyRefError, VatAddress, VatId};
 use zeroize::ZeroizeOnDrop;
 
 /// A part of this many bytes or characters of a secret, in whatever notation, is a leak.
@@ -143,6 +143,7 @@ fn secrets_are_wiped_when_dropped() {
     fn wiped<T: ZeroizeOnDrop>(_: &T) {}
     wiped(&reference().secret);
     wiped(&reference().expose());
+    wiped(&Invite::from_slice(&SECRET[..16]).unwrap());
     wiped(&IdentityKey::from_seed(&SECRET));
     wiped(&IdentityKey::from_seed(&SECRET).seed());
 }
