@@ -37,7 +37,7 @@ use crate::{
     carriers::{Said, TrustRoots},
     failure::{Failure, remote_text},
     limits,
-    register::{Expected, Reply},
+    register::{Expected, Refused, Reply},
     schedule::{Answer, Goal},
     service::bounded,
 };
@@ -306,7 +306,7 @@ impl Answered {
         let busy = self.status == StatusCode::PRECONDITION_REQUIRED || self.status.is_server_error();
         let retry_after = self.retry_after().or(busy.then_some(limits::RETRY_BASE));
         let task = self.text(&WORK).and_then(|text| text.parse().ok());
-        Reply::Refused { code, message, server_time: self.time(), retry_after, task }
+        Reply::Refused(Refused { code, message, server_time: self.time(), retry_after, task })
     }
 }
 

@@ -68,7 +68,7 @@ pub use publish_schedule::PublishTiming;
 pub use publisher::{Publisher, PublisherConfig, RecordSource, Superseded};
 pub use reconnect::ReconnectTiming;
 pub use record_dates::{Reading, RecordDates};
-pub use register::{Claim, Disproof, Expected, RegisterError, Registered};
+pub use register::{Claim, Disproof, Expected, Refused, RegisterError, Registered};
 pub use report::EntryReport;
 pub use resolver::{Newest, Resolution, Resolver, ResolverConfig};
 pub use schedule::{Freshness, LookupTiming};

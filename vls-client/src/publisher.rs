@@ -25,7 +25,7 @@ use crate::{
     pool::Pool,
     publish_schedule::{PublishEvent, PublishSchedule, PublishTiming},
     record_dates::Reading,
-    register::{Expected, RegisterError, Registered, Reply, interpret},
+    register::{Expected, Refused, RegisterError, Registered, Reply, interpret},
     report::EntryReport,
     resolver::{self, Resolver, finder_greeting},
     service,
@@ -312,7 +312,10 @@ impl Inner {
         match &offered {
             Err(Offered {
                 sent: Some(sent),
-                error: RegisterError::Refused { code: ErrorCode::RecordFuture, server_time: Some(server_time), .. },
+                error:
+                    RegisterError::Refused(Refused {
+                        code: ErrorCode::RecordFuture, server_time: Some(server_time), ..
+                    }),
             }) if sent.timestamp().saturating_since(*server_time) > MAX_CLOCK_AHEAD => {
                 self.offer_record(Reading::Server(*server_time), place, condition, last, admission).await
             }

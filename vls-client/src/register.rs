@@ -25,22 +25,27 @@ pub enum Expected {
 /// A server's reply, as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    Stored {
-        lease: Duration,
-    },
-    Refreshed {
-        lease: Duration,
-    },
+    Stored { lease: Duration },
+    Refreshed { lease: Duration },
     Stale(Vec<u8>),
     Conflict(Vec<u8>),
     Unexpected(Vec<u8>),
-    Refused {
-        code: ErrorCode,
-        message: String,
-        server_time: Option<Timestamp>,
-        retry_after: Option<Duration>,
-        task: Option<Task>,
-    },
+    Refused(Refused),
+}
+
+/// What a server says when it refuses a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its code; [`ErrorCode::VlsRefused`] if it is none that this version knows.
+    pub code: ErrorCode,
+    /// What it said.
+    pub message: String,
+    /// Its clock, if it told.
+    pub server_time: Option<Timestamp>,
+    /// After how long another attempt is worth while; none: not with this record.
+    pub retry_after: Option<Duration>,
+    /// What has to be computed for a place there.
+    pub task: Option<Task>,
 }
 
 /// A successful registration.
@@ -91,19 +96,8 @@ pub enum RegisterError {
         current: Option<SignedPacket>,
     },
     /// The server refused for what the record is, or for how many came.
-    #[error("refused: {message}{}", ServerClock(*.server_time))]
-    Refused {
-        /// Its code; [`ErrorCode::VlsRefused`] if it is none that this version knows.
-        code: ErrorCode,
-        /// What it said.
-        message: String,
-        /// Its clock, if it told.
-        server_time: Option<Timestamp>,
-        /// After how long another attempt is worth while; none: not with this record.
-        retry_after: Option<Duration>,
-        /// What has to be computed for a place there.
-        task: Option<Task>,
-    },
+    #[error("refused: {}{}", .0.message, ServerClock(.0.server_time))]
+    Refused(Refused),
     /// The server shows a record that does not prove what it claims. Its word was not believed.
     #[error("the server claims {claim}, but what it shows does not prove it: {reason}")]
     FalseEvidence {
@@ -162,7 +156,7 @@ impl Coded for RegisterError {
             Self::Stale { .. } => ErrorCode::RecordStale,
             Self::Conflict { .. } => ErrorCode::RecordConflict,
             Self::Unexpected { .. } => ErrorCode::RecordUnexpected,
-            Self::Refused { code, .. } => *code,
+            Self::Refused(refused) => refused.code,
             Self::FalseEvidence { reason: Disproof::Record(error), .. } | Self::Source(error) => error.code(),
             Self::FalseEvidence { .. } => ErrorCode::SessionProtocol,
             Self::NotReached(failure) => failure.code(),
@@ -185,7 +179,7 @@ impl RegisterError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Refused(refused) => refused.retry_after,
             _ => None,
         }
     }
@@ -221,9 +215,7 @@ pub(crate) fn interpret(sent: &SignedRecord, expected: &Expected, reply: Reply) 
             }
             Err(RegisterError::Unexpected { current })
         }
-        Reply::Refused { code, message, server_time, retry_after, task } => {
-            Err(RegisterError::Refused { code, message, server_time, retry_after, task })
-        }
+        Reply::Refused(refused) => Err(RegisterError::Refused(refused)),
     }
 }
 

@@ -12,7 +12,7 @@ use schemas::{
 use crate::{
     admission::Admission,
     failure::{Failure, remote_text},
-    register::{Expected, Reply},
+    register::{Expected, Refused, Reply},
     schedule::Answer,
 };
 
@@ -77,17 +77,12 @@ pub(crate) async fn dial_back(client: location_service::Client, port: Option<u16
     let dialled = address(result.get_address())?;
     let reached = match result.which().map_err(|_| Failure::Protocol { what: "the result of dialling back" })? {
         dial_back::Reached(()) => Ok(()),
-        dial_back::Failed(refusal) => Err(remote(refusal).map_err(malformed("why dialling back failed"))?),
+        dial_back::Failed(refusal) => {
+            let refused = refusal.and_then(|refusal| remote(refusal, ErrorCode::NetUnreachable));
+            Err(refused.map_err(malformed("why dialling back failed"))?)
+        }
     };
     Ok(DialledBack { seen, dialled, reached })
-}
-
-fn remote(refusal: capnp::Result<refusal::Reader<'_>>) -> capnp::Result<RemoteError> {
-    let refusal = refusal?;
-    let code =
-        refusal.get_code()?.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(ErrorCode::NetUnreachable);
-    let message = refusal.get_message()?.to_str().unwrap_or("(a message that is not text)");
-    Ok(RemoteError { code, message: remote_text(message) })
 }
 
 /// Offers a record. Has no deadline of its own.
@@ -145,25 +140,27 @@ fn reply(outcome: outcome::Reader<'_>) -> capnp::Result<Result<Reply, Failure>> 
         outcome::Unexpected(shown) => return Ok(packet(shown)?.map(Reply::Unexpected)),
         outcome::Refused(refusal) => {
             let refusal = refusal?;
-            let message = refusal.get_message()?.to_str().unwrap_or("(a message that is not text)");
-            Reply::Refused {
-                // A code of a later version, or none: the meaning is then in the message alone.
-                code: refusal
-                    .get_code()?
-                    .to_str()
-                    .ok()
-                    .and_then(|code| code.parse().ok())
-                    .unwrap_or(ErrorCode::VlsRefused),
-                message: remote_text(message),
+            let RemoteError { code, message } = remote(refusal, ErrorCode::VlsRefused)?;
+            Reply::Refused(Refused {
+                code,
+                message,
                 server_time: Some(Timestamp::from_micros(refusal.get_server_time())),
                 retry_after: match refusal.get_retry_after() {
                     0 => None,
                     seconds => Some(lease(seconds)),
                 },
                 task: task(refusal)?,
-            }
+            })
         }
     }))
+}
+
+/// What a server says of why; `unknown` stands for a code of a later version, or none: the meaning is then in the message
+/// alone.
+fn remote(refusal: refusal::Reader<'_>, unknown: ErrorCode) -> capnp::Result<RemoteError> {
+    let code = refusal.get_code()?.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(unknown);
+    let message = refusal.get_message()?.to_str().unwrap_or("(a message that is not text)");
+    Ok(RemoteError { code, message: remote_text(message) })
 }
 
 /// What is to be computed, if the refusal asks for that in a form that is understood.

@@ -6,7 +6,12 @@ use schemas::{ErrorCode, Invite, Task};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Condition, Entry, Inner, Offered, Taken};
-use crate::{admission::Admission, failure::Failure, limits, register::RegisterError};
+use crate::{
+    admission::Admission,
+    failure::Failure,
+    limits,
+    register::{Refused, RegisterError},
+};
 
 /// How long a registration may take.
 #[derive(Debug, Clone, Copy)]
@@ -87,8 +92,8 @@ impl Inner {
     /// What a refusal asks for that this publisher can show, and has not just shown.
     fn asked(&self, entry: &Entry, shown: &Admission, error: &RegisterError) -> Option<Asked> {
         match error {
-            RegisterError::Refused { code: ErrorCode::VlsWork, task, .. } => task.map(Asked::Work),
-            RegisterError::Refused { code: ErrorCode::VlsInvite, .. } => {
+            RegisterError::Refused(Refused { code: ErrorCode::VlsWork, task, .. }) => task.map(Asked::Work),
+            RegisterError::Refused(Refused { code: ErrorCode::VlsInvite, .. }) => {
                 let has_shown = matches!(shown, Admission::Invite(_));
                 self.invites.of(&entry.place).filter(|_| !has_shown).cloned().map(Asked::Invite)
             }

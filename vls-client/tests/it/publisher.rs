@@ -10,8 +10,8 @@ use schemas::{Coded, ErrorCode, RecordError, SearchPathEntry, SignedRecord, Stat
 use tokio::task::spawn_local;
 use transport::Endpoint;
 use vls_client::{
-    Disproof, Expected, Publisher, PublisherConfig, Reading, RecordSource, RegisterError, Registered, Resolver,
-    ResolverConfig,
+    Disproof, Expected, Publisher, PublisherConfig, Reading, RecordSource, Refused, RegisterError, Registered,
+    Resolver, ResolverConfig,
 };
 
 use crate::support::{
@@ -351,7 +351,7 @@ fn a_refusal_keeps_its_code_and_clock_and_its_text_cannot_touch_the_terminal() {
         let publisher = publisher(&[&server.entry], &vat_of_epoch(3));
         let report = publisher.announce(Expected::Anything, LONG).await.remove(0);
         match report.error() {
-            Some(RegisterError::Refused { code, message, server_time, retry_after, task: None }) => {
+            Some(RegisterError::Refused(Refused { code, message, server_time, retry_after, task: None })) => {
                 assert_eq!(*code, ErrorCode::RecordFuture);
                 assert_eq!(message, "not today\u{fffd}[2J");
                 assert_eq!(*server_time, Some(Timestamp::from_seconds(12)));
