@@ -18,6 +18,7 @@
 //! late is there for who asks again. What is registered here is put there, too ([`Publishing`]).
 
 mod asking;
+mod newest;
 mod outbox;
 mod publishing;
 mod recent;

@@ -3,14 +3,11 @@
 //! What was put is remembered in bounded memory, by its time: a vat that renews its lease every half hour has nothing new
 //! to put, one that moves has. What is forgotten is put again when the table is gone through.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use schemas::Timestamp;
 
-use super::Outbox;
+use super::{Outbox, newest::Newest};
 use crate::{limits, registry::Id};
 
 /// What is to be put, and what was.
@@ -20,10 +17,7 @@ pub(crate) struct Publishing {
     swept: Outbox,
     /// Those that are being put, and whether they are to be looked at again then.
     under_way: HashMap<Id, bool>,
-    put: HashMap<Id, Put>,
-    /// The oldest first, with those that were put again since.
-    order: VecDeque<(Id, Duration)>,
-    most: usize,
+    put: Newest<Put>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +32,7 @@ impl Publishing {
     /// Remembers so many puts.
     pub(crate) fn new(most: usize) -> Self {
         let [registered, swept] = [(); 2].map(|()| Outbox::new(limits::DHT_UNPUBLISHED));
-        let (under_way, put) = (HashMap::new(), HashMap::new());
-        Self { registered, swept, under_way, put, order: VecDeque::new(), most }
+        Self { registered, swept, under_way: HashMap::new(), put: Newest::new(most) }
     }
 
     /// Something was registered; what has no room is found when the table is gone through.
@@ -86,15 +79,7 @@ impl Publishing {
 
     /// A packet was put, or could not be, and is to be put again at `again`.
     pub(crate) fn note(&mut self, id: &Id, timestamp: Timestamp, again: Duration) {
-        while self.order.len() >= self.most
-            && let Some((id, again)) = self.order.pop_front()
-        {
-            if self.put.get(&id).is_some_and(|put| put.again == again) {
-                self.put.remove(&id);
-            }
-        }
-        self.put.insert(*id, Put { timestamp, again });
-        self.order.push_back((*id, again));
+        self.put.note(*id, Put { timestamp, again });
     }
 }
 
@@ -154,7 +139,6 @@ mod tests {
         for n in 0..10_000 {
             publishing.note(&id(n), at(5), NOW + HOUR);
         }
-        assert!(publishing.put.len() <= 100 && publishing.order.len() <= 100);
         assert!(!publishing.is_due(NOW, &id(9_999), at(5)) && publishing.is_due(NOW, &id(5), at(5)));
         let held = (0..10_000).filter(|n| publishing.held(NOW, &id(*n))).count();
         assert_eq!(held, limits::DHT_UNPUBLISHED + 100, "the rest another time");
