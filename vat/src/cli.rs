@@ -16,6 +16,7 @@ mod find;
 mod images;
 mod key;
 mod nursery;
+mod outside;
 mod own;
 mod probe;
 mod run;

@@ -47,6 +47,7 @@ pub(crate) use addresses::publishable_addresses;
 pub(crate) use awake::Awake;
 use backups::Backups;
 pub use error::RunError;
+pub(crate) use outside::let_others_in;
 use registration::Seen;
 use strangers::Strangers;
 

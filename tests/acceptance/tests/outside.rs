@@ -33,6 +33,14 @@ fn seen_from_outside(home: &Home<'_>) -> (Value, Value) {
     }
 }
 
+/// What `vat doctor` has found about that.
+fn findings_from_outside(doctor: &str) -> Vec<Value> {
+    let mut doctor: Value = serde_json::from_str(doctor).unwrap();
+    let findings = doctor["findings"].as_array_mut().unwrap();
+    findings.retain(|finding| finding["check"] == "vat tally from outside");
+    findings.clone()
+}
+
 fn router_before(server: &LocationServer<'_>, lets_in: bool) -> Router {
     Router::before(server.address().parse::<SocketAddr>().unwrap(), lets_in)
 }
@@ -63,6 +71,10 @@ fn where_a_location_server_got_through_to_it_a_vat_is_found_by_others() {
         thread::sleep(Duration::from_millis(50)); // polls a condition
     }
     assert!(bob.vat(&["resolve", "pet"]).ok().stdout.contains("(from this machine only)"));
+    let healthy = findings_from_outside(&alice.vat(&["--json", "doctor"]).ok().stdout);
+    assert_eq!(healthy.len(), 1, "{healthy:?}");
+    let detail = format!("reached at {} by {}", router.outside(), outside["server"].as_str().unwrap());
+    assert_eq!((&healthy[0]["ok"], &healthy[0]["detail"]), (&true.into(), &detail.into()));
     world.no_secret_leaked();
 }
 
@@ -79,5 +91,16 @@ fn where_nobody_gets_through_it_is_not_published_and_its_owner_is_told_what_to_d
     assert!(!addresses.to_string().contains(&router.outside().to_string()), "{addresses}");
     let shown = alice.vat(&["status", "tally"]).ok().stdout;
     assert!(shown.contains("NOT reached at"), "{shown}");
+    let found = findings_from_outside(&alice.vat(&["--json", "doctor"]).exits(10).stdout);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((&found[0]["ok"], &found[0]["code"]), (&false.into(), &"net.timeout".into()), "{found:?}");
+    let port = addresses[0].as_str().unwrap().rsplit(':').next().unwrap();
+    let next = found[0]["next"].as_str().unwrap();
+    assert!(next.contains(&format!("UDP port {port} ")) && told.contains(next), "as the log says: {next}");
+    let told = alice.vat(&["doctor"]).exits(10).stdout;
+    assert!(told.contains("NOT reached at") && told.contains(next), "{told}");
+    vat.sleep();
+    let asleep = alice.vat(&["--json", "doctor"]).ok().stdout;
+    assert!(findings_from_outside(&asleep).is_empty(), "nobody knows while it sleeps: {asleep}");
     world.no_secret_leaked();
 }

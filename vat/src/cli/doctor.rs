@@ -7,16 +7,22 @@ use std::{
 };
 
 use console::{Failure, Output, table};
-use schemas::{ErrorCode, Exit, SearchPathEntry};
+use schemas::{Address, ErrorCode, Exit, SearchPathEntry, vat_capnp};
 use serde_json::json;
 use vls_client::CarrierConfig;
 
-use super::{block_on, connect::client_endpoint, probe::probe};
+use super::{
+    block_on,
+    connect::{client_endpoint, failure, owner, within},
+    outside::Outside,
+    own::addresses,
+    probe::probe,
+};
 use crate::{
     config::Config,
-    home::{Home, make_folder},
-    limits::MIN_FREE_BYTES,
-    process::system_clock,
+    home::{Home, Name, Places, make_folder},
+    limits::{LOCAL_DEADLINE, MIN_FREE_BYTES},
+    process::{let_others_in, system_clock},
 };
 
 /// One thing that was looked at.
@@ -69,6 +75,8 @@ fn look_at_home(home: &Home, findings: &mut Vec<Finding>) {
                     Ok(format!("vat://{id}"))
                 });
                 findings.push(Finding::new(format!("vat {name}"), outcome));
+                let seen = home.vat(&name).ok().and_then(|(places, _)| seen_from_outside(&name, &places).transpose());
+                findings.extend(seen.map(|seen| Finding::new(format!("vat {name} from outside"), seen)));
             }
         }
     }
@@ -83,6 +91,31 @@ fn look_at_home(home: &Home, findings: &mut Vec<Finding>) {
             findings.push(Finding::new(format!("server {entry}"), server(config.carriers(), entry)));
         }),
     }
+}
+
+/// Whether others get through to a vat, as it has been told; `None` while it sleeps, or if no server has dialled it yet.
+fn seen_from_outside(name: &Name, places: &Places) -> Result<Option<String>, Failure> {
+    let told = block_on(async {
+        let Some((owner, _session)) = owner(name, places).await? else { return Ok(None) };
+        let response = within(LOCAL_DEADLINE, owner.status_request().send().promise).await?;
+        let read =
+            |status: vat_capnp::status::Reader<'_>| Ok((Outside::read(status.get_outside()?)?, addresses(status)?));
+        let read = response.get().and_then(|results| read(results.get_status()?));
+        let (outside, addresses) = read.map_err(failure)?;
+        Ok(outside.map(|outside| (outside, addresses)))
+    })?;
+    let Some((outside, addresses)) = told else { return Ok(None) };
+    let Some((code, _)) = &outside.reason else { return Ok(Some(outside.line())) };
+    // A code of a later version: what it means is in the message.
+    let failure = Failure::new(code.parse().unwrap_or(ErrorCode::NetUnreachable), outside.line());
+    let port = addresses.iter().find_map(|address| match address.parse() {
+        Ok(Address::Quic { port, .. }) => Some(port),
+        _ => None,
+    });
+    Err(match port {
+        Some(port) => failure.next(let_others_in(port)),
+        None => failure,
+    })
 }
 
 /// The same failure once more, for an error that is looked at by reference.

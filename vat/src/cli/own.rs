@@ -15,6 +15,7 @@ use super::{
     capnp_uri::{Place, capnp_uri},
     connect::{address_of, asleep, failure, name_and_path, owner, root_of, walk, within},
     nursery::grow,
+    outside::Outside,
     way::{Intent, Way, put_back, way},
 };
 use crate::{
@@ -135,13 +136,10 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
     // As they are, if a later version has others.
     let described = |text: &String| text.parse().map_or(text.clone(), |address: Address| address.described());
     rows.extend(addresses.iter().map(|address| vec!["address".to_owned(), described(address)]));
-    let outside = status.get_outside()?;
-    let (server, at) = (outside.get_server()?.to_str()?, outside.get_address()?.to_str()?);
-    let (code, reason) = (outside.get_code()?.to_str()?, outside.get_message()?.to_str()?);
-    if !server.is_empty() {
-        let found = if code.is_empty() { "reached" } else { "NOT reached" };
-        let reason = if code.is_empty() { String::new() } else { format!(": {reason} [{code}]") };
-        rows.push(vec!["outside".to_owned(), format!("{found} at {at} by {server}{reason}")]);
+    let outside = Outside::read(status.get_outside()?)?;
+    if let Some(outside) = &outside {
+        let code = outside.reason.as_ref().map_or_else(String::new, |(code, _)| format!(" [{code}]"));
+        rows.push(vec!["outside".to_owned(), format!("{}{code}", outside.line())]);
     }
     let backup = BackupLine {
         made: Some(status.get_last_backup()).filter(|made| *made != 0),
@@ -174,9 +172,7 @@ fn awake_status(name: &Name, id: VatId, status: vat_capnp::status::Reader<'_>) -
         "durable_turn": status.get_durable_turn(), "sessions": status.get_sessions(), "grants": status.get_grants(),
         "objects": status.get_objects(), "journal_bytes": status.get_journal_bytes(),
         "base_bytes": status.get_base_bytes(), "started_at": status.get_started_at(), "addresses": addresses,
-        "outside": (!server.is_empty()).then(|| json!({
-            "server": server, "address": at, "reached": code.is_empty(), "code": code, "message": reason,
-        })),
+        "outside": outside.as_ref().map(Outside::json),
         "registrations": registrations, "folded_turn": status.get_folded_turn(), "last_backup": backup.json(),
     });
     Ok((table(&rows), data))
@@ -260,7 +256,7 @@ fn asleep_status(context: &Context, name: &Name, vat: Box<Vat>) -> Result<(Strin
     Ok((table(&rows), data))
 }
 
-fn addresses(status: vat_capnp::status::Reader<'_>) -> capnp::Result<Vec<String>> {
+pub(super) fn addresses(status: vat_capnp::status::Reader<'_>) -> capnp::Result<Vec<String>> {
     status.get_addresses()?.iter().map(|address| Ok(address?.to_string()?)).collect()
 }
 
