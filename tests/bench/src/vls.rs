@@ -18,6 +18,7 @@
 
 mod lookups;
 mod memory;
+mod names;
 mod records;
 mod registering;
 mod restart;
@@ -31,12 +32,9 @@ use crate::{
     rounds::{Comparison, Effort},
 };
 
-/// What can be measured alone, beside what [`lookups`] can.
-const OTHERS: &[&str] = &["record_memory", "restart_1m", "register_durable"];
-
 /// The name of a figure, if it can be measured alone.
 pub(crate) fn figure(name: &str) -> Option<&'static str> {
-    lookups::FIGURES.iter().chain(OTHERS).copied().find(|known| *known == name)
+    names::LOOKUPS.iter().chain(names::OTHERS).copied().find(|known| *known == name)
 }
 
 /// Measures all figures that are wanted.

@@ -3,21 +3,11 @@
 
 use std::process::Command;
 
-const NAMES: [&str; 10] = [
-    "lookup_cold_vs_echo",
-    "lookup_cold_vs_knot",
-    "dns_udp",
-    "http_get",
-    "lookup_many_64",
-    "overload_p99",
-    "resident_1m",
-    "record_memory",
-    "restart_1m",
-    "register_durable",
-];
+/// The program's own list. That each is measured, and comes under the name by which it can be asked for, is seen here.
+#[path = "../src/vls/names.rs"]
+mod names;
 
-/// Those that need a program which not everybody has.
-const AGAINST_KNOT: [&str; 2] = ["lookup_cold_vs_knot", "dns_udp"];
+use names::{AGAINST_KNOT, LOOKUPS, OTHERS};
 
 #[test]
 fn all_figures_come_once_under_their_stable_names_and_those_against_knot_where_it_is() {
@@ -28,8 +18,14 @@ fn all_figures_come_once_under_their_stable_names_and_those_against_knot_where_i
     let figures: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names: Vec<_> = figures.iter().map(|figure| figure["name"].as_str().unwrap()).collect();
     let without_knot = notes.contains("there is no knotd");
-    let expected: Vec<_> = NAMES.into_iter().filter(|name| !(without_knot && AGAINST_KNOT.contains(name))).collect();
+    let all = LOOKUPS.iter().chain(OTHERS).copied();
+    let expected: Vec<_> = all.filter(|name| !(without_knot && AGAINST_KNOT.contains(name))).collect();
     assert_eq!(names, expected);
+    // A name that is said in the manual does not change.
+    let manual = include_str!("../../../docs/benchmarks.md");
+    for name in LOOKUPS.iter().chain(OTHERS) {
+        assert!(manual.contains(&format!("| `{name}` |")), "{name}");
+    }
     for figure in figures {
         assert!(figure["value"].as_f64().unwrap() > 0.0 && figure["baseline"].as_f64().unwrap() > 0.0, "{figure}");
     }

@@ -30,6 +30,7 @@ use self::{
     server::Served,
 };
 use super::{
+    names::{AGAINST_KNOT, LOOKUPS},
     records::{PACKET_BYTES, forged},
     told,
 };
@@ -65,20 +66,9 @@ pub(crate) fn serve(arguments: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// The figures that are measured here.
-pub(super) const FIGURES: &[&str] = &[
-    "lookup_cold_vs_echo",
-    "lookup_cold_vs_knot",
-    "dns_udp",
-    "http_get",
-    "lookup_many_64",
-    "overload_p99",
-    "resident_1m",
-];
-
 /// Measures all figures that are wanted.
 pub(super) fn measure(effort: Effort, folder: &Path, report: Report<'_>) -> Result<(), Failure> {
-    if !effort.wants_any(FIGURES) {
+    if !effort.wants_any(LOOKUPS) {
         return Ok(());
     }
     let folder = folder.join("lookups");
@@ -119,21 +109,21 @@ fn measure_datagrams(
         let theirs = Exchange::with(&echo, echo.greeting().parse()?, cold, |answer| answer.len() == echo::ANSWER_BYTES);
         told("lookup_cold_vs_echo", Unit::Microseconds, compared(effort, ours()?, theirs?)?, report)?;
     }
-    let (wants_cold, wants_dns) = (effort.wants("lookup_cold_vs_knot"), effort.wants("dns_udp"));
-    if !wants_cold && !wants_dns {
+    if !effort.wants_any(AGAINST_KNOT) {
         return Ok(());
     }
     let Some((knot, address)) = knot::start(folder, names)? else {
-        note("lookup_cold_vs_knot, dns_udp: not measured, since there is no knotd (Debian's package knot)");
+        let names = AGAINST_KNOT.join(", ");
+        note(&format!("{names}: not measured, since there is no knotd (Debian's package knot)"));
         return Ok(());
     };
     let questions = dns_questions(names);
     let dns = |server, address| Exchange::with(server, address, &questions, is_dns_answer);
-    if wants_cold {
+    if effort.wants("lookup_cold_vs_knot") {
         let comparison = compared(effort, ours()?, dns(&knot, address)?)?;
         told("lookup_cold_vs_knot", Unit::Microseconds, comparison, report)?;
     }
-    if wants_dns {
+    if effort.wants("dns_udp") {
         let comparison = compared(effort, dns(&served.process, served.dns)?, dns(&knot, address)?)?;
         told("dns_udp", Unit::Microseconds, comparison, report)?;
     }
