@@ -47,6 +47,29 @@ pub struct Datagram<'a> {
     pub length: usize,
 }
 
+/// Datagrams of a bunch that go the same way one behind another, all of one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Train<'a> {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: Option<IpAddr>,
+    /// All of them.
+    pub(crate) bytes: &'a [u8],
+    /// How long each is; 1 for one that is empty.
+    pub(crate) segment: usize,
+}
+
+impl<'a> Train<'a> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        (self.bytes.len() / self.segment).max(1)
+    }
+
+    /// Each by itself.
+    pub(crate) fn apart(self) -> impl Iterator<Item = Train<'a>> {
+        self.bytes.chunks(self.segment).map(move |bytes| Train { bytes, ..self })
+    }
+}
+
 impl Bunch {
     /// Adds a datagram to be sent to `peer`; `write` appends its bytes. Nothing is added if it appends none.
     pub fn push(&mut self, peer: SocketAddr, local: Option<IpAddr>, write: impl FnOnce(&mut Vec<u8>)) {
@@ -72,6 +95,25 @@ impl Bunch {
             let bytes = &self.bytes[start..entry.end];
             start = entry.end;
             Datagram { peer: entry.peer, local: entry.local, bytes, length: entry.length }
+        })
+    }
+
+    /// The same in trains of at most `most` datagrams and `most_bytes` bytes.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn trains(&self, most: usize, most_bytes: usize) -> impl Iterator<Item = Train<'_>> {
+        let (mut next, mut start) = (0, 0);
+        std::iter::from_fn(move || {
+            let Entry { peer, local, end, .. } = *self.entries.get(next)?;
+            let (begin, segment) = (start, end - start);
+            let most = most.min(most_bytes / segment.max(1)).max(1);
+            let mut count = 0;
+            while count < most
+                && let Some(entry) = self.entries.get(next)
+                && (entry.peer, entry.local, entry.end - start) == (peer, local, segment)
+            {
+                (next, start, count) = (next + 1, entry.end, count + 1);
+            }
+            Some(Train { peer, local, bytes: &self.bytes[begin..start], segment: segment.max(1) })
         })
     }
 

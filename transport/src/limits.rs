@@ -355,6 +355,12 @@ pub const DATAGRAMS_PER_TURN: usize = 256;
 /// Datagrams that are given to the kernel in one call: beyond some dozens the call costs nothing any more.
 pub const DATAGRAMS_PER_CALL: usize = 64;
 
+/// Datagrams that go one way together: as many as every kernel cuts apart (`UDP_MAX_SEGMENTS`).
+pub(crate) const DATAGRAMS_PER_TRAIN: usize = 64;
+
+/// Bytes of those: what fits one datagram over IPv6 and IPv4, headers included.
+pub(crate) const TRAIN_BYTES: usize = 65_000;
+
 /// How long a closing endpoint stays to see that every peer was told. Each is told at once; what is waited for
 /// after that is only the chance to tell it again should the datagram be lost, and a peer that heard nothing
 /// has its idle timeout. Connections still being dialled have nobody to tell, and QUIC would drain them for

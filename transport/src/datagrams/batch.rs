@@ -1,4 +1,7 @@
 //! Many datagrams with one system call (`sendmmsg(2)`, `recvmmsg(2)`), where the system has it.
+//!
+//! Most of what a datagram costs is its way through the kernel. Those that go to one peer one behind another, and have one
+//! length, go it together, and are cut apart at its end (`UDP_SEGMENT`, `udp(7)`): a gateway asks for many vats at once.
 
 use std::{io, net::UdpSocket};
 
@@ -80,26 +83,32 @@ mod linux {
 
     use super::Socket;
     use crate::{
-        datagrams::{Bunch, Datagram},
+        datagrams::{Bunch, Datagram, Train},
         limits,
     };
 
     /// Sends what the socket takes now; tells how many it took.
     pub(super) fn send(socket: &impl Socket, bunch: &Bunch, names_source: bool) -> usize {
-        let source = |datagram: &Datagram<'_>| datagram.local.filter(|_| names_source);
-        let datagrams: Vec<Datagram<'_>> = bunch.iter().collect();
-        // Nearly always one address of ours stands for all of them.
-        let runs = datagrams.chunk_by(|one, next| source(one) == source(next));
+        let source = |train: &Train<'_>| train.local.filter(|_| names_source);
+        let trains: Vec<Train<'_>> = bunch.trains(limits::DATAGRAMS_PER_TRAIN, limits::TRAIN_BYTES).collect();
+        // The kernel is told the address of ours, and where to cut, once for a call. Nearly always one address stands for
+        // all, and nothing is to be cut.
+        let runs = trains.chunk_by(|one, next| (source(one), cut(one)) == (source(next), cut(next)));
         let parts = runs.flat_map(|run| run.chunks(limits::DATAGRAMS_PER_CALL));
         parts.map(|part| send_part(socket, part, part.first().and_then(source))).sum()
     }
 
-    /// Sends datagrams that leave from one address of ours.
-    fn send_part(socket: &impl Socket, datagrams: &[Datagram<'_>], source: Option<IpAddr>) -> usize {
-        let slices: Vec<[IoSlice<'_>; 1]> = datagrams.iter().map(|datagram| [IoSlice::new(datagram.bytes)]).collect();
-        let peers: Vec<Option<SockaddrStorage>> = datagrams.iter().map(|datagram| Some(datagram.peer.into())).collect();
+    /// Where a train is to be cut, if it is one.
+    fn cut(train: &Train<'_>) -> Option<u16> {
+        u16::try_from(train.segment).ok().filter(|_| train.len() > 1)
+    }
+
+    /// Sends trains that leave from one address of ours and are cut in the same way.
+    fn send_part(socket: &impl Socket, trains: &[Train<'_>], source: Option<IpAddr>) -> usize {
+        let slices: Vec<[IoSlice<'_>; 1]> = trains.iter().map(|train| [IoSlice::new(train.bytes)]).collect();
+        let peers: Vec<Option<SockaddrStorage>> = trains.iter().map(|train| Some(train.peer.into())).collect();
         let (v4, v6);
-        let control = match source {
+        let mut control = match source {
             None => Vec::new(),
             Some(IpAddr::V4(address)) => {
                 let s_addr = u32::from_ne_bytes(address.octets());
@@ -116,11 +125,19 @@ mod linux {
                 vec![ControlMessage::Ipv6PacketInfo(&v6)]
             }
         };
+        let segment = trains.first().and_then(cut);
+        control.extend(segment.as_ref().map(ControlMessage::UdpGsoSegments));
         let (mut done, mut taken) = (0, 0);
-        while done < datagrams.len() {
-            // Room for the larger of the two addresses; nothing is written to it when there is none.
-            let space = (!control.is_empty()).then(|| cmsg_space!(libc::in6_pktinfo));
-            let mut headers = MultiHeaders::preallocate(datagrams.len() - done, space);
+        while done < trains.len() {
+            // Room for the larger of the two addresses. What is left over has to be too small for anything else: the kernel
+            // would look for it there.
+            let space = match (source, segment) {
+                (None, None) => None,
+                (None, Some(_)) => Some(cmsg_space!(u16)),
+                (Some(_), None) => Some(cmsg_space!(libc::in6_pktinfo)),
+                (Some(_), Some(_)) => Some(cmsg_space!(libc::in6_pktinfo, u16)),
+            };
+            let mut headers = MultiHeaders::preallocate(trains.len() - done, space);
             let outcome = sendmmsg(
                 socket.as_raw_fd(),
                 &mut headers,
@@ -130,12 +147,23 @@ mod linux {
                 MsgFlags::MSG_DONTWAIT,
             );
             match outcome.map(Iterator::count) {
-                Ok(count) if count > 0 => (done, taken) = (done + count, taken + count),
+                Ok(count) if count > 0 => {
+                    taken += trains[done..done + count].iter().map(Train::len).sum::<usize>();
+                    done += count;
+                }
                 Err(Errno::EINTR) => {}
                 // The queue of the socket is full: the rest is lost, as datagrams are.
                 Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => break,
-                // The first of them cannot be sent: its peer is not to be reached from here, or its address is none.
-                Err(_) => done += 1,
+                // The first of them cannot be sent: its peer is not to be reached from here, or its address is none. Or it
+                // cannot be cut: by an old kernel, a device that makes no checksums, or because the parts are too long for
+                // the way, and each by itself is cut in another manner.
+                Err(_) => {
+                    if segment.is_some() {
+                        let apart: Vec<Train<'_>> = trains[done].apart().collect();
+                        taken += send_part(socket, &apart, source);
+                    }
+                    done += 1;
+                }
             }
         }
         taken

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use proptest::prelude::*;
 use transport::datagrams::{Bunch, DatagramSocket};
 
 use crate::support::run;
@@ -64,6 +65,62 @@ fn many_come_together_each_with_its_length_and_as_much_as_is_kept() {
             assert_eq!(&answer[..kept], &vec![length; kept]);
             assert_eq!(answer[kept..received], u64::from(length).to_be_bytes());
         }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Also those that go together arrive each by itself, in their order, whoever else is written to in between.
+    #[test]
+    fn every_peer_gets_each_datagram_that_was_sent_to_it(
+        runs in prop::collection::vec((0..3_usize, prop_oneof![Just(1), Just(226), Just(1_200)], 1..12_usize), 1..8),
+        everywhere: bool,
+    ) {
+        run(async {
+            let address = if everywhere { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+            let (socket, _) = server((address, 0).into(), 1);
+            let peers = [asker(), asker(), asker()];
+            let (mut bunch, mut sent) = (Bunch::default(), Vec::new());
+            for (peer, length, count) in runs {
+                for _ in 0..count {
+                    let number = u8::try_from(sent.len()).unwrap();
+                    let local = Some(Ipv4Addr::LOCALHOST.into());
+                    bunch.push(peers[peer].local_addr().unwrap(), local, |bytes| {
+                        bytes.resize(bytes.len() + length, number);
+                    });
+                    sent.push((peer, vec![number; length]));
+                }
+            }
+            assert_eq!(socket.send(&bunch), sent.len());
+            for (peer, expected) in sent {
+                let mut received = [0; 2_000];
+                let length = peers[peer].recv(&mut received).unwrap();
+                assert_eq!(received[..length], expected);
+            }
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn datagrams_of_one_length_to_one_peer_go_through_the_kernel_together() {
+    use nix::sys::socket::{setsockopt, sockopt::UdpGroSegment};
+    run(async {
+        let (socket, _) = server((Ipv4Addr::LOCALHOST, 0).into(), 1);
+        let peer = asker();
+        // It takes what came together as it came: uncut.
+        setsockopt(&peer, UdpGroSegment, &true).unwrap();
+        let mut bunch = Bunch::default();
+        for number in 0..100_u8 {
+            bunch.push(peer.local_addr().unwrap(), None, |bytes| bytes.extend([number; 300]));
+        }
+        assert_eq!(socket.send(&bunch), 100);
+        let (mut received, mut taken) = (vec![0; 65_536], Vec::new());
+        while taken.iter().sum::<usize>() < 100 * 300 {
+            taken.push(peer.recv(&mut received).unwrap());
+        }
+        assert_eq!(taken, [64 * 300, 36 * 300]);
     });
 }
 
