@@ -241,9 +241,11 @@ fn a_search_on_a_whole_network_that_finds_nothing_or_late_or_not_at_all_is_seen(
 #[test]
 fn a_copy_that_runs_still_is_found_where_it_is_remembered_until_an_answer_says_that_there_is_a_newer_one() {
     let (old, new) = (version(1, 1), version(2, 2));
-    let by_memory = |remembers: bool, dials: bool, heard_at: u64| {
+    let searched = |asks: bool, remembers: bool, dials: bool, heard_at: u64| {
         breaches(move |events| {
-            events.retain(|(at, machine, _)| *machine != FINDER || *at <= 1_000);
+            events.retain(|(at, machine, what)| {
+                *machine != FINDER || *at <= 1_000 && (asks || !matches!(what, What::Asked { .. }))
+            });
             at_the_end(events);
             let end = |search| {
                 let found = Found::Record(Some(old));
@@ -261,6 +263,8 @@ fn a_copy_that_runs_still_is_found_where_it_is_remembered_until_an_answer_says_t
             events.extend([(heard_at, FINDER, heard(0, new)), (45_060, FINDER, end(1))]);
         })
     };
+    let by_memory = |remembers, dials, heard_at| searched(true, remembers, dials, heard_at);
+    assert!(searched(false, true, true, 45_060).contains(&Breach::NotFound(1)), "who asks nobody knows nothing");
     assert_eq!(by_memory(true, true, 45_060), [], "of what comes at one moment it is not known which was first");
     let too_late = [Breach::UsedOlder(1), Breach::StalePeer(1), Breach::NotFound(1)];
     assert_eq!(by_memory(true, true, 45_050), too_late);
