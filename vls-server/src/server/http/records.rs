@@ -41,7 +41,7 @@ use tokio::time::timeout;
 
 use super::{
     preconditions::{self, Demand, Tag},
-    reply::{Dates, Problem, Reply, http_date},
+    reply::{Dates, Problem, Reply, http_date, written},
 };
 use crate::{
     durable::{Seen, Stopping},
@@ -180,7 +180,7 @@ fn shown(
         Reply::of(PACKET, Bytes::copy_from_slice(packet))
     };
     let reply = reply
-        .with_text(ETAG, tag.into_text())
+        .with(ETAG, written(tag.into_text()))
         .with(LAST_MODIFIED, http_date(preconditions::timestamp(packet).min(now)))
         .with(MEMENTO, if expired { http_date(now.saturating_sub(age)) } else { dates.of(now) })
         .with(AGE, age.as_secs().into());
@@ -203,7 +203,7 @@ async fn put(
     let outcome = shared.registry.register(Some(client), id, packet, &expected, &admission).await?;
     match outcome {
         Outcome::Stored { lease } | Outcome::Refreshed { lease } => Ok(Reply::new(StatusCode::NO_CONTENT)
-            .with_text(ETAG, Tag::of(packet).into_text())
+            .with(ETAG, written(Tag::of(packet).into_text()))
             .with(LEASE, lease.as_secs().into())),
         Outcome::Stale { current } => {
             let message = "a record that is higher than this one was registered before";
@@ -284,7 +284,7 @@ fn refused(refusal: &Refusal) -> Problem {
     };
     let mut problem = Problem::new(status, refusal.reason.code(), refusal.reason.to_string());
     if let RefusalReason::Work { task } = refusal.reason {
-        problem = problem.with_text(WORK, task.to_string());
+        problem = problem.with(WORK, written(task.to_string()));
     }
     match refusal.reason.retry_after() {
         Some(wait) => problem.retry_after(wait),

@@ -65,22 +65,11 @@ impl Reply {
         self
     }
 
-    /// The same with a header of text that is ours: numbers, dates and hexadecimal digits.
-    pub(super) fn with_text(self, name: HeaderName, value: String) -> Self {
-        match HeaderValue::try_from(value) {
-            Ok(value) => self.with(name, value),
-            Err(_) => {
-                debug_assert!(false, "ours has no control characters");
-                self
-            }
-        }
-    }
-
     /// How long caches may keep it.
     pub(super) fn cached_for(self, time: Duration) -> Self {
         match time.as_secs() {
             0 => self.with(CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            seconds => self.with_text(CACHE_CONTROL, format!("public, max-age={seconds}")),
+            seconds => self.with(CACHE_CONTROL, written(format!("public, max-age={seconds}"))),
         }
     }
 
@@ -136,17 +125,6 @@ impl Problem {
         self
     }
 
-    /// The same with a header of text that is ours, as [`Reply::with_text`] has it.
-    pub(super) fn with_text(self, name: HeaderName, value: String) -> Self {
-        match HeaderValue::try_from(value) {
-            Ok(value) => self.with(name, value),
-            Err(_) => {
-                debug_assert!(false, "ours has no control characters");
-                self
-            }
-        }
-    }
-
     /// At least one second: less would be none.
     pub(super) fn retry_after(self, wait: Duration) -> Self {
         self.with(RETRY_AFTER, seconds(wait).max(1).into())
@@ -169,6 +147,14 @@ impl From<Stopping> for Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, stopping.code(), stopping.to_string())
             .retry_after(Duration::from_secs(1))
     }
+}
+
+/// A header of text that is ours: letters, digits and punctuation.
+pub(super) fn written(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| {
+        debug_assert!(false, "ours has no control characters");
+        HeaderValue::from_static("")
+    })
 }
 
 /// The date of this second, written once in it.
