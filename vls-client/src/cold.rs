@@ -41,8 +41,8 @@ struct Waiting {
     heard: Vec<Heard>,
 }
 
-/// What an answer says, but for how old it is: a packet, if there is one, and whether its lease has ended.
-type Heard = (Option<Vec<u8>>, bool);
+/// What an answer says, but for how old it is: if there is a packet, which one, and whether its lease has ended.
+type Heard = Option<(Box<[u8]>, bool)>;
 
 /// A question. It may be answered until it is dropped.
 pub(crate) struct Question {
@@ -128,13 +128,13 @@ async fn receive(inner: Rc<Inner>) {
         for answer in bunch.iter().filter_map(|datagram| LookupAnswer::read(datagram.bytes)) {
             let mut waiting = inner.waiting.borrow_mut();
             let Some(Waiting { sender, heard }) = waiting.get_mut(&answer.nonce) else { continue };
-            let said =
-                answer.known.as_ref().map_or((None, false), |known| (Some(known.packet.to_vec()), known.expired));
+            let said = answer.known.as_ref().map(|known| (known.packet, known.expired));
             // What has been said already, as when the network delivers twice, is nothing new.
-            if heard.len() >= limits::COLD_ANSWERS || heard.contains(&said) {
+            let is_said = heard.iter().any(|heard| heard.as_ref().map(|(packet, lapsed)| (&**packet, *lapsed)) == said);
+            if is_said || heard.len() >= limits::COLD_ANSWERS {
                 continue;
             }
-            heard.push(said);
+            heard.push(said.map(|(packet, lapsed)| (packet.into(), lapsed)));
             let known = answer.known.map_or(Answer::Unknown, |known| Answer::Packet {
                 packet: known.packet.to_vec(),
                 age: Some(Duration::from_secs(known.age.into())),
