@@ -8,7 +8,7 @@ use schemas::{
 };
 use tokio::task::spawn_local;
 use transport::{Endpoint, EndpointConfig, datagrams::Bunch};
-use vls_client::{DialTiming, LookupTiming, Resolver, ResolverConfig, limits::COLD_ANSWERS};
+use vls_client::{DialTiming, Freshness, LookupTiming, Resolver, ResolverConfig, limits::COLD_ANSWERS};
 
 use crate::support::{
     net::{Host, Says, dead_entry, finder, host, host_at, run, server_that_says},
@@ -248,6 +248,38 @@ fn who_hears_nothing_opens_a_session() {
         config.lookup = LookupTiming { cold_patience: patience, ..without_sessions() };
         let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
         assert_eq!(resolver.resolve(vat(), &Hints::default()).await.unwrap().record, record);
+    });
+}
+
+#[test]
+fn what_a_server_says_over_a_session_no_datagram_takes_back() {
+    run(async {
+        let vat_endpoint = Endpoint::bind(&key(1), "127.0.0.1:0".parse().unwrap(), EndpointConfig::default()).unwrap();
+        let place = format!("quic:{}", vat_endpoint.local_address());
+        let packet = draft(5, now()).at(&[&place]).sign().packet().to_vec();
+        let server = server_that_says(50, Says::Lapsed(packet.clone()));
+        let datagrams = server.endpoint.datagrams_beside(QUESTION_KIND, QUESTION_HEAD_BYTES);
+        let mut config = ResolverConfig::default();
+        config.lookup = LookupTiming { cold_patience: Duration::ZERO, ..without_sessions() };
+        let resolver = Resolver::new(finder(), vec![server.entry.clone()], None, config);
+        let hints = Hints::default();
+        let somebody_who_has_seen_the_question = async {
+            let (mut bunch, mut answers) = (Bunch::default(), Bunch::default());
+            datagrams.receive(&mut bunch).await;
+            // The vat is dialled: the session has been answered.
+            let incoming = vat_endpoint.accept().await.unwrap();
+            for datagram in bunch.iter() {
+                let question = LookupQuestion::read(datagram.bytes, datagram.length).expect("a question");
+                let still_there = answer(question, &packet, false);
+                answers.push(datagram.peer, datagram.local, |bytes| bytes.extend(still_there));
+            }
+            datagrams.send(&answers);
+            // Whatever comes to the finder's socket after it is read after it.
+            resolver.resolve(key(2).id(), &hints).await.unwrap_err();
+            incoming.accept().await.unwrap()
+        };
+        let (connected, _open) = tokio::join!(resolver.connect(vat(), &hints), somebody_who_has_seen_the_question);
+        assert_eq!(connected.unwrap().record.map(|(_, freshness)| freshness), Some(Freshness::Lapsed));
     });
 }
 

@@ -146,6 +146,7 @@ pub(crate) struct Arrived {
 /// A location server.
 #[derive(Clone)]
 pub(crate) struct Server {
+    pub(crate) endpoint: Endpoint,
     pub(crate) entry: SearchPathEntry,
     pub(crate) state: Rc<State>,
 }
@@ -194,9 +195,9 @@ fn server_at(seed: u8, listen: SocketAddr) -> Server {
         can_watch: Cell::new(true),
         renewals: Cell::new(0),
     });
-    let serving = state.clone();
+    let (serving, listening) = (state.clone(), endpoint.clone());
     spawn_local(async move {
-        while let Some(incoming) = endpoint.accept().await {
+        while let Some(incoming) = listening.accept().await {
             let state = serving.clone();
             spawn_local(async move {
                 // A finder that gave up is no concern of the server's.
@@ -205,7 +206,7 @@ fn server_at(seed: u8, listen: SocketAddr) -> Server {
             });
         }
     });
-    Server { entry, state }
+    Server { endpoint, entry, state }
 }
 
 /// A server that says this to every lookup.
