@@ -241,18 +241,18 @@ fn a_search_on_a_whole_network_that_finds_nothing_or_late_or_not_at_all_is_seen(
 #[test]
 fn a_copy_that_runs_still_is_found_where_it_is_remembered_until_an_answer_says_that_there_is_a_newer_one() {
     let (old, new) = (version(1, 1), version(2, 2));
-    let searched = |asks: bool, remembers: bool, dials: bool, heard_at: u64| {
+    let searched = |asks: bool, remembers: bool, dials: bool, used: Version, heard_at: u64| {
         breaches(move |events| {
             events.retain(|(at, machine, what)| {
                 *machine != FINDER || *at <= 1_000 && (asks || !matches!(what, What::Asked { .. }))
             });
             at_the_end(events);
-            let end = |search| {
-                let found = Found::Record(Some(old));
+            let end = |search, used| {
+                let found = Found::Record(Some(used));
                 What::Ended { search, found, answered: vec![] }
             };
             let began = What::Began { search: 0, vat: 0, first_wave: 3, known: vec![None; 3] };
-            let earlier = [(100, FINDER, began), (110, FINDER, end(0))];
+            let earlier = [(100, FINDER, began), (110, FINDER, end(0, old))];
             events.extend(earlier.into_iter().filter(|_| remembers));
             let occupant = Some((0, 1));
             let dial = [
@@ -260,11 +260,13 @@ fn a_copy_that_runs_still_is_found_where_it_is_remembered_until_an_answer_says_t
                 (45_060, FINDER, What::Reached { search: 1, place: place(1), occupant }),
             ];
             events.extend(dial.into_iter().filter(|_| dials));
-            events.extend([(heard_at, FINDER, heard(0, new)), (45_060, FINDER, end(1))]);
+            events.extend([(heard_at, FINDER, heard(0, new)), (45_060, FINDER, end(1, used))]);
         })
     };
-    let by_memory = |remembers, dials, heard_at| searched(true, remembers, dials, heard_at);
-    assert!(searched(false, true, true, 45_060).contains(&Breach::NotFound(1)), "who asks nobody knows nothing");
+    let by_memory = |remembers, dials, heard_at| searched(true, remembers, dials, old, heard_at);
+    let is_not_found = |breaches: Vec<Breach>| breaches.contains(&Breach::NotFound(1));
+    assert!(is_not_found(searched(false, true, true, old, 45_060)), "who asks nobody knows nothing");
+    assert!(is_not_found(searched(true, true, true, version(1, 3), 45_060)), "it says that the vat is elsewhere");
     assert_eq!(by_memory(true, true, 45_060), [], "of what comes at one moment it is not known which was first");
     let too_late = [Breach::UsedOlder(1), Breach::StalePeer(1), Breach::NotFound(1)];
     assert_eq!(by_memory(true, true, 45_050), too_late);
