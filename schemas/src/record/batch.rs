@@ -91,17 +91,18 @@ impl Equation {
         Some(Self { r: decompress(&r)?, a, s, k })
     }
 
-    /// A point that differs from E by one of the subgroup.
+    /// A point that differs from E by one of the subgroup: R + kA with k between -3 and 4, since 8A is in it.
     fn torsion(&self) -> EdwardsPoint {
+        let k = self.k.as_bytes()[0] % 8;
+        let (times, a) = if k > 4 { (8 - k, -self.a) } else { (k, self.a) };
         let twice = |point: EdwardsPoint| point + point;
-        let mut multiple = EdwardsPoint::identity();
-        for bit in [4, 2, 1] {
-            multiple = twice(multiple);
-            if self.k.as_bytes()[0] & bit != 0 {
-                multiple += self.a;
-            }
+        match times {
+            0 => self.r,
+            1 => self.r + a,
+            2 => self.r + twice(a),
+            3 => self.r + twice(a) + a,
+            _ => self.r + twice(twice(a)),
         }
-        multiple + self.r
     }
 }
 
