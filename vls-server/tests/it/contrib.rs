@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use schemas::ErrorCode;
 use serde_json::Value;
 
 use crate::{
@@ -65,6 +66,10 @@ fn the_unit_starts_the_server_with_a_configuration_in_which_nothing_is_out_of_re
     for hardening in ["NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryMax=512M", "DynamicUser=yes"] {
         assert!(unit.lines().any(|line| line == hardening), "{hardening}");
     }
+    // It comes back for as long as there is a machine, but not with a configuration that it has refused.
+    assert_eq!((line("Restart="), line("StartLimitIntervalSec=")), ("always", "0"));
+    let refused = ErrorCode::ConfigInvalid.exit() as u8;
+    assert_eq!(line("RestartPreventExitStatus="), refused.to_string());
     // A limit that `check` would not complain of, for HTTP and DNS together.
     let files: u64 = line("LimitNOFILE=").parse().unwrap();
     assert!(files >= 4096 + 512 + 64, "{files}");
