@@ -25,10 +25,13 @@ static ALLOCATIONS: AtomicI64 = AtomicI64::new(0);
 const NOBODY: u8 = 0;
 const EVERYBODY: u8 = 1;
 const WATCHED: u8 = 2;
+const ONE: u8 = 3;
 
 thread_local! {
     /// Whether this thread is among the watched. Needs no memory of its own, and nothing to be done at the thread's end.
     static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
+    /// The same of whether this thread is the one.
+    static IS_THE_ONE: Cell<bool> = const { Cell::new(false) };
 }
 
 struct Watched;
@@ -37,7 +40,8 @@ fn is_counted() -> bool {
     match COUNTED.load(Relaxed) {
         NOBODY => false,
         EVERYBODY => true,
-        _ => IS_WATCHED.get(),
+        WATCHED => IS_WATCHED.get(),
+        _ => IS_THE_ONE.get(),
     }
 }
 
@@ -94,6 +98,12 @@ impl Counting {
         Self::of(WATCHED)
     }
 
+    /// The same for what this thread takes and gives back, and nobody else. It counts until the count is dropped, here.
+    pub(crate) fn start_with_this_thread() -> Self {
+        IS_THE_ONE.set(true);
+        Self::of(ONE)
+    }
+
     fn of(whom: u8) -> Self {
         BYTES.store(0, Relaxed);
         MOST.store(0, Relaxed);
@@ -121,6 +131,7 @@ impl Counting {
 impl Drop for Counting {
     fn drop(&mut self) {
         COUNTED.store(NOBODY, Relaxed);
+        IS_THE_ONE.set(false);
     }
 }
 

@@ -12,7 +12,7 @@ use vls_server::{
 use super::records::{HandClock, PACKET_BYTES, signed, source};
 use crate::{
     Failure,
-    allocations::{Counting, watch_this_thread},
+    allocations::Counting,
     rounds::{Comparison, Effort},
 };
 
@@ -23,9 +23,8 @@ const TOGETHER: u32 = 512;
 /// after the one before.
 pub(super) fn measure(effort: Effort) -> Result<Comparison, Failure> {
     let records = effort.records;
-    // All of it happens on this thread; what others take meanwhile is not of the records.
-    watch_this_thread();
-    let counting = Counting::start_with_the_watched();
+    // All of it happens on this thread; what others take and give back meanwhile is not of the records.
+    let counting = Counting::start_with_this_thread();
     let clock = HandClock::new();
     let quick = Rate { burst: u32::MAX, interval: Duration::from_nanos(1) };
     let policy = Policy {
