@@ -148,3 +148,18 @@ fn few_are_verified_too() {
         assert!(verified.iter().all(Result::is_ok));
     }
 }
+
+#[test]
+fn one_key_outside_the_subgroup_among_good_ones_is_judged_as_strictly() {
+    let mut packets: Vec<_> = (0..100).map(good).collect();
+    let mut accepted = 0;
+    // Every part that R can have meets every multiple of the key's, some times.
+    for (number, of_nonce) in (0..240).zip(EIGHT_TORSION.iter().cycle()) {
+        let odd = with_torsion(number, EIGHT_TORSION[1], *of_nonce);
+        let alone = SignedPacket::verify(odd.0, &odd.1);
+        accepted += usize::from(alone.is_ok());
+        packets[50] = odd;
+        assert_eq!(together(&packets)[50], alone, "{number}");
+    }
+    assert!((10..60).contains(&accepted), "{accepted}");
+}
