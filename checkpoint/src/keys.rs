@@ -49,6 +49,8 @@ const FRAME: &[u8] = b"vat checkpoint frame 1\0";
 const FRAME_COMMITMENT: &[u8] = b"vat checkpoint frame commitment 1\0";
 const FRAME_TAG: &[u8] = b"vat checkpoint frame tag 1\0";
 const ROW: &[u8] = b"vat checkpoint row 1\0";
+/// Its own name, the store, the tag of the vat, and the key.
+const ROW_CONTEXT_LENGTH: usize = ROW.len() + 16 + 16 + ROW_KEY_LENGTH;
 const NAMES: &[u8] = b"vat checkpoint names 1\0";
 const SLOT: &[u8] = b"vat checkpoint keyslot 1\0";
 const RECIPIENT_NOTE: &[u8] = b"vat checkpoint recipient note 1\0";
@@ -253,9 +255,17 @@ impl Keys {
 
     /// Binds a row to its key, its vat and its store. The store's own rows are read before it is known which vat they
     /// are about.
-    fn row_context(&self, key: &RowKeyBytes) -> Vec<u8> {
+    fn row_context(&self, key: &RowKeyBytes) -> [u8; ROW_CONTEXT_LENGTH] {
         let vat_tag = if key[..15] == OWN { [0; 16] } else { self.vat_tag };
-        [ROW, &self.store, &vat_tag, key].concat()
+        let mut context = [0; ROW_CONTEXT_LENGTH];
+        let mut rest = &mut context[..];
+        for part in [ROW, &self.store, &vat_tag, key] {
+            let (place, others) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = others;
+        }
+        debug_assert!(rest.is_empty());
+        context
     }
 }
 

@@ -158,7 +158,9 @@ pub(super) fn read(
         let old = fields.version == VERSION;
         let mut fields = if old { fields } else { fields.of_version(RECORD_VERSION)? };
         let source = SourcePrefix::from_bits(fields.number()?);
-        let (seen, until) = match leases.remove(&id) {
+        // Nearly always there are none, and to hash a million ids for that would be felt.
+        let lease = if leases.is_empty() { None } else { leases.remove(&id) };
+        let (seen, until) = match lease {
             Some(lease) if old => lease,
             None if !old => (fields.time()?, fields.time()?),
             _ => return Err(RowError::Unpaired),

@@ -1,5 +1,5 @@
-//! A registry that is being restored from what was stored, row by row. Beside what it will hold, sixteen bytes are kept
-//! for each record until the end.
+//! A registry that is being restored from what was stored, row by row. Beside what it will hold, twenty-four bytes
+//! are kept for each record until the end.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl Restoring {
     #[must_use]
     pub fn finish(mut self, turn: u64) -> Registry {
         self.registry.turn = turn;
-        self.registry.table.restored(&self.placed);
+        self.registry.table.restored(self.placed);
         self.marks.sort_unstable_by_key(|(turn, ..)| *turn);
         for (_, id, mark) in self.marks {
             self.registry.table.marks.insert(id, mark);

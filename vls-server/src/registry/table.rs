@@ -30,7 +30,7 @@ use self::{
     cells::{Cells, Contents, Number},
     hash::HashKey,
     index::Index,
-    order::Order,
+    order::{GroupId, Order},
     recent::{Debts, Turns},
 };
 use super::{
@@ -64,11 +64,13 @@ pub(super) struct Lease {
     pub(super) end: Moment,
 }
 
-/// Where a record lies that is being restored.
+/// Where a record lies that is being restored, and where it will be looked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Placed {
     hash: u64,
+    end: u64,
     number: Number,
+    group: GroupId,
 }
 
 impl Lease {
@@ -182,13 +184,13 @@ impl Table {
     pub(super) fn restore(&mut self, id: &Id, packet: &[u8], lease: &Lease, now: Moment) -> Placed {
         let (end, length) = lease.ticks();
         let number = self.cells.add(&Contents { id, packet, end, lease: length });
-        self.order.restore(&mut self.cells, number, lease.source, lease.end <= now);
-        Placed { hash: self.key.hash(id), number }
+        Placed { hash: self.key.hash(id), end, number, group: self.order.group_for(lease.source, lease.end <= now) }
     }
 
     /// Ends restoring: from now on the table finds what it holds.
-    pub(super) fn restored(&mut self, all: &[Placed]) {
-        self.order.restored(&self.cells);
+    pub(super) fn restored(&mut self, mut all: Vec<Placed>) {
+        all.sort_unstable_by_key(|placed| placed.end);
+        self.order.restored(&mut self.cells, all.iter().map(|placed| (placed.group, placed.number)));
         self.index.fill(|| all.iter().map(|placed| (placed.hash, placed.number)));
     }
 

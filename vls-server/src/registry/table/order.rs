@@ -24,7 +24,7 @@ const _: () = assert!(MOST_RECORDS * CHUNK + MOST_RECORDS < POSITIONS as usize);
 
 /// A group: a number of a source, and whether these are its lapsed records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct GroupId(u32);
+pub(super) struct GroupId(u32);
 
 impl GroupId {
     fn of(source: u32, lapsed: bool) -> Self {
@@ -84,14 +84,18 @@ impl Order {
         self.change(cells, GroupId::of(source, lapsed), |order, cells, group| order.push(cells, group, number));
     }
 
-    /// Adds one of many cells. What is asked of the order is answered once [`Self::restored`] has been called.
-    pub(super) fn restore(&mut self, cells: &mut Cells, number: Number, source: SourcePrefix, lapsed: bool) {
-        let source = self.number_of(source);
-        self.push(cells, GroupId::of(source, lapsed), number);
+    /// Where one of many cells is to be [restored](Self::restored).
+    pub(super) fn group_for(&mut self, source: SourcePrefix, lapsed: bool) -> GroupId {
+        GroupId::of(self.number_of(source), lapsed)
     }
 
-    /// Ends adding many.
-    pub(super) fn restored(&mut self, cells: &Cells) {
+    /// Adds many cells to an empty order. The first to end comes first: so each belongs where there is room next, and no
+    /// other cell, somewhere in memory, has to be looked at to know it.
+    pub(super) fn restored(&mut self, cells: &mut Cells, all: impl Iterator<Item = (GroupId, Number)>) {
+        for (group, number) in all {
+            let index = self.lengthen(group);
+            self.set(cells, group, index, number);
+        }
         for (number, source) in (0..).zip(&self.sources) {
             for (lapsed, firsts) in [false, true].into_iter().zip(&mut self.firsts) {
                 let group = GroupId::of(number, lapsed);
@@ -216,13 +220,19 @@ impl Order {
     }
 
     fn push(&mut self, cells: &mut Cells, group: GroupId, number: Number) {
+        let index = self.lengthen(group);
+        self.rise(cells, group, index, number);
+    }
+
+    /// Makes room for one more at the end of a heap.
+    fn lengthen(&mut self, group: GroupId) -> usize {
         let index = self.group(group).len as usize;
         if index.is_multiple_of(CHUNK) {
             let chunk = self.new_chunk(group, index / CHUNK);
             self.group_mut(group).chunks.push(chunk);
         }
         self.group_mut(group).len += 1;
-        self.rise(cells, group, index, number);
+        index
     }
 
     /// Takes out what stands at an index of the heap.

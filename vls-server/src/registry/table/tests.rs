@@ -202,7 +202,7 @@ fn what_is_restored_is_found_and_goes_on() {
         placed.push(pair.table.restore(&id, &packet, &lease, pair.now));
         pair.model.insert(id, Known { packet, lease, turn: 0 });
     }
-    pair.table.restored(&placed);
+    pair.table.restored(placed);
     pair.model.keys().for_each(|id| pair.agree_on(id));
     pair.agree_on_order(&[source]);
     for number in 0..2_000 {
@@ -213,6 +213,15 @@ fn what_is_restored_is_found_and_goes_on() {
         pair.agree_on(&id(number));
     }
     assert_eq!(pair.table.len(), 1_000);
+    pair.agree_on_order(&[source]);
+    // Whatever stands first goes, until there is none: so each was where it belongs.
+    for _ in 0..1_000 {
+        let first = pair.table.displaced_by(source, pair.now).unwrap();
+        pair.table.take(&first);
+        pair.model.remove(&first);
+        pair.agree_on_order(&[source]);
+    }
+    assert_eq!(pair.table.len(), 0);
 }
 
 #[test]
