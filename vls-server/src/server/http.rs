@@ -15,6 +15,7 @@
 //! Errors are text, `code: message`, with the stable codes of every other carrier.
 
 mod client;
+mod dates;
 mod doh;
 mod pages;
 mod preconditions;
@@ -33,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use hyper::{
     Method, Request, StatusCode, Version,
     body::Incoming,
@@ -50,12 +52,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use self::reply::{Dates, Problem, Reply};
 pub(crate) use self::tls::Inspected;
 pub(super) use self::{client::TrustedProxies, tls::Tls};
 pub use self::{
     client::{ProxyNetwork, ProxyNetworkError},
     tls::{CertificateError, CertificateFiles},
+};
+use self::{
+    dates::Dates,
+    reply::{Problem, Reply},
 };
 use super::{
     places::{Place, Places},
@@ -226,21 +231,33 @@ impl HttpCarrier {
         let builder = builder();
         let served = builder.serve_connection(TokioIo::new(stream), service);
         let mut served = pin!(served);
-        let mut next = Stage::Draining;
+        let mut draining = stage.clone();
+        let finish = async {
+            tokio::select! {
+                () = connection.used_up.notified() => {}
+                () = reached(&mut draining, Stage::Draining) => {}
+            }
+            Told::Finish
+        };
+        let leave = async {
+            tokio::select! {
+                () = connection.place.evicted() => {}
+                () = self.idle(connection) => {}
+                () = reached(&mut stage, Stage::Closing) => {}
+            }
+            Told::Leave
+        };
+        // These are asked only when there is something to tell; a select would ask each of them at every request.
+        let mut told: FuturesUnordered<_> = [finish.boxed_local(), leave.boxed_local()].into_iter().collect();
         loop {
             tokio::select! {
+                biased;
                 // An error is the peer's: it went away, or spoke something else.
                 _ = served.as_mut() => return,
-                () = connection.place.evicted() => return,
-                () = self.idle(connection) => return,
-                () = connection.used_up.notified() => served.as_mut().graceful_shutdown(),
-                _ = reached(&mut stage, next) => {
-                    if next == Stage::Closing {
-                        return;
-                    }
-                    served.as_mut().graceful_shutdown();
-                    next = Stage::Closing;
-                }
+                Some(told) = told.next() => match told {
+                    Told::Finish => served.as_mut().graceful_shutdown(),
+                    Told::Leave => return,
+                },
             }
         }
     }
@@ -345,6 +362,14 @@ impl HttpCarrier {
 enum Begun {
     Answered(Reply),
     Waiting(Page),
+}
+
+/// What a connection is told, beside its requests.
+enum Told {
+    /// To answer what it has begun, and to take no more.
+    Finish,
+    /// To go at once.
+    Leave,
 }
 
 /// Which page is waited for.

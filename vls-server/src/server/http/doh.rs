@@ -46,7 +46,7 @@ pub(super) async fn answer(
         match dns::answer(&zone, &query, Transport::Stream, |id| shared.known(id)) {
             Answer::Reply { message, time_to_live } => {
                 let time = Duration::from_secs(time_to_live.into());
-                return Ok(Reply::of(MESSAGE, message).cached_for(time.min(limits::HTTP_CACHE)));
+                return Ok(Reply::of(MESSAGE, message).cached_for(time));
             }
             Answer::None => return Err(Problem::request(StatusCode::BAD_REQUEST, "this is not a DNS query")),
             Answer::Later => shared.registry.settled().await?,

@@ -11,7 +11,7 @@
 //! answer too many costs a kilobyte, one too few would hide where a vat is. Swaps go by tags alone; there
 //! `If-Match` may also be the bare timestamp that pkarr's relays take.
 
-use std::{fmt::Write as _, ops::Range};
+use std::ops::Range;
 
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use schemas::{IdText, Timestamp, limits::PACKET_HEADER};
@@ -34,8 +34,9 @@ impl Tag {
     pub(super) fn of(packet: &[u8]) -> Self {
         let timestamp = timestamp(packet);
         let mut text = String::with_capacity(Self::LENGTH);
-        // Writing into a string does not fail.
-        let _ = write!(text, "\"{}-", timestamp.as_micros());
+        text.push('"');
+        text.push_str(itoa::Buffer::new().format(timestamp.as_micros()));
+        text.push('-');
         let scalar = packet.get(SCALAR).and_then(|scalar| scalar.try_into().ok()).unwrap_or(&[0; 32]);
         text.push_str(IdText::of(scalar).as_str());
         text.push('"');

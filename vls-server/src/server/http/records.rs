@@ -40,8 +40,9 @@ use schemas::{
 use tokio::time::timeout;
 
 use super::{
+    dates::Dates,
     preconditions::{self, Demand, Tag},
-    reply::{Dates, Problem, Reply, http_date, written},
+    reply::{Problem, Reply, number, written},
 };
 use crate::{
     durable::{Seen, Stopping},
@@ -170,7 +171,7 @@ fn shown(
     if expired && !wish.even_expired {
         let message = format!("the vat was last seen {} s ago, and its lease has ended", age.as_secs());
         return Err(
-            Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsExpired, message).with(EXPIRED, age.as_secs().into())
+            Problem::new(StatusCode::NOT_FOUND, ErrorCode::VlsExpired, message).with(EXPIRED, number(age.as_secs()))
         );
     }
     let tag = Tag::of(packet);
@@ -181,15 +182,15 @@ fn shown(
     };
     let reply = reply
         .with(ETAG, written(tag.into_text()))
-        .with(LAST_MODIFIED, http_date(preconditions::timestamp(packet).min(now)))
-        .with(MEMENTO, if expired { http_date(now.saturating_sub(age)) } else { dates.of(now) })
-        .with(AGE, age.as_secs().into());
+        .with(LAST_MODIFIED, dates.of(preconditions::timestamp(packet).min(now)))
+        .with(MEMENTO, if expired { dates.of(now.saturating_sub(age)) } else { dates.now(now) })
+        .with(AGE, number(age.as_secs()));
     if expired {
-        return Ok(reply.with(EXPIRED, age.as_secs().into()).not_cached());
+        return Ok(reply.with(EXPIRED, number(age.as_secs())).not_cached());
     }
     let ttl = dns::time_to_live(packet.get(PACKET_HEADER..).unwrap_or_default());
     let ttl = ttl.map_or(limits::HTTP_CACHE, |seconds| Duration::from_secs(seconds.into()));
-    Ok(reply.cached_for(ttl.min(left).min(limits::HTTP_CACHE)))
+    Ok(reply.cached_for(ttl.min(left)))
 }
 
 async fn put(
@@ -204,7 +205,7 @@ async fn put(
     match outcome {
         Outcome::Stored { lease } | Outcome::Refreshed { lease } => Ok(Reply::new(StatusCode::NO_CONTENT)
             .with(ETAG, written(Tag::of(packet).into_text()))
-            .with(LEASE, lease.as_secs().into())),
+            .with(LEASE, number(lease.as_secs()))),
         Outcome::Stale { current } => {
             let message = "a record that is higher than this one was registered before";
             Err(with_tag(Problem::new(StatusCode::CONFLICT, ErrorCode::VlsStale, message), current.as_deref()))

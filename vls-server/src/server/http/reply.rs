@@ -1,6 +1,6 @@
 //! Answers and errors as HTTP has them, with what every one of them carries.
 
-use std::{borrow::Cow, cell::RefCell, io::Write as _, time::Duration};
+use std::{borrow::Cow, sync::LazyLock, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -14,6 +14,7 @@ use hyper::{
 };
 use schemas::{Coded, ErrorCode, Timestamp};
 
+use super::dates::Dates;
 use crate::{durable::Stopping, limits, registry::seconds};
 
 pub(super) type Response = hyper::Response<Full<Bytes>>;
@@ -22,7 +23,17 @@ pub(super) type Response = hyper::Response<Full<Bytes>>;
 const TIME: HeaderName = HeaderName::from_static("vls-time");
 
 /// How many headers the answer to a GET has.
-const USUAL_HEADERS: usize = 12;
+const USUAL_HEADERS: usize = 11;
+
+/// For how long caches may keep an answer, by whole seconds: there are so few of these texts that each is written once.
+static KEPT: LazyLock<Box<[HeaderValue]>> = LazyLock::new(|| {
+    let longest = limits::HTTP_CACHE.as_secs();
+    let of = |seconds| match seconds {
+        0 => HeaderValue::from_static("no-cache"),
+        _ => written(format!("public, max-age={seconds}")),
+    };
+    (0..=longest).map(of).collect()
+});
 
 /// An answer.
 #[derive(Debug)]
@@ -65,12 +76,11 @@ impl Reply {
         self
     }
 
-    /// How long caches may keep it.
+    /// How long caches may keep it: at most [`limits::HTTP_CACHE`].
     pub(super) fn cached_for(self, time: Duration) -> Self {
-        match time.as_secs() {
-            0 => self.with(CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            seconds => self.with(CACHE_CONTROL, written(format!("public, max-age={seconds}"))),
-        }
+        let longest = KEPT.len() - 1;
+        let seconds = usize::try_from(time.as_secs()).map_or(longest, |seconds| seconds.min(longest));
+        self.with(CACHE_CONTROL, KEPT[seconds].clone())
     }
 
     pub(super) fn not_cached(self) -> Self {
@@ -83,10 +93,11 @@ impl Reply {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(TIME, now.as_micros().into());
-        headers.insert(DATE, dates.of(now));
-        // Neither of the two may have a body, nor tell how long it would be (RFC 9110, sections 8.6 and 15.4.5).
-        if !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        headers.insert(TIME, number(now.as_micros()));
+        headers.insert(DATE, dates.now(now));
+        // Of a body that is sent, hyper tells the length. Neither of the two answers may have one, nor tell how long it
+        // would be (RFC 9110, sections 8.6 and 15.4.5).
+        if head && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
         let mut response = Response::new(Full::new(if head { Bytes::new() } else { body }));
@@ -149,58 +160,16 @@ impl From<Stopping> for Problem {
     }
 }
 
+/// A header that is a number.
+pub(super) fn number(number: u64) -> HeaderValue {
+    // Shorter than with the library's own conversion, which keeps room for the longest number, and notes that apart.
+    written(itoa::Buffer::new().format(number).to_owned())
+}
+
 /// A header of text that is ours: letters, digits and punctuation.
 pub(super) fn written(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| {
         debug_assert!(false, "ours has no control characters");
         HeaderValue::from_static("")
     })
-}
-
-/// The date of this second, written once in it.
-#[derive(Debug, Default)]
-pub(super) struct Dates(RefCell<Option<(u64, HeaderValue)>>);
-
-impl Dates {
-    /// As [`http_date`], for a time that is asked for again and again.
-    pub(super) fn of(&self, time: Timestamp) -> HeaderValue {
-        let mut last = self.0.borrow_mut();
-        match &*last {
-            Some((second, date)) if *second == time.as_seconds() => date.clone(),
-            _ => last.insert((time.as_seconds(), http_date(time))).1.clone(),
-        }
-    }
-}
-
-/// As HTTP writes a time; of the year 9999 at the latest, where its form ends.
-pub(super) fn http_date(time: Timestamp) -> HeaderValue {
-    const LAST: u64 = 253_402_300_799;
-    /// RFC 9110, section 5.6.7.
-    const LENGTH: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
-    let since_1970 = Duration::from_secs(time.as_seconds().min(LAST));
-    let mut date = [b' '; LENGTH];
-    let written = write!(date.as_mut_slice(), "{}", httpdate::HttpDate::from(std::time::UNIX_EPOCH + since_1970));
-    debug_assert!(written.is_ok(), "every date is as long as this one");
-    // Proof: letters, digits and punctuation.
-    HeaderValue::from_bytes(&date).unwrap_or(HeaderValue::from_static(""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_date_is_that_of_its_second() {
-        let dates = Dates::default();
-        for (micros, date) in [
-            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
-            (784_111_777_000_000, "Sun, 06 Nov 1994 08:49:37 GMT"),
-            (784_111_777_999_999, "Sun, 06 Nov 1994 08:49:37 GMT"),
-            (784_111_778_000_000, "Sun, 06 Nov 1994 08:49:38 GMT"),
-            (784_111_777_000_000, "Sun, 06 Nov 1994 08:49:37 GMT"),
-            (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
-        ] {
-            assert_eq!(dates.of(Timestamp::from_micros(micros)), date);
-        }
-    }
 }
