@@ -304,9 +304,10 @@ impl HttpCarrier {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        drop(under_way);
+        let ended = Instant::now();
+        under_way.end(ended);
         let carrier = if doh { doh::CARRIER } else { CARRIER };
-        self.shared.metrics.answered(carrier, outcome(status), begun.elapsed());
+        self.shared.metrics.answered(carrier, outcome(status), ended - begun);
         Ok(response)
     }
 
@@ -380,23 +381,32 @@ enum Page {
 }
 
 /// A request that is being answered, until it is dropped: HTTP/2 lets its asker take it back in the middle.
-struct UnderWay(Rc<Connection>);
+struct UnderWay {
+    connection: Rc<Connection>,
+    /// When it was answered, if it was.
+    ended: Option<Instant>,
+}
 
 impl UnderWay {
     fn begin(connection: &Rc<Connection>) -> Self {
         connection.requests.set(connection.requests.get().saturating_add(1));
         connection.under_way.set(connection.under_way.get() + 1);
         connection.place.set_idle(false);
-        Self(Rc::clone(connection))
+        Self { connection: Rc::clone(connection), ended: None }
+    }
+
+    fn end(mut self, now: Instant) {
+        self.ended = Some(now);
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.set(self.0.under_way.get() - 1);
-        if self.0.under_way.get() == 0 {
-            self.0.idle_since.set(Instant::now());
-            self.0.place.set_idle(true);
+        let connection = &*self.connection;
+        connection.under_way.set(connection.under_way.get() - 1);
+        if connection.under_way.get() == 0 {
+            connection.idle_since.set(self.ended.unwrap_or_else(Instant::now));
+            connection.place.set_idle(true);
         }
     }
 }
