@@ -121,7 +121,7 @@ fn finish<'a>(mut state: State, message: impl IntoIterator<Item = &'a [u8]>) -> 
     }
     blocks[used][BLOCK - size_of::<u64>()..].copy_from_slice(&(length * 8).to_be_bytes());
     compress256(&mut state, &blocks[..=used]);
-    // The message, or of a longer one its last part, lies at the beginning.
+    // The message lies at the beginning; one that is longer than there is room has been everywhere.
     let secret = usize::try_from(length - BLOCK as u64).map_or(usize::MAX, |bytes| bytes.min(BLOCKS * BLOCK));
     wipe(&mut blocks.as_flattened_mut()[..secret]);
     let mut hash = [0; HASH_LENGTH];

@@ -118,6 +118,19 @@ fn curl_writes_and_reads_a_record_that_survives_a_kill_and_dig_finds_it() {
     assert!(refusal.starts_with("record.") && refusal.contains(": "), "{refusal}");
     curl(&world, &["--output", found.to_str().unwrap(), &url]);
     assert_eq!(fs::read(&found).unwrap(), second.packet());
+    let length = ["--output", "/dev/null", "--write-out", "%{http_code} %header{content-length}"];
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        for more in [&[][..], &["--head"]] {
+            let told = |url: &str| curl(&world, &[&length, &[version][..], more, &[url]].concat());
+            assert_eq!(told(&url), format!("200 {}", second.packet().len()));
+            let missing = told(&elsewhere);
+            assert!(missing.strip_prefix("404 ").is_some_and(|length| length > "0"), "{missing}");
+        }
+        let known = ["--etag-compare", &tag, version];
+        let told = curl(&world, &[&length, &["--etag-save", &tag, version][..], &[&url]].concat());
+        assert_eq!(told, format!("200 {}", second.packet().len()));
+        assert_eq!(curl(&world, &[&length, &known[..], &[&url]].concat()), "304 ");
+    }
     assert!(curl(&world, &[&format!("http://{}/metrics", server.http)]).contains("vls_records 1\n"));
     server.process.interrupt().ok();
     world.no_secret_leaked();

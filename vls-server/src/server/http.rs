@@ -251,13 +251,14 @@ impl HttpCarrier {
         let mut told: FuturesUnordered<_> = [finish.boxed_local(), leave.boxed_local()].into_iter().collect();
         loop {
             tokio::select! {
+                // What it is told comes first: a peer that always has more to say would have it never heard.
                 biased;
-                // An error is the peer's: it went away, or spoke something else.
-                _ = served.as_mut() => return,
                 Some(told) = told.next() => match told {
                     Told::Finish => served.as_mut().graceful_shutdown(),
                     Told::Leave => return,
                 },
+                // An error is the peer's: it went away, or spoke something else.
+                _ = served.as_mut() => return,
             }
         }
     }

@@ -92,6 +92,7 @@ impl Order {
     /// Adds many cells to an empty order. The first to end comes first: so each belongs where there is room next, and no
     /// other cell, somewhere in memory, has to be looked at to know it.
     pub(super) fn restored(&mut self, cells: &mut Cells, all: impl Iterator<Item = (GroupId, Number)>) {
+        debug_assert_eq!(self.live, 0, "only an empty order is filled");
         for (group, number) in all {
             let index = self.lengthen(group);
             self.set(cells, group, index, number);
@@ -176,7 +177,7 @@ impl Order {
             }
             None => {
                 self.sources.push(source);
-                // Proof: each has a chunk, of which there are less than 2²³.
+                // Proof: each has a record or is about to have one, and of those there are less than 2²⁶.
                 u32::try_from(self.sources.len() - 1).unwrap_or(u32::MAX)
             }
         };

@@ -173,3 +173,31 @@ pub(super) fn written(text: String) -> HeaderValue {
         HeaderValue::from_static("")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_keep_an_answer_for_whole_seconds_and_never_longer_than_a_minute() {
+        for (time, kept) in [
+            (Duration::ZERO, "no-cache"),
+            (Duration::from_millis(999), "no-cache"),
+            (Duration::from_secs(1), "public, max-age=1"),
+            (Duration::from_millis(59_999), "public, max-age=59"),
+            (Duration::from_secs(60), "public, max-age=60"),
+            (Duration::from_secs(61), "public, max-age=60"),
+            (Duration::MAX, "public, max-age=60"),
+        ] {
+            assert_eq!(Reply::new(StatusCode::OK).cached_for(time).headers[CACHE_CONTROL], kept);
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_it_is() {
+        for (value, text) in [(0, "0"), (1_800_000_000_000_007, "1800000000000007"), (u64::MAX, "18446744073709551615")]
+        {
+            assert_eq!(number(value), text);
+        }
+    }
+}
