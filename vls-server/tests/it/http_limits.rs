@@ -1,6 +1,11 @@
 //! What HTTP allows to whom: quotas, places, slow and large requests, and HTTPS.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{ErrorKind, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use checkpoint::simulated::SimulatedDisk;
 use rustls::{ClientConfig, RootCertStore};
@@ -53,6 +58,31 @@ fn a_connection_that_says_nothing_and_a_head_that_does_not_end_are_given_up() {
         slow.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-").await;
         silent.closed().await;
         slow.closed().await;
+    });
+}
+
+/// It speaks HTTP/2, whose frames of unknown types are skipped one after the other for as long as there are any.
+#[test]
+fn a_connection_that_never_stops_talking_and_asks_nothing_is_given_up() {
+    on_one_thread(async {
+        let mut config = config(SimulatedDisk::new());
+        config.http_limits.idle = Duration::from_millis(200);
+        let (server, _http, _clock) = start(config).await;
+        let address = server.http_address().unwrap();
+        let talking = tokio::task::spawn_blocking(move || {
+            const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            const UNKNOWN: [u8; 9] = [0, 0, 0, 0xfa, 0, 0, 0, 0, 0];
+            let mut stream = std::net::TcpStream::connect(address)?;
+            stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+            stream.write_all(&SETTINGS)?;
+            let (begun, frames) = (Instant::now(), UNKNOWN.repeat(10_000));
+            while begun.elapsed() < Duration::from_secs(10) {
+                stream.write_all(&frames)?;
+            }
+            Ok::<_, std::io::Error>(())
+        });
+        let outcome = talking.await.unwrap();
+        assert!(outcome.is_err_and(|error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)));
     });
 }
 
