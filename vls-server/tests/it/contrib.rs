@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use schemas::ErrorCode;
+use schemas::{
+    ErrorCode,
+    limits::{MAX_ACCEPTED_VALUE, PACKET_HEADER},
+};
 use serde_json::Value;
+use vls_server::limits::{MAX_RECORDS, SESSIONS};
 
 use crate::{
     finder::Finder,
@@ -73,6 +77,18 @@ fn the_unit_starts_the_server_with_a_configuration_in_which_nothing_is_out_of_re
     // A limit that `check` would not complain of, for HTTP and DNS together.
     let files: u64 = line("LimitNOFILE=").parse().unwrap();
     assert!(files >= 4096 + 512 + 64, "{files}");
+}
+
+/// Whoever may register can make every record as long as may be.
+#[test]
+fn the_units_memory_is_enough_for_the_longest_records_and_all_sessions() {
+    /// Measured: `resident_1m` less `record_memory` of `bench -- vls`, for each of the 2,000 sessions.
+    const SESSION: usize = 50_000;
+    let unit = contrib("vls-server.service");
+    let megabytes = unit.lines().find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('M')).unwrap();
+    let memory = megabytes.parse::<usize>().unwrap() << 20;
+    let record = PACKET_HEADER + MAX_ACCEPTED_VALUE + 20;
+    assert!(MAX_RECORDS * record + SESSIONS * SESSION + (32 << 20) < memory);
 }
 
 #[test]
