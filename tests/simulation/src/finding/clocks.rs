@@ -78,7 +78,7 @@ impl Clocks {
             Some((from, until.min(to)))
         });
         let is_over = [held, signed].into_iter().flatten().filter_map(move |version| {
-            let until = ahead_of(date(version) + micros(VALIDITY), here).map_or(from, |left| from + left);
+            let until = ahead_of(end(version), here).map_or(from, |left| from + left);
             (until < to).then_some((until, to))
         });
         is_behind.into_iter().chain(is_over)
@@ -108,6 +108,12 @@ fn micros(duration: Duration) -> i64 {
 
 fn date(version: Version) -> i64 {
     i64::try_from(version.signed).unwrap_or(i64::MAX)
+}
+
+/// When a version has ended. A record says so in whole seconds, and never later than its vat meant.
+fn end(version: Version) -> i64 {
+    const SECOND: i64 = 1_000_000;
+    (date(version) + micros(VALIDITY)) / SECOND * SECOND
 }
 
 /// How long until a clock shows a time, if it does not yet.

@@ -2,13 +2,13 @@
 //!
 //! At rest the next registration comes after half a lease (less a tenth of that, which is jitter): three in a lease at
 //! most. What fails is tried again, after waits that double up to a cap. Whatever makes a publisher register at once costs
-//! one more with each server.
+//! one more with each server; so does each setting of a clock of the two, by which what was signed may be of no use any more.
 
 use std::{collections::HashMap, time::Duration};
 
 use super::{
     laws::Breach,
-    plan::{LEASE, Machine, Plan, SERVERS},
+    plan::{Fault, LEASE, Machine, Plan, SERVERS},
     trace::{Trace, What},
 };
 
@@ -37,13 +37,23 @@ pub(super) fn judge_renewals(plan: &Plan, trace: &Trace, breaches: &mut Vec<Brea
         let reasons = &reasons[&vat];
         for server in 0..SERVERS {
             let taken = taken.get(&(vat, server)).map_or(&[][..], Vec::as_slice);
-            let storm = first_storm(taken, reasons, |reasons| MOST_TAKEN + reasons);
+            let clocks = clocks_set(plan, |machine| [Machine::Vat(vat), Machine::Server(server)].contains(&machine));
+            let reasons: Vec<Duration> = reasons.iter().copied().chain(clocks).collect();
+            let storm = first_storm(taken, &reasons, |reasons| MOST_TAKEN + reasons);
             breaches.extend(storm.map(|at| Breach::RenewedTooOften { vat, server, at }));
         }
         let tries = tries.get(&vat).map_or(&[][..], Vec::as_slice);
         let storm = first_storm(tries, reasons, |reasons| usize::from(SERVERS) * (MOST_TRIES + reasons));
         breaches.extend(storm.map(|at| Breach::TriedTooOften { vat, at }));
     }
+}
+
+/// When clocks were set.
+fn clocks_set(plan: &Plan, whose: impl Fn(Machine) -> bool) -> impl Iterator<Item = Duration> {
+    plan.faults.iter().filter_map(move |(at, fault)| match *fault {
+        Fault::Jump { machine, .. } | Fault::SetRight { machine } => whose(machine).then_some(*at),
+        _ => None,
+    })
 }
 
 /// The first lease in which something is done more often than there may be reason to.
