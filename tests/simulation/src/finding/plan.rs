@@ -348,6 +348,15 @@ impl Plan {
 }
 
 impl Fault {
+    /// Whose clock it sets, wrong or right.
+    #[must_use]
+    pub fn sets_clock_of(&self) -> Option<Machine> {
+        match *self {
+            Self::Jump { machine, .. } | Self::SetRight { machine } => Some(machine),
+            _ => None,
+        }
+    }
+
     /// How long it lasts; zero for what happens at once.
     #[must_use]
     pub fn lasts(&self) -> Duration {

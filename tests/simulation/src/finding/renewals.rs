@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     laws::Breach,
-    plan::{Fault, LEASE, Machine, Plan, SERVERS},
+    plan::{LEASE, Machine, Plan, SERVERS},
     trace::{Trace, What},
 };
 
@@ -50,10 +50,7 @@ pub(super) fn judge_renewals(plan: &Plan, trace: &Trace, breaches: &mut Vec<Brea
 
 /// When clocks were set.
 fn clocks_set(plan: &Plan, whose: impl Fn(Machine) -> bool) -> impl Iterator<Item = Duration> {
-    plan.faults.iter().filter_map(move |(at, fault)| match *fault {
-        Fault::Jump { machine, .. } | Fault::SetRight { machine } => whose(machine).then_some(*at),
-        _ => None,
-    })
+    plan.faults.iter().filter(move |(_, fault)| fault.sets_clock_of().is_some_and(&whose)).map(|(at, _)| *at)
 }
 
 /// The first lease in which something is done more often than there may be reason to.

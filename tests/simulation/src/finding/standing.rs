@@ -169,10 +169,7 @@ fn excuses(plan: &Plan, server: u8, vat: u8, by_clocks: &[Span]) -> Vec<Span> {
 
 /// Whether somebody has set the clock of a server not much longer than a lease before a moment.
 fn is_set(plan: &Plan, server: u8, by: Duration) -> bool {
-    let is_its_clock = |fault: &Fault| match *fault {
-        Fault::Jump { machine, .. } | Fault::SetRight { machine } => machine == Machine::Server(server),
-        _ => false,
-    };
+    let is_its_clock = |fault: &Fault| fault.sets_clock_of() == Some(Machine::Server(server));
     plan.faults.iter().any(|(at, fault)| is_its_clock(fault) && *at + LEASE > by)
 }
 
