@@ -120,3 +120,14 @@ fn end(version: Version) -> i64 {
 fn ahead_of(time: i64, shown: i64) -> Option<Duration> {
     u64::try_from(time - shown).ok().filter(|ahead| *ahead > 0).map(Duration::from_micros)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_ends_with_a_whole_second() {
+        let ends = |signed| end(Version { epoch: 1, signed, place: None }) - micros(VALIDITY);
+        assert_eq!([0, 999_999, 1_000_000, 1_999_999].map(ends), [0, 0, 1_000_000, 1_000_000]);
+    }
+}

@@ -353,6 +353,21 @@ fn a_storm_of_renewals_is_seen_at_the_server_and_at_the_vat() {
 }
 
 #[test]
+fn a_clock_that_is_set_is_a_reason_to_register_once_more_and_only_the_servers_or_the_vats() {
+    let is_storm = |faults| {
+        let often = |events: &mut Vec<_>| {
+            let times = (0..8).map(|number| 20_000 + number * 4_000);
+            events.extend(times.map(|at| (at, Machine::Server(1), What::Renewed { vat: 0 })));
+        };
+        let plan = Plan { vats: 1, ..Plan::quiet(0, faults) };
+        breaches_of(plan, often).iter().any(|breach| matches!(breach, Breach::RenewedTooOften { .. }))
+    };
+    let set = |machine| vec![(millis(30_000), Fault::Jump { machine, ahead: true, by: millis(1) })];
+    assert!(is_storm(vec![]) && is_storm(set(Machine::Server(2))));
+    assert!(!is_storm(set(Machine::Server(1))) && !is_storm(set(VAT)));
+}
+
+#[test]
 fn a_publisher_that_believes_what_is_not_so_is_seen() {
     let found = breaches(|events| {
         events.push((50_000, VAT, What::Believes { server: 2, standing: Some(Standing::Missing) }));
